@@ -1,0 +1,1 @@
+"""One prepare module a data set, and how to get the data."""

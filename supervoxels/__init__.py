@@ -1,0 +1,1 @@
+"""Supervoxels and superpixels: the pseudo-labels that self-supervised episodes are cut from."""

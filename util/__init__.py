@@ -1,0 +1,1 @@
+"""What every other package stands on: the contract, files, metrics, evaluation, checkpoints, reports."""

@@ -1,0 +1,84 @@
+"""Medical volumes on disk: reading with checks, writing whole files, geometry kept.
+
+Arrays are indexed `[z, y, x]` (slice, row, column); geometry is in SimpleITK's `(x, y, z)` order and in millimetres.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from util.errors import UserError
+from util.files import whole_file
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the voxels lie in the patient: spacing and origin in mm `(x, y, z)`, direction as 9 row-major cosines."""
+
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    def matches(self, other: "Geometry", tolerance: float = 1e-3) -> bool:
+        """True where both describe the same grid within `tolerance` (mm, and cosines)."""
+        return all(np.allclose(getattr(self, name), getattr(other, name), rtol=0, atol=tolerance)
+                   for name in ("spacing", "origin", "direction"))
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D array `(D, H, W)` with its geometry."""
+
+    array: np.ndarray
+    geometry: Geometry
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read one 3D volume (NIfTI or whatever else SimpleITK reads).
+
+    Raises:
+        UserError: the file is missing, unreadable or cut short, is not 3D, or holds NaN or infinite values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise UserError(f"{path}: cannot be read, the file is damaged, cut short or not an image; "
+                        "fetch or write it again") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise UserError(f"{path}: a 3D volume is expected, this one has size {image.GetSize()} and "
+                        f"{image.GetNumberOfComponentsPerPixel()} value(s) a voxel")
+    array = sitk.GetArrayFromImage(image)
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        count = int(np.count_nonzero(~np.isfinite(array)))
+        raise UserError(f"{path}: {count} voxel(s) are NaN or infinite; repair the scan before using it")
+    return Volume(array, Geometry(decimal_spacing(image.GetSpacing()), image.GetOrigin(), image.GetDirection()))
+
+
+def decimal_spacing(spacing: tuple[float, ...]) -> tuple[float, ...]:
+    """Spacing as the decimals a person would write: 7.7 and not the float32 neighbour 7.699999809265137.
+
+    NIfTI headers hold float32; edge costs of the supervoxels depend on the last digit (spec supervoxels 2.10).
+    """
+    return tuple(float(str(np.float32(value))) for value in spacing)
+
+
+def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
+    """Write `array` `(D, H, W)` with `geometry`; the file appears whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    with whole_file(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(str(error).strip().splitlines()[-1]) from error
