@@ -3,6 +3,8 @@
 Arrays are indexed `[z, y, x]` (slice, row, column); geometry is in SimpleITK's `(x, y, z)` order and in millimetres.
 """
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +48,8 @@ def read_volume(path: str | Path) -> Volume:
         raise UserError(f"{path}: no such file")
     try:
         image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        _check_complete(path, image)
+    except (RuntimeError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read, the file is damaged, cut short or not an image; "
                         "fetch or write it again") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -57,6 +60,19 @@ def read_volume(path: str | Path) -> Volume:
         count = int(np.count_nonzero(~np.isfinite(array)))
         raise UserError(f"{path}: {count} voxel(s) are NaN or infinite; repair the scan before using it")
     return Volume(array, Geometry(decimal_spacing(image.GetSpacing()), image.GetOrigin(), image.GetDirection()))
+
+
+def _check_complete(path: Path, image: sitk.Image) -> None:
+    """ITK fills the missing part of a cut NIfTI file with zeros and says nothing: count the bytes ourselves."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return
+    opened = gzip.open(path) if path.name.endswith(".gz") else open(path, "rb")
+    with opened as stream:
+        found = sum(len(block) for block in iter(lambda: stream.read(1 << 22), b""))
+    voxel_bytes = int(image.GetMetaData("bitpix")) // 8
+    expected = int(float(image.GetMetaData("vox_offset"))) + voxel_bytes * image.GetNumberOfPixels()
+    if found < expected:
+        raise EOFError(f"{found} bytes where {expected} are expected")
 
 
 def decimal_spacing(spacing: tuple[float, ...]) -> tuple[float, ...]:
