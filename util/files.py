@@ -14,7 +14,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends without an error.
 
     The temporary name starts with a dot and keeps the ending (writers choose their format by it). The content is
-    flushed to disk before the rename, so a reader, a crash or a full disk never leaves half a file under the final name.
+    flushed to disk before the rename: a crash or a full disk never leaves half a file under the final name.
 
     Raises:
         UserError: the folder cannot be made or written, or the disk is full.
@@ -28,7 +28,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); "
-                        "check that the folder is writable and the disk is not full") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "check that the folder is writable and the disk is not full"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -25,8 +25,10 @@ class Geometry:
 
     def matches(self, other: "Geometry", tolerance: float = 1e-3) -> bool:
         """True where both describe the same grid within `tolerance` (mm, and cosines)."""
-        return all(np.allclose(getattr(self, name), getattr(other, name), rtol=0, atol=tolerance)
-                   for name in ("spacing", "origin", "direction"))
+        return all(
+            np.allclose(getattr(self, name), getattr(other, name), rtol=0, atol=tolerance)
+            for name in ("spacing", "origin", "direction")
+        )
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,14 @@ def read_volume(path: str | Path) -> Volume:
         image = sitk.ReadImage(str(path))
         _check_complete(path, image)
     except (RuntimeError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read, the file is damaged, cut short or not an image; "
-                        "fetch or write it again") from error
+        raise UserError(
+            f"{path}: cannot be read, the file is damaged, cut short or not an image; fetch or write it again"
+        ) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(f"{path}: a 3D volume is expected, this one has size {image.GetSize()} and "
-                        f"{image.GetNumberOfComponentsPerPixel()} value(s) a voxel")
+        raise UserError(
+            f"{path}: a 3D volume is expected, this one has size {image.GetSize()} and "
+            f"{image.GetNumberOfComponentsPerPixel()} value(s) a voxel"
+        )
     array = sitk.GetArrayFromImage(image)
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
@@ -66,8 +71,8 @@ def _check_complete(path: Path, image: sitk.Image) -> None:
     """ITK fills the missing part of a cut NIfTI file with zeros and says nothing: count the bytes ourselves."""
     if not path.name.endswith((".nii", ".nii.gz")):
         return
-    opened = gzip.open(path) if path.name.endswith(".gz") else open(path, "rb")
-    with opened as stream:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rb") as stream:
         found = sum(len(block) for block in iter(lambda: stream.read(1 << 22), b""))
     voxel_bytes = int(image.GetMetaData("bitpix")) // 8
     expected = int(float(image.GetMetaData("vox_offset"))) + voxel_bytes * image.GetNumberOfPixels()

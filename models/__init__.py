@@ -1,0 +1,65 @@
+"""The methods: one file each, the file name is the method's name. Adding a method is adding its file."""
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from models.parts import encoders
+from models.parts.base import FewShotMethod
+from util.errors import UserError
+
+
+def names() -> list[str]:
+    """Names of all methods: the modules of this package."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+
+
+def method_class(name: str) -> type[FewShotMethod]:
+    """The one subclass of FewShotMethod that `models/<name>.py` defines.
+
+    Raises:
+        UserError: there is no such method, or its file defines none or several.
+    """
+    if name not in names():
+        raise UserError(f"method={name}: unknown; choose one of {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, FewShotMethod) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise UserError(f"models/{name}.py defines {len(found)} methods; one file holds one subclass of FewShotMethod")
+    return found[0]
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Hyperparameters of a method: the keyword-only arguments of its constructor with their default values."""
+    parameters = inspect.signature(method_class(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def recipe(name: str, dataset: str, section: str) -> dict[str, Any]:
+    """The paper's values for `train`, `episode` or `test` of a method, on a data set."""
+    recipe = method_class(name).recipe
+    return {**recipe.get(section, {}), **recipe.get("datasets", {}).get(dataset, {}).get(section, {})}
+
+
+def build(
+    name: str, arguments: dict[str, Any], *, encoder: str, weights: str = "none", stride: int = 0
+) -> FewShotMethod:
+    """Make a method on its encoder.
+
+    Args:
+        name: the method.
+        arguments: its hyperparameters.
+        encoder: name of the encoder.
+        weights: pretrained weights of the encoder, see `encoders.build`.
+        stride: output stride of the deepest map; 0 = as the paper has it. Shallower maps follow in proportion.
+    """
+    method = method_class(name)
+    strides = method.encoder_strides
+    if stride:
+        strides = tuple(s * stride // strides[-1] for s in strides)
+    return method(encoders.build(encoder, strides, weights), **arguments)

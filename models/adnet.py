@@ -1,0 +1,89 @@
+"""ADNet: Hansen et al., "Anomaly detection-inspired few-shot medical image segmentation through self-supervision with
+supervoxels", Medical Image Analysis 2022 (arXiv 2203.02048).
+
+One foreground prototype, no model of the background: a pixel belongs to the organ where its anomaly score, -20 times
+the cosine to the prototype, stays below ONE learnable threshold t. spec/adnet.md sections 1 to 3.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.parts import ops
+from models.parts.base import Features, FewShotMethod, reduction
+from util.episode import Output
+
+
+class ADNet(FewShotMethod):
+    """ADNet in 2D.
+
+    Args:
+        encoder: any 2D encoder; its deepest map is used.
+        channels: width of the features.
+        threshold: initial value of t.
+        background_weight: weight of background pixels in the query loss.
+        threshold_weight: factor of the loss t / 20 that pushes the threshold down (`t_loss_scaler` in the paper's code).
+    """
+
+    recipe = {
+        "train": dict(steps=50_000, decay=0.95, decay_every=1000),
+        "episode": dict(size_of="first", runs=False),
+        "test": dict(support_index=-1),
+    }
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        channels: int = 256,
+        threshold: float = -10.0,
+        background_weight: float = 0.1,
+        threshold_weight: float = 1.0,
+    ) -> None:
+        super().__init__(encoder)
+        self.reduction = reduction(encoder, -1, channels)
+        self.threshold = nn.Parameter(torch.tensor([threshold]))
+        self.background_weight = background_weight
+        self.threshold_weight = threshold_weight
+
+    def encode(self, images: Tensor) -> Features:
+        """Images `(N, 1, H, W)` -> one map `(N, channels, h, w)`."""
+        return (self.reduction(self.encoder(images)[-1]),)
+
+    def match(
+        self,
+        support_features: Features,
+        support_masks: Tensor,
+        query_features: Features,
+        query_masks: Tensor | None = None,
+    ) -> Output:
+        """One prototype from the supports, the soft threshold on every query (spec 2.1)."""
+        (support,), (query,) = support_features, query_features
+        size = support_masks.shape[-2:]
+        prototype = ops.masked_average(support, support_masks).mean(1, keepdim=True)
+        probability = self.foreground_probability(query, prototype)
+        logits = self.upsampled_logits(probability, size)
+        if query_masks is None:
+            return Output(logits)
+        losses = {"query": ops.weighted_nll(logits, query_masks, self.background_weight)}
+        if self.training:
+            losses["align"] = self.alignment_loss(support, support_masks, query, probability)
+        losses["threshold"] = self.threshold_weight * self.threshold.sum() / 20
+        return Output(logits, losses)
+
+    def foreground_probability(self, features: Tensor, prototype: Tensor) -> Tensor:
+        """`(B, Q, C, h, w)` and `(B, 1, C)` -> `(B, Q, h, w)`: 1 - sigmoid(0.5 (A - t)), A = -20 cos."""
+        anomaly_score = -20 * ops.cosine_map(features.float(), prototype.float())
+        return 1 - torch.sigmoid(0.5 * (anomaly_score - self.threshold))
+
+    def upsampled_logits(self, probability: Tensor, size: tuple[int, int]) -> Tensor:
+        """Probabilities `(B, Q, h, w)` -> logits `(B, Q, 2, H, W)`: PROBABILITIES are resized, with align_corners True."""
+        return ops.log_probabilities(ops.resize(probability, size, align_corners=True))
+
+    def alignment_loss(self, support: Tensor, support_masks: Tensor, query: Tensor, probability: Tensor) -> Tensor:
+        """The predicted query segments its own support (spec 2.2); zero for episodes in which nothing is predicted."""
+        predicted = (probability.detach() > 0.5).to(query.dtype)
+        # all queries of an episode form one image here: (B, Q, C, h, w) -> (B, 1, C, Q h w)
+        prototype = ops.weighted_average(query.transpose(1, 2).flatten(2)[:, None], predicted.flatten(1)[:, None])
+        logits = self.upsampled_logits(self.foreground_probability(support, prototype), support_masks.shape[-2:])
+        loss = ops.pixel_nll(logits, support_masks).mean(1)
+        return torch.where(predicted.flatten(1).any(1), loss, 0.0).mean()

@@ -1,0 +1,1 @@
+"""What methods share: the base class, tensor operations, encoders."""

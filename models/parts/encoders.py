@@ -1,0 +1,133 @@
+"""Encoders by name, and their pretrained weights.
+
+An encoder has `dims`, `channels` and `strides` (one entry a map, shallow to deep) and maps images `(N, 1, *)` to a tuple
+of maps. Weights are loaded strictly: a file that does not fit is an error, never skipped.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.parts.efficientnet_lite import EfficientNetLite0, imagenet_file
+from models.parts.resnet import ResNetEncoder
+from models.parts.vision import torchvision
+from util.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# name -> (constructor, weights when none are named): the small encoder brings its own, the others need a download
+ENCODERS = {
+    "resnet101": (lambda strides: ResNetEncoder("resnet101", strides), "none"),
+    "resnet50": (lambda strides: ResNetEncoder("resnet50", strides), "none"),
+    "resnet18": (lambda strides: ResNetEncoder("resnet18", strides), "none"),
+    "efficientnet_lite0": (EfficientNetLite0, "imagenet"),
+}
+# torchvision's own enums know where each file lies, its hash and its cache
+PUBLISHED = {
+    ("resnet101", "imagenet"): ("ResNet101_Weights", "IMAGENET1K_V1"),
+    ("resnet50", "imagenet"): ("ResNet50_Weights", "IMAGENET1K_V1"),
+    ("resnet18", "imagenet"): ("ResNet18_Weights", "IMAGENET1K_V1"),
+    ("resnet101", "coco"): ("DeepLabV3_ResNet101_Weights", "COCO_WITH_VOC_LABELS_V1"),
+    ("resnet50", "coco"): ("DeepLabV3_ResNet50_Weights", "COCO_WITH_VOC_LABELS_V1"),
+}
+# parts of the published files that are no encoder: classifiers and unused heads
+HEADS = ("fc.", "classifier.", "aux_classifier.", "_fc.", "_conv_head.", "_bn1.")
+
+
+def default_weights(name: str) -> str:
+    """Weights that `encoder=name` starts from when the user names none."""
+    return _entry(name)[1]
+
+
+def build(name: str, strides: tuple[int, ...], weights: str = "none") -> nn.Module:
+    """Make the encoder `name` with maps of the given output strides.
+
+    Args:
+        name: a key of ENCODERS.
+        strides: output strides of the maps, shallow to deep.
+        weights: "none", "imagenet", "coco" (DeepLabV3's trunk), or a file with a state dict.
+
+    Raises:
+        UserError: unknown name, no such weights, a file that does not fit.
+    """
+    encoder = _entry(name)[0](tuple(strides))
+    if weights == "none":
+        log.warning("encoder %s starts at random; weights=imagenet, coco or a file give it a head start", name)
+        return encoder
+    load_weights(encoder, published_state(name, weights), weights)
+    log.info("encoder %s: %s weights loaded, every tensor matched", name, weights)
+    return encoder
+
+
+def published_state(name: str, weights: str) -> Mapping[str, Tensor]:
+    """The state dict behind a word or a file name."""
+    if name == "efficientnet_lite0" and weights == "imagenet":
+        return _read(imagenet_file())
+    if (name, weights) in PUBLISHED:
+        enum, member = PUBLISHED[name, weights]
+        families = (torchvision.models, torchvision.models.segmentation)
+        entry = next(getattr(family, enum) for family in families if hasattr(family, enum))[member]
+        try:
+            return entry.get_state_dict(progress=True, check_hash=True)
+        except OSError as error:
+            raise UserError(
+                f"weights={weights} for {name} cannot be fetched from {entry.url} ({error}); fetch that file on "
+                "another machine and give its name as weights=FILE, or choose weights=none"
+            ) from error
+    if weights in ("imagenet", "coco"):
+        raise UserError(f"there are no {weights} weights for {name}; choose none, or a file")
+    return _read(Path(weights))
+
+
+def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy a published state dict into the encoder, strictly; classifiers are left aside.
+
+    Prefixes `module.`, `encoder.`, `backbone.` are understood whether the file or the encoder carries them.
+    """
+    own = {_bare(name): name for name in encoder.state_dict()}
+    # the file of EfficientNet-Lite0 covers stages the encoder stops before; they are no mismatch
+    given = {_bare(name): value for name, value in state.items() if not _bare(name).startswith(HEADS)}
+    given = {name: value for name, value in given.items() if name in own or not _beyond(name, encoder)}
+    missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    sizes = [name for name in own.keys() & given.keys() if given[name].shape != encoder.state_dict()[own[name]].shape]
+    if missing or foreign or sizes:
+        raise UserError(
+            f"weights={source} do not fit {encoder.name}: {len(missing)} tensors missing {missing[:2]}, "
+            f"{len(foreign)} foreign {foreign[:2]}, {len(sizes)} of another shape {sizes[:2]}; "
+            "choose the file of this encoder"
+        )
+    encoder.load_state_dict({own[name]: value for name, value in given.items()}, strict=True)
+
+
+def _beyond(name: str, encoder: nn.Module) -> bool:
+    """True for blocks of the published network behind the last one the encoder has."""
+    parts = name.split(".")
+    return parts[0] == "_blocks" and int(parts[1]) >= len(getattr(encoder, "_blocks", ()))
+
+
+def _bare(name: str) -> str:
+    for prefix in ("module.", "encoder.", "backbone."):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"weights={path}: no such file; choose none, imagenet, coco, or a file that exists")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a foreign file; all mean the same to the user
+        raise UserError(f"weights={path}: not a plain file of tensors, refused ({type(error).__name__})") from error
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights={path}: not a state dict (names to tensors)")
+    return state
+
+
+def _entry(name: str):
+    if name not in ENCODERS:
+        raise UserError(f"encoder={name}: unknown; choose one of {', '.join(ENCODERS)}")
+    return ENCODERS[name]

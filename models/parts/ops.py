@@ -1,0 +1,93 @@
+"""Tensor operations shared by the methods: dense, batched, differentiable, without a look at any value.
+
+Axes as in util/episode.py: B episodes, S (or Q) images, C channels, `*` the spatial axes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = torch.finfo(
+    torch.float32
+).eps  # lower clamp of probabilities before the logarithm, in all papers of the family
+IGNORE = 255  # value of query masks that no loss looks at
+
+
+def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
+    """Bilinear (2D) or trilinear (3D) resize of `(..., C, *)` maps to the spatial `size`; never antialiased.
+
+    `align_corners` has no default on purpose: the ADNet family pools with False and upsamples predictions with True.
+    """
+    dims = len(size)
+    flat = maps.flatten(end_dim=-dims - 2) if maps.ndim > dims + 2 else maps
+    mode = {2: "bilinear", 3: "trilinear"}[dims]
+    resized = F.interpolate(flat, size=tuple(size), mode=mode, align_corners=align_corners)
+    return resized.reshape(*maps.shape[:-dims], *size)
+
+
+def resize_matrix(source: int, target: int, like: Tensor) -> Tensor:
+    """The linear map `(target, source)` that resizes one axis bilinearly with align_corners False."""
+    identity = torch.eye(source, device=like.device, dtype=like.dtype)
+    return F.interpolate(identity[None], size=target, mode="linear", align_corners=False)[0].T
+
+
+def pull_back(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks `(..., H, W)` pulled back to feature resolution `(..., h, w)` through the transposed resize.
+
+    "Upsample the features to the mask, multiply, sum" is a linear form in the features; its weights at feature
+    resolution are R_y^T M R_x. The same number (1e-7), without the map at image resolution.
+    """
+    rows = resize_matrix(size[0], masks.shape[-2], masks)
+    columns = resize_matrix(size[1], masks.shape[-1], masks)
+    return rows.T @ masks @ columns
+
+
+def weighted_average(features: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
+    """`sum(F * w) / (sum(w) + 1e-5)` over the spatial axes: features `(B, S, C, *)`, weights `(B, S, *)` -> `(B, S, C)`.
+
+    `total` replaces `sum(w)` in the denominator, for weights that were pulled back from another resolution.
+    """
+    features, weights = features.flatten(3), weights.flatten(2)
+    sums = torch.einsum("bscn,bsn->bsc", features, weights)
+    total = weights.sum(-1) if total is None else total
+    return sums / (total + 1e-5)[..., None]
+
+
+def masked_average(features: Tensor, masks: Tensor) -> Tensor:
+    """Masked average pooling at image resolution: features `(B, S, C, h, w)`, masks `(B, S, H, W)` -> `(B, S, C)`.
+
+    Equals resizing the features to the masks (bilinear, align_corners False), then `sum(F * M) / (sum(M) + 1e-5)`.
+    An empty mask gives the zero vector.
+    """
+    masks = masks.to(features.dtype)
+    return weighted_average(features, pull_back(masks, features.shape[-2:]), total=masks.sum((-2, -1)))
+
+
+def cosine_map(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosine similarity of every feature with a prototype: `(..., C, *)` and `(..., C)` -> `(..., *)`; eps 1e-8."""
+    dims = features.ndim - prototypes.ndim
+    return F.cosine_similarity(features, prototypes.reshape(*prototypes.shape, *(1,) * dims), dim=-dims - 1, eps=1e-8)
+
+
+def log_probabilities(foreground: Tensor) -> Tensor:
+    """Foreground probabilities `(B, Q, *)` -> logits `(B, Q, 2, *)`: logarithms of [1 - P, P], clamped by EPSILON."""
+    both = torch.stack((1 - foreground, foreground), dim=2)
+    return both.clamp(EPSILON, 1 - EPSILON).log()
+
+
+def weighted_nll(log_probability: Tensor, masks: Tensor, background_weight: float) -> Tensor:
+    """Class-weighted negative log likelihood over all pixels of the batch, a scalar.
+
+    `(B, Q, 2, *)` against `(B, Q, *)`; weights [background_weight, 1], pixels of value 255 are ignored, and the sum is
+    divided by the summed weights (spec training_protocol 2.6).
+    """
+    target = masks.long()
+    weights = torch.where(target == 1, 1.0, background_weight) * (target != IGNORE)
+    chosen = torch.where(target == 1, log_probability[:, :, 1], log_probability[:, :, 0])
+    return -(weights * chosen).sum() / weights.sum().clamp(min=EPSILON)
+
+
+def pixel_nll(log_probability: Tensor, masks: Tensor) -> Tensor:
+    """Unweighted pixel mean of the negative log likelihood, per image: `(B, S, 2, *)`, `(B, S, *)` -> `(B, S)`."""
+    chosen = torch.where(masks > 0.5, log_probability[:, :, 1], log_probability[:, :, 0])
+    return -chosen.flatten(2).mean(-1)

@@ -1,0 +1,49 @@
+"""Golden cases: the recipe that regenerates inputs, and stub encoders that return given features."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(scope="session")
+def recipe(parity: Path) -> ModuleType:
+    """The module parity/recipe.py, which draws every input of the golden cases."""
+    specification = importlib.util.spec_from_file_location("parity_recipe", parity / "recipe.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def golden(parity: Path):
+    """`golden(topic)` -> (cases, arrays) of one topic."""
+
+    def load(topic: str) -> tuple[object, dict[str, np.ndarray]]:
+        with np.load(parity / topic / "fixtures.npz") as arrays:
+            return json.loads((parity / topic / "cases.json").read_text()), dict(arrays)
+
+    return load
+
+
+class StubEncoder(nn.Module):
+    """Stands for an encoder whose features are given to `match` directly."""
+
+    dims = 2
+
+    def __init__(self, channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels, self.strides = channels, strides
+
+
+def compare_gradient(gradient: torch.Tensor, norm_and_sum: np.ndarray) -> None:
+    """The stored L2 norm to rtol 1e-4, the sum (which cancels) to 1e-3 of the norm."""
+    flat = gradient.double().flatten()
+    norm, total = norm_and_sum
+    assert flat.norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-12)
+    assert flat.sum().item() == pytest.approx(total, abs=1e-3 * norm + 1e-12)
