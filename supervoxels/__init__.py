@@ -1,1 +1,5 @@
-"""Supervoxels and superpixels: the pseudo-labels that self-supervised episodes are cut from."""
+"""Supervoxels: the pseudo-labels that self-supervised episodes are cut from."""
+
+from supervoxels.segmentation import felzenszwalb, foreground_mask, rescale, supervoxels
+
+__all__ = ["felzenszwalb", "foreground_mask", "rescale", "supervoxels"]
