@@ -23,4 +23,6 @@ def extension(name, depends=()):
     )
 
 
-setup(ext_modules=cythonize([extension("_oracle")], language_level=3))
+HEADERS = [f"supervoxels/src/{name}.hpp" for name in ("grid", "edges", "felzenszwalb")]
+
+setup(ext_modules=cythonize([extension("_felzenszwalb", HEADERS), extension("_oracle")], language_level=3))

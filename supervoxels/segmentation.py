@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from supervoxels import _oracle
+from supervoxels import _felzenszwalb, _oracle
 
 # The 13 edges of a voxel to neighbours that come later in raster order, in the order in which ties are visited, each
 # with its kind: 1 within a slice, 2 straight across, 3 and 4 diagonally across (spec 2.3, 2.4).
@@ -35,7 +35,7 @@ def felzenszwalb(
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     threads: int = 1,
     order: str = "stable",
-    kernel: str = "oracle",
+    kernel: str = "fast",
 ) -> np.ndarray:
     """Exact Felzenszwalb segmentation of a volume or a slice (spec 2.2 to 2.7).
 
@@ -157,7 +157,7 @@ def supervoxels(
     fg_threshold: float = 10.0,
     threads: int = 1,
     order: str = "stable",
-    kernel: str = "oracle",
+    kernel: str = "fast",
 ) -> np.ndarray:
     """Supervoxels of a scan `(D, H, W)`: the whole pipeline A to D of the spec, with the labels of section 2.9.
 
@@ -199,7 +199,7 @@ def _checked_volume(image: np.ndarray, kernel: str) -> np.ndarray:
     image = _checked_numbers(image)
     depth, height, width = image.shape if image.ndim == 3 else (1, *image.shape)
     # the fast kernel numbers voxels of a padded copy, the oracle numbers 13 edges a voxel with 32 bits
-    numbers = (depth + 1) * (height + 1) * (width + 1) * 1 if kernel == "fast" else 13 * depth * height * width // 2
+    numbers = (depth + 1) * (height + 1) * (width + 1) if kernel == "fast" else 13 * depth * height * width // 2
     if numbers > MAX_VOXELS:
         raise ValueError(f"an image of shape {image.shape} has too many voxels for 32-bit numbers; cut it into parts")
     volume = np.ascontiguousarray(image, dtype=np.float64).reshape(depth, height, width)

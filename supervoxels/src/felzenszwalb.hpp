@@ -1,0 +1,299 @@
+// The fast exact segmentation: two passes of Kruskal's algorithm over edges that are looked for only when their turn
+// comes. Labels equal those of a full sort (spec supervoxels 2.4 to 2.7), whatever the number of threads.
+#pragma once
+
+#include "edges.hpp"
+
+namespace supervoxels {
+
+class Segmentation {
+  public:
+    Segmentation(const double* image, int64_t depth, int64_t height, int64_t width, const int32_t* offsets,
+                 const double* weights, double k, int64_t min_size, int threads)
+        : threads_(static_cast<int>(std::min<int64_t>(threads, depth * height))), k_(k), min_size_(min_size),
+          grid_(image, depth, height, width, offsets, weights, threads_), label_(grid_.length), links_(grid_.length),
+          capacity_(std::max<size_t>(4096, depth * height * width / 4)) {}
+
+    void run(int32_t* result) {
+        start();
+        grow_regions();
+        merge_small();
+        number(result);
+    }
+
+  private:
+    // ---- components -------------------------------------------------------------------------------------------------
+    // links_[v] is the voxel above v in its tree; at a root it is minus the number of voxels. label_[v] is the root that v
+    // had when labels were last brought up to date, and ~root where that component has min_size voxels or more.
+
+    int64_t size(int32_t root) const { return -static_cast<int64_t>(links_[root]); }
+    static int32_t root_of_label(int32_t label) { return label < 0 ? ~label : label; }
+
+    int32_t find(int32_t voxel) {
+        while (links_[voxel] >= 0) {
+            const int32_t above = links_[voxel];
+            if (links_[above] >= 0) links_[voxel] = links_[above];  // path halving
+            voxel = above;
+        }
+        return voxel;
+    }
+
+    // The larger component keeps its root, so trees stay shallow and a component that is large keeps its label for good.
+    int32_t join(int32_t a, int32_t b) {
+        if (links_[a] > links_[b]) std::swap(a, b);
+        links_[a] += links_[b];
+        links_[b] = a;
+        return a;
+    }
+
+    void update_labels(bool mark_large) {
+        in_parallel(threads_, [&](int thread) {
+            const auto range = share(grid_.last - grid_.first, thread, threads_);
+            for (int64_t voxel = grid_.first + range.first; voxel < grid_.first + range.second; ++voxel) {
+                int32_t root = label_[voxel];
+                if (root < 0) continue;  // large components never merge with each other: settled
+                while (links_[root] >= 0) root = links_[root];
+                label_[voxel] = mark_large && size(root) >= min_size_ ? ~root : root;
+            }
+        });
+    }
+
+    // ---- pass 1 -----------------------------------------------------------------------------------------------------
+
+    // Components before the first edge of positive cost. Edges between equal values cost nothing and come first, and pass
+    // 1 takes them all as long as the threshold k / size of spec 2.5 is positive even for the whole volume: their order is
+    // irrelevant, and the components are the connected regions of equal value.
+    void start() {
+        const double voxels = static_cast<double>(grid_.depth * grid_.height * grid_.width);
+        if (static_cast<float>(k_ / voxels) > 0) {
+            join_equal_values();
+            flatten();
+        } else {
+            for (int64_t voxel = 0; voxel < grid_.length; ++voxel) {
+                label_[voxel] = static_cast<int32_t>(voxel);
+                links_[voxel] = -1;
+            }
+        }
+    }
+
+    void join_equal_values() {
+        // here links_ is a forest of its own kind: the smaller position is above the larger, a root is above itself
+        in_parallel(threads_, [&](int thread) {
+            const auto slices = share(grid_.depth, thread, threads_);
+            if (slices.first == slices.second) return;
+            const int64_t begin = grid_.position(slices.first, 0, 0), end = grid_.position(slices.second, 0, 0);
+            for (int64_t voxel = begin; voxel < end; ++voxel)
+                links_[voxel] = grid_.image[voxel] == grid_.image[voxel - 1] ? links_[voxel - 1] : static_cast<int32_t>(voxel);
+            join_equal_rows(begin, end, 0, 1);
+            join_equal_rows(begin, end - grid_.slice, 1, 4);
+        });
+        for (int thread = 0; thread + 1 < threads_; ++thread) {  // now across the gaps between two threads' slices
+            const auto slices = share(grid_.depth, thread, threads_);
+            if (slices.first == slices.second || slices.second == grid_.depth) continue;
+            join_equal_rows(grid_.position(slices.second - 1, 0, 0), grid_.position(slices.second, 0, 0), 1, 4);
+        }
+    }
+
+    // Join each voxel of [begin, end) with its equals in the following rows: row 0 is the next one in the slice, rows 1 to
+    // 3 are those of the next slice. Runs of equals within a row are joined already, which makes most edges redundant:
+    // an equal diagonal neighbour needs no edge beside an equal straight one, and none to the left (nor the straight one)
+    // if the voxel's own left neighbour is equal, because that one has joined them.
+    void join_equal_rows(int64_t begin, int64_t end, int first_row, int last_row) {
+        const int64_t rows[4] = {grid_.row, grid_.slice - grid_.row, grid_.slice, grid_.slice + grid_.row};
+        const double* image = grid_.image.get();
+        for (int64_t voxel = begin; voxel < end; ++voxel) {
+            const double value = image[voxel];
+            const bool left = value == image[voxel - 1];
+            for (int r = first_row; r < last_row; ++r) {
+                const int64_t below = voxel + rows[r];
+                const bool straight = value == image[below];
+                if (straight && !left) join_by_position(voxel, below);
+                if (!straight && !left && value == image[below - 1]) join_by_position(voxel, below - 1);
+                if (!straight && value == image[below + 1]) join_by_position(voxel, below + 1);
+            }
+        }
+    }
+
+    void join_by_position(int64_t a, int64_t b) {
+        auto top = [&](int64_t position) {
+            int32_t voxel = static_cast<int32_t>(position);
+            while (links_[voxel] != voxel) voxel = links_[voxel] = links_[links_[voxel]];
+            return voxel;
+        };
+        const int32_t root_a = top(a), root_b = top(b);
+        links_[std::max(root_a, root_b)] = std::min(root_a, root_b);
+    }
+
+    // From the forest of positions to labels and sizes. What is above a voxel comes before it, so one sweep does it.
+    void flatten() {
+        for (int64_t voxel = 0; voxel < grid_.length; ++voxel)
+            label_[voxel] = voxel < grid_.first || voxel >= grid_.last || links_[voxel] == voxel
+                                ? static_cast<int32_t>(voxel) : label_[links_[voxel]];
+        std::fill(links_.get(), links_.get() + grid_.length, 0);
+        for (int64_t voxel = 0; voxel < grid_.length; ++voxel) --links_[label_[voxel]];
+    }
+
+    // Pass 1 (spec 2.5). No threshold ever exceeds 2 k: a component of two parts of at most n / 2 voxels has an internal
+    // cost below the smaller part's threshold, and so on down to single voxels (spec 3, fact 1). Float32 rounding may add
+    // a little, hence the 1e-4. Dearer edges need not be looked for.
+    void grow_regions() {
+        std::vector<double> internal;
+        for_edges_in_order(2 * k_ * (1 + 1e-4), false, [&](const std::vector<Edge>& edges) {
+            if (internal.empty()) internal.resize(grid_.length);
+            for (const Edge& edge : edges) {
+                const int32_t a = find_end(edge.origin()), b = find_end(edge.origin() + grid_.step[edge.rank()]);
+                if (a == b) continue;
+                const float threshold_a = static_cast<float>(internal[a] + k_ / static_cast<double>(size(a)));
+                const float threshold_b = static_cast<float>(internal[b] + k_ / static_cast<double>(size(b)));
+                if (edge.cost < std::min(threshold_a, threshold_b)) internal[join(a, b)] = edge.cost;
+            }
+            return true;
+        });
+    }
+
+    // ---- pass 2 -----------------------------------------------------------------------------------------------------
+
+    // Pass 2 (spec 2.6): the cheapest edges again, whatever they cost, until no component is too small.
+    void merge_small() {
+        int64_t small = 0;
+        for (int64_t voxel = grid_.first; voxel < grid_.last; ++voxel)
+            small += grid_.is_voxel(voxel) && root_of_label(label_[voxel]) == voxel && size(voxel) < min_size_;
+        if (small == 0) return;
+        update_labels(true);
+        for_edges_in_order(kInfinity, true, [&](const std::vector<Edge>& edges) {
+            for (const Edge& edge : edges) {
+                const int32_t a = find_end(edge.origin()), b = find_end(edge.origin() + grid_.step[edge.rank()]);
+                if (a == b || (size(a) >= min_size_ && size(b) >= min_size_)) continue;
+                small -= (size(a) < min_size_) + (size(b) < min_size_);
+                small += size(join(a, b)) < min_size_;
+            }
+            return small > 0;
+        });
+    }
+
+    int32_t find_end(int64_t voxel) { return find(root_of_label(label_[voxel])); }
+
+    // ---- edges in order ---------------------------------------------------------------------------------------------
+
+    // Hand every edge that can still matter and costs less than `limit` to `visit`, in order of (cost, id), a sorted
+    // stretch at a time, until it returns false.
+    template <class Visit>
+    void for_edges_in_order(double limit, bool mark_large, const Visit& visit) {
+        // the cheapest edge that a block of 64 voxels may still have, in shades: blocks that have none are passed over
+        const int64_t blocks = (grid_.last - grid_.first + kBlock - 1) / kBlock;
+        std::vector<float> cheapest(blocks, -1.0f);
+        std::vector<Edge> edges, spare;
+        const Edge end{limit, 0};
+        Edge low{0, 0};
+        while (low < end) {
+            std::vector<int64_t> open;
+            const double limit_shade = limit == kInfinity ? std::numeric_limits<float>::max() : limit * grid_.zoom;
+            for (int64_t block = 0; block < blocks; ++block)
+                if (cheapest[block] <= limit_shade) open.push_back(block);
+            if (open.empty()) return;
+            const Edge high = collect(low, choose_end(open, low, end), open, cheapest, edges);
+            if (!edges.empty()) {
+                sort_edges(edges, spare);
+                if (!visit(edges)) return;
+                update_labels(mark_large);
+            }
+            low = high;
+        }
+    }
+
+    // Where the next stretch should end so that its edges fill most of the room: a guess from a sample of blocks. Any end
+    // beyond `low` is right; a good one saves time.
+    Edge choose_end(const std::vector<int64_t>& open, Edge low, Edge end) const {
+        constexpr int64_t kSample = 128;
+        const int64_t sampled = std::min<int64_t>(kSample, open.size());
+        const ShadeBounds all(grid_, low.cost, end.cost);
+        Collector sample(low, end, sampled * kBlock * kDirections);
+        for (int64_t i = 0; i < sampled; ++i) {
+            uint32_t hits[kBlock];
+            look_at(open[i * open.size() / sampled], all, hits);
+            add_hits(open[i * open.size() / sampled], hits, sample);
+        }
+        const double expected = static_cast<double>(sample.edges.size()) * open.size() / sampled;
+        const double part = 0.75 * capacity_ / std::max(expected, 1.0);
+        if (part >= 1) return end;
+        const auto middle = sample.edges.begin() + static_cast<int64_t>(part * sample.edges.size());
+        std::nth_element(sample.edges.begin(), middle, sample.edges.end());
+        return low < *middle ? *middle : end;
+    }
+
+    // Fill `edges` with all open edges from `low` up to the returned end, which is `high` unless they are too many.
+    Edge collect(Edge low, Edge high, const std::vector<int64_t>& open, std::vector<float>& cheapest,
+                 std::vector<Edge>& edges) {
+        const ShadeBounds bounds(grid_, low.cost, high.cost);
+        const double reach = high.cost == kInfinity ? kInfinity : high.cost * grid_.zoom;
+        std::vector<Collector> parts(threads_, Collector(low, high, capacity_ / threads_));
+        in_parallel(threads_, [&](int thread) {
+            const auto range = share(open.size(), thread, threads_);
+            for (int64_t i = range.first; i < range.second; ++i) {
+                if (cheapest[open[i]] > reach) continue;
+                uint32_t hits[kBlock];
+                const float nearest = look_at(open[i], bounds, hits);
+                cheapest[open[i]] = nearest - 2 * static_cast<float>(kSlack) * largest_scale(bounds);
+                add_hits(open[i], hits, parts[thread]);
+            }
+        });
+        Edge reached = high;
+        for (const Collector& part : parts) reached = std::min(reached, part.high);
+        edges.clear();
+        for (Collector& part : parts) {
+            if (reached < part.high) part.lower(reached);
+            edges.insert(edges.end(), part.edges.begin(), part.edges.end());
+            part.edges = std::vector<Edge>();
+        }
+        if (reached < high)  // edges from there on were dropped again, in whichever block
+            for (int64_t block : open)
+                cheapest[block] = std::min(cheapest[block], static_cast<float>(reached.cost * grid_.zoom - kSlack));
+        return reached;
+    }
+
+    static float largest_scale(const ShadeBounds& bounds) {
+        return std::max(1.0f, *std::max_element(bounds.scale, bounds.scale + kDirections));
+    }
+
+    float look_at(int64_t block, const ShadeBounds& bounds, uint32_t* hits) const {
+        const int64_t begin = grid_.first + block * kBlock;
+        return look(grid_.shade.get() + begin, label_.get() + begin, grid_.step, bounds, hits);
+    }
+
+    void add_hits(int64_t block, const uint32_t* hits, Collector& collector) const {
+        const int64_t begin = grid_.first + block * kBlock;
+        for (int i = 0; i < kBlock; ++i)
+            for (uint32_t bits = hits[i]; bits; bits &= bits - 1)
+                collector.add(make_edge(grid_, begin + i, lowest_bit(bits)));
+    }
+
+    // ---- result -----------------------------------------------------------------------------------------------------
+
+    // Number the components in raster order of their first voxel (spec 2.7).
+    void number(int32_t* result) {
+        grid_.shade.release();
+        std::vector<int32_t> numbers(grid_.length, -1);
+        int32_t count = 0;
+        for (int64_t z = 0; z < grid_.depth; ++z)
+            for (int64_t y = 0; y < grid_.height; ++y)
+                for (int64_t x = 0; x < grid_.width; ++x) {
+                    int32_t& number = numbers[find_end(grid_.position(z, y, x))];
+                    if (number < 0) number = count++;
+                    *result++ = number;
+                }
+    }
+
+    int threads_;
+    double k_;
+    int64_t min_size_;
+    Grid grid_;
+    Buffer<int32_t> label_, links_;
+    size_t capacity_;
+};
+
+inline void segment(const double* image, int64_t depth, int64_t height, int64_t width, const int32_t* offsets,
+                    const double* weights, double k, int64_t min_size, int threads, int32_t* result) {
+    Segmentation(image, depth, height, width, offsets, weights, k, min_size, threads).run(result);
+}
+
+}  // namespace supervoxels
