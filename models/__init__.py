@@ -47,7 +47,7 @@ def recipe(name: str, dataset: str, section: str) -> dict[str, Any]:
 
 
 def build(
-    name: str, arguments: dict[str, Any], *, encoder: str, weights: str = "none", stride: int = 0
+    name: str, arguments: dict[str, Any], *, encoder: str, weights: str | None = "none", stride: int = 0
 ) -> FewShotMethod:
     """Make a method on its encoder.
 

@@ -42,18 +42,21 @@ def default_weights(name: str) -> str:
     return _entry(name)[1]
 
 
-def build(name: str, strides: tuple[int, ...], weights: str = "none") -> nn.Module:
+def build(name: str, strides: tuple[int, ...], weights: str | None = "none") -> nn.Module:
     """Make the encoder `name` with maps of the given output strides.
 
     Args:
         name: a key of ENCODERS.
         strides: output strides of the maps, shallow to deep.
-        weights: "none", "imagenet", "coco" (DeepLabV3's trunk), or a file with a state dict.
+        weights: "none", "imagenet", "coco" (DeepLabV3's trunk), or a file with a state dict; None where a checkpoint
+            will bring them.
 
     Raises:
         UserError: unknown name, no such weights, a file that does not fit.
     """
     encoder = _entry(name)[0](tuple(strides))
+    if weights is None:
+        return encoder
     if weights == "none":
         log.warning("encoder %s starts at random; weights=imagenet, coco or a file give it a head start", name)
         return encoder

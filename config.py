@@ -1,0 +1,291 @@
+"""What a user edits: data sets, folds, and every option of the command line with its default.
+
+`python training.py print_config` shows what would run; `python training.py with method=adnet dataset=CHAOST2 fold=1
+train.steps=1000` changes values. Below the line at the end of the options stands the little that Sacred needs.
+"""
+
+import difflib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred 0.8 needs it; setuptools is pinned
+
+import torch
+from sacred import SETTINGS, Experiment
+from sacred.observers import FileStorageObserver
+from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt, recursive_update
+
+import models
+from models.parts import encoders
+from util import checkpoints, runs
+from util.dataset import Dataset
+from util.errors import UserError
+
+# Folders are below `data_root`. Organs are the tested ones: name -> id in the label files.
+DATASETS = {
+    "CHAOST2": Dataset(
+        images="CHAOST2/chaos_MR_T2_normalized",
+        supervoxels="CHAOST2/supervoxels_5000",
+        supervoxel_size=5000,
+        organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
+    ),
+    "SABS": Dataset(
+        images="SABS/sabs_CT_normalized",
+        supervoxels="SABS/supervoxels_5000",
+        supervoxel_size=5000,
+        organs={"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6},
+        size=256,
+    ),
+    "CMR": Dataset(
+        images="CMR/cmr_MR_normalized",
+        supervoxels="CMR/supervoxels_1000",
+        supervoxel_size=1000,
+        organs={"LV myocardium": 200, "LV blood pool": 500, "right ventricle": 600},
+    ),
+    "PHANTOM": Dataset(
+        images="PHANTOM/phantom_MR_normalized",
+        supervoxels="PHANTOM/supervoxels_5000",
+        supervoxel_size=5000,
+        organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
+    ),
+}
+
+# A fold is one line: the annotated scan, and the scans to segment. All other scans train. Every scan is a query once.
+FOLDS = {
+    "CHAOST2": [
+        dict(support=8, query=[1, 2, 3, 5]),
+        dict(support=19, query=[8, 10, 13, 15]),
+        dict(support=31, query=[19, 20, 21, 22]),
+        dict(support=36, query=[31, 32, 33, 34]),
+        dict(support=1, query=[36, 37, 38, 39]),
+    ],
+    "SABS": [
+        dict(support=6, query=[0, 1, 2, 3, 4, 5]),
+        dict(support=12, query=[6, 7, 8, 9, 10, 11]),
+        dict(support=18, query=[12, 13, 14, 15, 16, 17]),
+        dict(support=24, query=[18, 19, 20, 21, 22, 23]),
+        dict(support=0, query=[24, 25, 26, 27, 28, 29]),
+    ],
+    "CMR": [
+        dict(support=8, query=[1, 2, 3, 4, 5, 6, 7]),
+        dict(support=15, query=[8, 9, 10, 11, 12, 13, 14]),
+        dict(support=22, query=[15, 16, 17, 18, 19, 20, 21]),
+        dict(support=29, query=[22, 23, 24, 25, 26, 27, 28]),
+        dict(support=1, query=[29, 30, 31, 32, 33, 34, 35]),
+    ],
+    "PHANTOM": [
+        dict(support=4, query=[1, 2, 3]),
+        dict(support=7, query=[4, 5, 6]),
+        dict(support=10, query=[7, 8, 9]),
+        dict(support=1, query=[10, 11, 12]),
+    ],
+}
+
+CHOICES = {
+    "dataset": tuple(DATASETS),
+    "setting": (1, 2),
+    "exclude": ("any", "all"),
+    "protocol": ("strict", "legacy"),
+    "test.match": ("parts", "whole"),
+    "episode.size_of": ("first", "larger"),
+    "train.precision": ("float32", "bfloat16", "float16"),
+}
+
+
+def options():
+    """Every option; the method's own keys and schedule come from its file in models/."""
+    method = "adnet"  # a file in models/
+    dataset = "CHAOST2"  # a row of DATASETS
+    fold = 0  # a line of FOLDS[dataset]
+    setting = 1  # 2: training slices that show test organs are removed
+    exclude = "any"  # setting 2 removes slices with any test organ; "all": only slices with every one, as published
+    protocol = "strict"  # "legacy": the published book-keeping
+    data_root = "data"  # folder that holds CHAOST2/, SABS/, CMR/, PHANTOM/
+    encoder = "resnet101"  # resnet50, resnet18, efficientnet_lite0
+    weights = encoders.default_weights(encoder)  # none, imagenet, coco, or a file
+    stride = 0  # output stride of the encoder's deepest map; 0 = as the method's paper has it
+    model = models.defaults(method)  # the method's own keys
+    train = {
+        "steps": 1000,
+        "batch_size": 1,  # episodes a step (and a process)
+        "learning_rate": 1e-3,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "decay": 0.95,  # the learning rate is multiplied by this ...
+        "decay_every": 1000,  # ... every so many steps
+        "precision": "float32",  # bfloat16, float16: mixed precision on a GPU
+        "save_every": 1000,  # steps between checkpoints
+        "log_every": 10,  # steps between rows of metrics.csv
+        **models.recipe(method, dataset, "train"),
+    }
+    episode = {
+        "min_size": 200,  # smallest supervoxel area in pixels
+        "size_of": "first",  # which slice min_size is asked of: first, or the larger of the two
+        "runs": False,  # pair slices only within runs of consecutive ones
+        "gamma": [0.5, 1.5],
+        "rotation": 5.0,  # degrees, either way
+        "shift": 5.0,  # pixels, either way
+        "shear": 5.0,  # degrees, either way
+        "zoom": [0.9, 1.2],
+        "elastic": 10.0,
+        **models.recipe(method, dataset, "episode"),
+    }
+    test = {
+        "checkpoint": "newest",  # a file; "newest" finished run of this method, data set, fold; "untrained"
+        "match": "parts",  # parts: organ extent in parts, one support slice each (EP1); whole: one slice for all (EP2)
+        "parts": 3,
+        "support_index": -1,  # protocol=legacy: position of the support in the sorted test scans of the fold
+        "batch_size": 8,  # slices at once
+        "save": False,  # one picture an organ
+        **models.recipe(method, dataset, "test"),
+    }
+    seed = 2021  # with an episode's number it decides everything random
+    device = "auto"  # cpu, cuda, cuda:1
+    threads = 0  # CPU threads of the network; 0 = as many as cores
+    workers = 1  # processes that cut and augment episodes; 0 = in the training process
+    runs = "runs"  # results go to runs/<method>_<dataset>_fold<k>/<id>/
+    resume = ""  # a run's folder: go on where it stopped, with its configuration
+
+
+# ------------------------------------------------------------------------------------------------ Sacred, at the edge
+
+SETTINGS.CAPTURE_MODE = "no"  # capturing file descriptors fights with progress bars and worker processes
+SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+
+
+class _Error(SacredError):
+    """Printed as one line: Sacred shows the class's name before the message, so the class is named `error`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, print_traceback=False, filter_traceback="never")
+
+
+_Error.__name__, _Error.__qualname__, _Error.__module__ = "error", "error", "builtins"
+
+
+class Interrupted(SacredInterrupt):
+    """Ctrl-C or SIGTERM, after a checkpoint was written: the run's status says INTERRUPTED."""
+
+    STATUS = "INTERRUPTED"
+
+
+class CommandLine(Experiment):
+    """A Sacred experiment whose mistakes are errors in one sentence and whose interruptions leave quietly."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, save_git_info=False)
+        self.config(options)
+        self.config_hook(lambda config, command_name, logger: self._observe(config, command_name))
+
+    def _create_run(self, *args, **kwargs):
+        run = super()._create_run(*args, **kwargs)
+        _check_types(run.config_modifications.typechanged)
+        _check_choices(run.config)
+        return run
+
+    def run(self, command_name=None, config_updates=None, *args, **kwargs):
+        """Run a command; everything a user can put right is raised as one line."""
+        try:
+            config_updates = _with_resumed(config_updates or {})
+            return super().run(command_name, config_updates, *args, **kwargs)
+        except ConfigAddedError as error:
+            raise _Error(_unknown_key(*error.__conflicting_configs__, error.__config__)) from error
+        except UserError as error:
+            raise _Error(str(error)) from error
+        except (Interrupted, KeyboardInterrupt) as error:
+            print(f"interrupted: {error}", file=sys.stderr)
+            sys.exit(130)
+
+    def _observe(self, config: dict, command: str) -> None:
+        """One numbered folder a run; under torchrun only the first process writes."""
+        if command == self.default_command and int(os.environ.get("RANK", 0)) == 0:
+            folder = Path(config["runs"]) / f"{config['method']}_{config['dataset']}_fold{config['fold']}"
+            _require_writable(folder)
+            self.observers.append(FileStorageObserver(folder, copy_sources=False))
+
+
+def plain(config: Mapping) -> dict:
+    """The configuration as plain dictionaries, lists and values."""
+    return json.loads(json.dumps(config))
+
+
+def prepare_device(config: dict) -> torch.device:
+    """The device of the configuration; also sets the number of CPU threads.
+
+    Raises:
+        UserError: the device is unknown or not there.
+    """
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    name = config["device"]
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: not available here ({str(error).splitlines()[0]}); try device=cpu") from error
+    return device
+
+
+def resumed_checkpoint(resume: str) -> Path:
+    """The checkpoint behind `resume=`: a run's folder stands for its last one.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(resume)
+    found = runs.latest_checkpoint(path) if path.is_dir() else path
+    if found is None:
+        raise UserError(
+            f"resume={resume}: this folder holds no checkpoint; name a folder such as runs/adnet_CMR_fold0/1"
+        )
+    return found
+
+
+def _with_resumed(updates: dict) -> dict:
+    """A resumed run starts from the configuration it had; the command line still wins."""
+    if not updates.get("resume"):
+        return updates
+    saved = checkpoints.load_checkpoint(resumed_checkpoint(str(updates["resume"])))["config"]
+    return recursive_update(saved, updates)
+
+
+def _check_types(changed: dict) -> None:
+    for key, (expected, given) in changed.items():
+        if (expected, given) not in ((float, int), (tuple, list)):
+            raise UserError(f"{key}: expects a value of type {expected.__name__}, got {given.__name__}")
+
+
+def _check_choices(config: dict) -> None:
+    for key, choices in CHOICES.items():
+        value = config
+        for part in key.split("."):
+            value = value[part]
+        if value not in choices:
+            raise UserError(f"{key}={value}: choose one of {', '.join(map(str, choices))}")
+
+
+def _unknown_key(key: str, config: dict) -> str:
+    known = [
+        *config,
+        *(f"{name}.{inner}" for name, value in config.items() if isinstance(value, dict) for inner in value),
+    ]
+    close = [name for name in difflib.get_close_matches(key, known, n=2) if name != key]
+    return f"{key}: no such key{'; did you mean ' + ' or '.join(close) + '?' if close else ''}; print_config shows all"
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe_{os.getpid()}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: results cannot be written there ({error.strerror}); choose another folder with runs=..."
+        ) from error

@@ -1,0 +1,1 @@
+"""From files to episodes and test tasks."""

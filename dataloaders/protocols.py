@@ -1,0 +1,116 @@
+"""Test protocols: which scan supports which, and which slices meet (spec adnet 7, training_protocol 6).
+
+`strict` (default): every scan is a query exactly once, the support scan is the fold's own, all slices of the query are
+segmented, so the whole volume is scored beside the slices that show the organ. `legacy`: the published book-keeping:
+neighbouring folds share a scan, the support is a position in the sorted test scans, and with `parts` slices without the
+organ are never looked at.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from util.dataset import Fold
+from util.errors import UserError
+from util.evaluation import Group, Task
+
+
+def legacy_fold(fold: Fold, support_index: int) -> Fold:
+    """The published fold: test scans in ascending order, the support at `support_index` (ADNet -1, Q-Net family 2).
+
+    Raises:
+        UserError: no such position.
+    """
+    tested = sorted(fold.tested)
+    if not -len(tested) <= support_index < len(tested):
+        raise UserError(f"test.support_index={support_index}: the fold has {len(tested)} test scans {tested}")
+    support = tested[support_index]
+    return Fold(support, tuple(scan for scan in tested if scan != support))
+
+
+def fractions(parts: int) -> list[float]:
+    """Relative positions of the support slices. In this operation order: the shorter 1/(2n) + k/n rounds differently."""
+    if parts == 1:
+        return [0.5]
+    return [1 / (2 * parts) + k * ((1 - 1 / parts) / (parts - 1)) for k in range(parts)]
+
+
+def support_indices(count: int, parts: int) -> list[int]:
+    """Positions, within the `count` slices that show the organ, of the annotated slices."""
+    return [int(fraction * count) for fraction in fractions(parts)]
+
+
+def chunk_borders(count: int, parts: int) -> list[int]:
+    """The `parts + 1` borders of the chunks of `count` slices."""
+    return np.linspace(0, count, parts + 1).astype(int).tolist()
+
+
+def make_tasks(
+    fold: Fold,
+    organs: Mapping[str, int],
+    labels: Mapping[int, np.ndarray],
+    *,
+    match: str = "parts",
+    parts: int = 3,
+    whole_volume: bool = True,
+) -> list[Task]:
+    """All tasks of a fold: every query scan, every organ it shows.
+
+    Args:
+        fold: support and query scans.
+        organs: name -> id.
+        labels: scan number -> labels `(D, H, W)`.
+        match: "parts" (EP1): the organ's extent in `parts` chunks, each with one support slice; "whole" (EP2): every
+            slice with the middle support slice.
+        parts: number of chunks.
+        whole_volume: with "parts", also segment the slices outside the extent, with the nearest chunk's support slice.
+
+    Raises:
+        UserError: the support scan does not show an organ.
+    """
+    return list(_tasks(fold, organs, labels, match, parts, whole_volume))
+
+
+def _tasks(fold, organs, labels, match, parts, whole_volume) -> Iterator[Task]:
+    for query in fold.query:
+        for organ, identifier in organs.items():
+            shown = _slices_showing(labels[fold.support], identifier)
+            if len(shown) == 0:
+                raise UserError(
+                    f"scan {fold.support} is the support but shows no {organ} (id {identifier}); "
+                    "choose another support scan for this fold in config.py"
+                )
+            depth = len(labels[query])
+            extent = _slices_showing(labels[query], identifier)
+            if len(extent) == 0:
+                continue  # nothing to score: the published protocols know only scans that show the organ
+            if match == "whole":
+                middle = int(shown[support_indices(len(shown), 1)[0]])
+                groups = (Group((middle,), tuple(range(depth))),)
+                yield Task(organ, identifier, fold.support, query, groups, tuple(range(depth)))
+            else:
+                chosen = [int(shown[index]) for index in support_indices(len(shown), parts)]
+                chunk_of = assign_chunks(extent, depth, parts) if whole_volume else None
+                chunks = _kept_chunks(extent, parts) if chunk_of is None else _all_chunks(chunk_of, parts)
+                groups = tuple(Group((z,), chunk) for z, chunk in zip(chosen, chunks, strict=True) if chunk)
+                yield Task(organ, identifier, fold.support, query, groups, tuple(extent.tolist()))
+
+
+def assign_chunks(extent: np.ndarray, depth: int, parts: int) -> np.ndarray:
+    """Chunk `(D,)` of every slice: those of the extent by its borders, the others by the nearest slice below (or above)."""
+    position = np.searchsorted(extent, np.arange(depth), side="right") - 1
+    borders = chunk_borders(len(extent), parts)
+    return np.searchsorted(borders, position.clip(min=0), side="right") - 1
+
+
+def _slices_showing(label: np.ndarray, identifier: int) -> np.ndarray:
+    return np.flatnonzero((label == identifier).any((1, 2)))
+
+
+def _kept_chunks(extent: np.ndarray, parts: int) -> list[tuple[int, ...]]:
+    borders = chunk_borders(len(extent), parts)
+    return [tuple(extent[a:b].tolist()) for a, b in zip(borders[:-1], borders[1:], strict=True)]
+
+
+def _all_chunks(chunk_of: np.ndarray, parts: int) -> Sequence[tuple[int, ...]]:
+    return [tuple(np.flatnonzero(chunk_of == part).tolist()) for part in range(parts)]

@@ -1,0 +1,115 @@
+"""Which episode: choices of numbers from tables computed once. Nothing is cut or drawn upon here."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from util.errors import UserError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One training task: the same supervoxel on two slices of one scan."""
+
+    scan: int  # position in the list of training scans
+    segment: int  # supervoxel id
+    support_slice: int
+    query_slice: int
+
+
+class NeighboursSampler:
+    """Neighbouring slices that show the same supervoxel (spec adnet 3, training_protocol 3).
+
+    The papers draw scan, supervoxel and slice uniformly and start again while the supervoxel is too small. Here the
+    distribution that this rejection produces is computed once, so a draw is one look into a table and always ends.
+
+    Args:
+        supervoxels: `(D, H, W)` volumes, one a training scan.
+        min_size: smallest area in pixels.
+        size_of: "first": asked of the first slice (ADNet); "larger": of the larger of the two (Q-Net family).
+        runs: True splits a supervoxel's slices into runs of consecutive ones and pairs within a run (Q-Net family);
+            False pairs neighbours in the list, even where the supervoxel is interrupted (ADNet, spec defect D7).
+        excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
+
+    Raises:
+        UserError: no scan offers a single pair.
+    """
+
+    def __init__(
+        self,
+        supervoxels: Sequence[np.ndarray],
+        *,
+        min_size: int = 200,
+        size_of: str = "first",
+        runs: bool = False,
+        excluded: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        rows, weights = [], []
+        for scan, volume in enumerate(supervoxels):
+            areas = slice_areas(volume)
+            if excluded is not None:
+                areas[:, excluded[scan]] = 0
+            scan_rows, scan_weights = _pairs(areas, min_size, size_of, runs)
+            rows += [(scan, *row) for row in scan_rows]
+            weights += scan_weights
+        if not rows:
+            raise UserError(
+                f"no supervoxel of the training scans reaches episode.min_size={min_size} pixels on two "
+                "neighbouring slices; lower episode.min_size, or make larger supervoxels"
+            )
+        self.table = np.array(rows)
+        self._cumulative = np.cumsum(weights) / np.sum(weights)
+
+    def draw(self, generator: np.random.Generator) -> Choice:
+        """One task; which of the two slices is the support is a fair coin."""
+        row = np.searchsorted(self._cumulative, generator.random(), side="right")
+        scan, segment, first, second = self.table[min(row, len(self.table) - 1)].tolist()
+        if generator.random() < 0.5:
+            first, second = second, first
+        return Choice(scan, segment, first, second)
+
+
+def excluded_slices(label: np.ndarray, organs: Iterable[int], rule: str) -> np.ndarray:
+    """Slices `(D,)` that setting 2 removes: those with "any" of the organs, or only those with "all" (as published)."""
+    shown = np.stack([(label == organ).any((1, 2)) for organ in organs])
+    return shown.any(0) if rule == "any" else shown.all(0)
+
+
+def slice_areas(volume: np.ndarray) -> np.ndarray:
+    """Pixels of every id on every slice: `(D, H, W)` integers -> `(ids, D)`, row 0 is the background."""
+    count = int(volume.max()) + 1
+    depth = len(volume)
+    keys = volume.reshape(depth, -1) + count * np.arange(depth)[:, None]
+    return np.bincount(keys.ravel(), minlength=count * depth).reshape(depth, count).T
+
+
+def _pairs(areas: np.ndarray, min_size: int, size_of: str, runs: bool) -> tuple[list, list]:
+    """Acceptable (segment, first, second) of one scan with their probabilities, which sum to at most 1.
+
+    A class is drawn among those with two slices; drawing one without a run makes the papers' code give up the scan, so
+    the scan's share shrinks to accepted / (accepted + given up).
+    """
+    pairs_of = {}
+    for segment in np.flatnonzero(areas[1:].any(1)) + 1:
+        slices = np.flatnonzero(areas[segment])
+        if len(slices) >= 2:
+            pairs_of[int(segment)] = _neighbours(slices, runs)
+    rows, weights, given_up = [], [], 0.0
+    for segment, groups in pairs_of.items():
+        given_up += (not groups) / len(pairs_of)
+        for group in groups:
+            for first, second in group:
+                sizes = areas[segment, [first, second]]
+                if (sizes[0] if size_of == "first" else sizes.max()) >= min_size:
+                    rows.append((segment, int(first), int(second)))
+                    weights.append(1 / len(pairs_of) / len(groups) / len(group))
+    share = sum(weights) + given_up
+    return rows, [weight / share for weight in weights]
+
+
+def _neighbours(slices: np.ndarray, runs: bool) -> list[list[tuple[int, int]]]:
+    """Pairs of list neighbours, grouped by run (one group where runs are not split)."""
+    groups = np.split(slices, np.flatnonzero(np.diff(slices) > 1) + 1) if runs else [slices]
+    return [list(itertools.pairwise(group)) for group in groups if len(group) >= 2]

@@ -1,0 +1,150 @@
+"""Score a checkpoint on its fold: `python test.py with method=adnet dataset=PHANTOM fold=0`."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import config as tables
+import models
+from dataloaders.protocols import legacy_fold, make_tasks
+from dataloaders.scans import Scan, read_scan
+from models.parts.base import FewShotMethod
+from util import checkpoints, report, runs
+from util.dataset import Dataset, Fold, choose_fold, require_scans
+from util.errors import UserError
+from util.evaluation import Result, evaluate
+from util.volume import write_volume
+
+log = logging.getLogger("test")
+experiment = tables.CommandLine("test")
+
+UNTRAINED = "untrained"
+
+
+@experiment.main
+def score(_run) -> float:
+    """Segment and score every organ of every query scan; returns the mean Dice over organs."""
+    config = tables.plain(_run.config)
+    folder = Path(_run.observers[0].dir) if _run.observers else None
+    device = tables.prepare_device(config)
+    dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
+    fold = test_fold(config, dataset, root)
+    method, checkpoint = load_method(config, fold)
+    scans = {number: read_scan(dataset, root, number) for number in sorted(fold.tested)}
+    options = config["test"]
+    tasks = make_tasks(
+        fold,
+        dataset.organs,
+        {number: scan.label for number, scan in scans.items()},
+        match=options["match"],
+        parts=options["parts"],
+        whole_volume=config["protocol"] == "strict",
+    )
+    results = evaluate(
+        method.to(device).eval(), tasks, scans.__getitem__, device=device, batch_size=options["batch_size"]
+    )
+    results = list(tqdm(results, total=len(tasks), unit="task", desc="segmenting"))
+    rows = [describe(result, config, checkpoint) for result in results]
+    if folder is not None:
+        save(folder, rows, results, scans, pictures=options["save"])
+    print(report.organ_table({f"{config['protocol']}, {options['match']}": rows}))
+    if config["protocol"] == "strict" and options["match"] == "parts":
+        print("\n" + report.organ_table({"whole volume": rows}, score="dice_volume"))
+    if folder is not None:
+        print(f"\n{folder / 'scores.csv'}")
+    return report.overall_mean(rows)
+
+
+def test_fold(config: dict, dataset: Dataset, root: Path) -> Fold:
+    """The fold of the configuration under its protocol.
+
+    Raises:
+        UserError: no such fold, or a scan of it is missing.
+    """
+    fold = choose_fold(tables.FOLDS, config["dataset"], config["fold"])
+    where = f"fold {config['fold']} of FOLDS['{config['dataset']}']"
+    require_scans(fold, dataset.scans(root), root / dataset.images, where)
+    return legacy_fold(fold, config["test"]["support_index"]) if config["protocol"] == "legacy" else fold
+
+
+def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str]:
+    """The trained method, and the name of its checkpoint.
+
+    Raises:
+        UserError: no checkpoint, one of another method, or one that was trained on scans of this fold.
+    """
+    wanted = config["test"]["checkpoint"]
+    if wanted == UNTRAINED:
+        keys = ("encoder", "weights", "stride")
+        return models.build(config["method"], config["model"], **{key: config[key] for key in keys}), UNTRAINED
+    folder = Path(config["runs"]) / f"{config['method']}_{config['dataset']}_fold{config['fold']}"
+    path = runs.newest_finished(folder) if wanted == "newest" else Path(wanted)
+    content = checkpoints.load_checkpoint(path)
+    if content["method"] != config["method"]:
+        raise UserError(f"{path}: is a checkpoint of method={content['method']}, not of method={config['method']}")
+    trained_on, dataset = set(content["training_scans"]), content["config"]["dataset"]
+    if dataset == config["dataset"] and trained_on & fold.tested:
+        raise UserError(
+            f"{path}: was trained on scans {sorted(trained_on & fold.tested)} of this fold (its own fold is "
+            f"{content['config']['fold']}); test it on that fold, or train on this one"
+        )
+    if dataset != config["dataset"]:
+        log.warning("%s was trained on %s: this is a test across data sets", path, dataset)
+    log.info("checkpoint %s: %s on %s, %d steps", path, content["method"], content["encoder"], content["step"])
+    method = models.build(
+        content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
+    )
+    checkpoints.load_weights(method, content, path)
+    return method, str(path)
+
+
+def describe(result: Result, config: dict, checkpoint: str) -> dict[str, Any]:
+    """A row of scores.csv: the scores, and what they were obtained with."""
+    return {
+        **result.row,
+        "method": config["method"],
+        "dataset": config["dataset"],
+        "fold": config["fold"],
+        "seed": config["seed"],
+        "protocol": config["protocol"],
+        "match": config["test"]["match"],
+        "checkpoint": checkpoint,
+    }
+
+
+def save(
+    folder: Path, rows: Sequence[dict], results: Sequence[Result], scans: dict[int, Scan], *, pictures: bool
+) -> None:
+    """Write scores.csv, every prediction as NIfTI on the grid of its scan, and on request a picture an organ."""
+    report.write_scores(folder / "scores.csv", rows)
+    for result in results:
+        scan, name = scans[result.task.query], result.task.organ.replace(" ", "_")
+        whole = np.zeros(scan.shape, dtype=np.uint8)
+        depth, height, width = result.prediction.shape
+        whole[:depth, :height, :width] = result.prediction
+        write_volume(folder / "predictions" / f"{name}_{scan.number}.nii.gz", whole, scan.geometry)
+    if pictures:
+        for organ in dict.fromkeys(row["organ"] for row in rows):
+            own = [result for result in results if result.task.organ == organ]
+            draw_organ(folder / f"{organ.replace(' ', '_')}.png", own, scans)
+
+
+def draw_organ(file: Path, results: Sequence[Result], scans: dict[int, Scan]) -> None:
+    """One picture of an organ: for every query scan the slice where the organ is largest."""
+    rows = []
+    for result in results:
+        scan = scans[result.task.query]
+        truth = scan.organ(result.task.identifier)
+        z = int(truth.sum((1, 2)).argmax())
+        text = f"scan {scan.number}, slice {z}, Dice {result.row['dice']:.2f}"
+        rows.append((text, scan.image[z], truth[z], result.prediction[z]))
+    report.draw_contours(file, f"{results[0].task.organ}, support scan {results[0].task.support}", rows)
+
+
+if __name__ == "__main__":
+    experiment.run_commandline(sys.argv)

@@ -1,0 +1,281 @@
+"""The training loop: `python training.py with method=adnet dataset=PHANTOM train.steps=300`."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+from tqdm import tqdm
+
+import config as tables
+import models
+from dataloaders.augmentation import Ranges
+from dataloaders.episodes import TrainingEpisodes, episode_loader
+from dataloaders.samplers import NeighboursSampler, excluded_slices
+from dataloaders.scans import Scan, read_scans
+from util import checkpoints
+from util.dataset import choose_fold, require_scans
+from util.episode import Episode
+from util.errors import UserError
+from util.losses_log import LossesLog
+
+log = logging.getLogger("training")
+experiment = tables.CommandLine("training")
+
+
+@experiment.main
+def train(_run) -> float:
+    """Train one method on one fold; returns the mean loss of the last steps."""
+    config = tables.plain(_run.config)
+    device = tables.prepare_device(config)
+    rank, ranks = _join_ranks(device)
+    folder = Path(_run.observers[0].dir) if _run.observers else None
+    trainer = Trainer(config, folder, device, rank, ranks)
+    if config["resume"]:
+        trainer.restore(tables.resumed_checkpoint(config["resume"]))
+        _run.info["resumed_from"] = config["resume"]
+    with _stop_signals() as stop:
+        return trainer.run(stop, _run.log_scalar)
+
+
+class Trainer:
+    """A method, its optimiser and its episodes on one device.
+
+    Args:
+        config: plain values, as `options` in config.py names them.
+        folder: of the run, for checkpoints and metrics.csv; None writes nothing.
+        device: where the method lives.
+        rank: number of this process, `ranks`: how many there are (torchrun); each takes its share of the episodes and
+            gradients are averaged.
+    """
+
+    def __init__(self, config: dict, folder: Path | None, device: torch.device, rank: int = 0, ranks: int = 1) -> None:
+        self.config, self.folder, self.device, self.rank, self.ranks = config, folder, device, rank, ranks
+        self.options = config["train"]
+        self.step = 0
+        torch.manual_seed(config["seed"])  # new layers start from the seed alone
+        self.method = models.build(
+            config["method"],
+            config["model"],
+            encoder=config["encoder"],
+            weights=config["weights"],
+            stride=config["stride"],
+        )
+        self.method.to(device, memory_format=torch.channels_last).train()
+        torch.manual_seed(config["seed"] + rank)  # dropout, different on every rank
+        self.optimiser = torch.optim.SGD(
+            self.method.parameters(),
+            lr=self.options["learning_rate"],
+            momentum=self.options["momentum"],
+            weight_decay=self.options["weight_decay"],
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.options["precision"] == "float16")
+        self.scans = training_scans(config)
+        self.episodes = TrainingEpisodes(
+            self.scans, make_sampler(config, self.scans), make_ranges(config["episode"]), config["seed"]
+        )
+
+    def run(self, stop: list, log_scalar: Callable[[str, float, int], None]) -> float:
+        """Train to the last step and return the last mean loss.
+
+        Args:
+            stop: becomes non-empty when the run is asked to stop.
+            log_scalar: takes (name, value, step).
+
+        Raises:
+            Interrupted: after a stop; a checkpoint was written.
+            UserError: the loss is not finite, or a file cannot be written.
+        """
+        steps, every = self.options["steps"], self.options["save_every"]
+        losses_log = LossesLog(self.folder and self.folder / "metrics.csv", self.options["log_every"], log_scalar)
+        bar = tqdm(self._batches(), initial=self.step, total=steps, unit="step", mininterval=0.5, disable=self.rank > 0)
+        for episode in bar:
+            losses = self.train_step(episode.to(self.device))
+            self.step += 1
+            if losses_log.add(self.step, losses, self.learning_rate(), last=self.step == steps):
+                bar.set_postfix_str(losses_log.text, refresh=False)
+            stopping = self._agreed(bool(stop)) and self.step < steps
+            if stopping or self.step % every == 0 or self.step == steps:
+                losses_log.check(self.step)
+                self.save()
+            if stopping:
+                bar.close()
+                raise tables.Interrupted(f"stopped at step {self.step} of {steps}; go on with resume={self.folder}")
+        return losses_log.means.get("loss", float("nan"))
+
+    def _batches(self) -> Iterator[Episode]:
+        return episode_loader(
+            self.episodes,
+            first=self.step,
+            last=self.options["steps"],
+            batch_size=self.options["batch_size"],
+            workers=self.config["workers"],
+            rank=self.rank,
+            ranks=self.ranks,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def train_step(self, episode: Episode) -> dict[str, Tensor]:
+        """One update; returns the losses, detached, without waiting for the device."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        precision = self.options["precision"]
+        with torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32"):
+            output = self.method(episode)
+        self.scaler.scale(output.loss).backward()
+        self._average_gradients()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        return {"loss": output.loss.detach(), **{name: value.detach() for name, value in output.losses.items()}}
+
+    def learning_rate(self) -> float:
+        """The rate of the step to come: one decay at every milestone k * decay_every except the last (spec 2.4)."""
+        options = self.options
+        milestones = max(options["steps"] // options["decay_every"] - 1, 0)
+        return options["learning_rate"] * options["decay"] ** min(self.step // options["decay_every"], milestones)
+
+    def save(self) -> None:
+        """Write checkpoints/step_<n>.pt below the run's folder."""
+        if self.folder is None:
+            return
+        config = self.config
+        checkpoints.save_checkpoint(
+            self.folder / "checkpoints" / f"step_{self.step:06d}.pt",
+            {
+                "method": config["method"],
+                "arguments": config["model"],
+                "encoder": config["encoder"],
+                "stride": config["stride"],
+                "config": config,
+                "training_scans": [scan.number for scan in self.scans],
+                "step": self.step,
+                "model": self.method.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "random_states": self._random_states(),
+            },
+        )
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint: weights, optimiser, step and random states.
+
+        Raises:
+            UserError: the checkpoint is of another method or encoder, or was trained on other scans.
+        """
+        content = checkpoints.load_checkpoint(path)
+        for key, own in (("method", self.config["method"]), ("encoder", self.config["encoder"])):
+            if content[key] != own:
+                raise UserError(f"{path}: has {key}={content[key]}, this run has {key}={own}; they must agree")
+        if content["training_scans"] != [scan.number for scan in self.scans]:
+            raise UserError(
+                f"{path}: was trained on scans {content['training_scans']}, this run trains on others; "
+                "resume with the same dataset and fold"
+            )
+        checkpoints.load_weights(self.method, content, path)
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.step = content["step"]
+        states = content["random_states"]
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states and self.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+        log.info("resumed from %s at step %d", path, self.step)
+
+    def _random_states(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def _average_gradients(self) -> None:
+        if self.ranks > 1:
+            for parameter in self.method.parameters():
+                if parameter.grad is not None:
+                    distributed.all_reduce(parameter.grad)
+                    parameter.grad /= self.ranks
+
+    def _agreed(self, stop: bool) -> bool:
+        """True on every process when any is asked to stop: none may wait for gradients that never come."""
+        if self.ranks == 1:
+            return stop
+        flag = torch.tensor(float(stop), device=self.device)
+        distributed.all_reduce(flag)
+        return flag.item() > 0
+
+
+def training_scans(config: dict) -> list[Scan]:
+    """The scans of the fold that train, with supervoxels (and labels where setting 2 needs them).
+
+    Raises:
+        UserError: a scan is missing or damaged, or none is left to train.
+    """
+    dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
+    found = dataset.scans(root)
+    fold = choose_fold(tables.FOLDS, config["dataset"], config["fold"])
+    require_scans(fold, found, root / dataset.images, f"fold {config['fold']} of FOLDS['{config['dataset']}']")
+    numbers = fold.training(found)
+    if not numbers:
+        raise UserError(f"{root / dataset.images}: fold {config['fold']} leaves no scan to train on")
+    log.info("%s fold %d: %d training scans %s", config["dataset"], config["fold"], len(numbers), numbers)
+    return read_scans(dataset, root, numbers, labels=config["setting"] == 2, supervoxels=True)
+
+
+def make_sampler(config: dict, scans: list[Scan]) -> NeighboursSampler:
+    """The sampler of the configuration over the training scans."""
+    excluded = None
+    if config["setting"] == 2:
+        organs = tables.DATASETS[config["dataset"]].organs.values()
+        excluded = [excluded_slices(scan.label, organs, config["exclude"]) for scan in scans]
+        log.info(
+            "setting 2 (%s): %d of %d training slices removed",
+            config["exclude"],
+            sum(int(e.sum()) for e in excluded),
+            sum(len(e) for e in excluded),
+        )
+    episode = config["episode"]
+    return NeighboursSampler(
+        [scan.supervoxels for scan in scans],
+        min_size=episode["min_size"],
+        size_of=episode["size_of"],
+        runs=episode["runs"],
+        excluded=excluded,
+    )
+
+
+def make_ranges(episode: dict) -> Ranges:
+    """The ranges of the augmentation from the `episode.*` keys."""
+    return Ranges(**{name: episode[name] for name in Ranges.__dataclass_fields__})
+
+
+def _join_ranks(device: torch.device) -> tuple[int, int]:
+    """(rank, ranks) of this process; torchrun sets the environment, else there is one."""
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if ranks > 1:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return int(os.environ.get("RANK", 0)), ranks
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list]:
+    """Ctrl-C and SIGTERM fill the list instead of killing the step; a second Ctrl-C kills as usual."""
+    stop: list = []
+
+    def note(number: int, frame) -> None:
+        stop.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    experiment.run_commandline(sys.argv)

@@ -1,0 +1,78 @@
+"""Checkpoints that rebuild their model: method, arguments, configuration, step, weights, optimiser, random states.
+
+Plain tensors and plain values only: they are read with `weights_only=True`, so a file cannot run code.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from util.errors import UserError
+from util.files import whole_file
+
+FORMAT = 1
+KEYS = {
+    "format",
+    "method",
+    "arguments",
+    "encoder",
+    "stride",
+    "config",
+    "training_scans",
+    "step",
+    "model",
+    "optimiser",
+    "random_states",
+}
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint; it appears whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    content = {"format": FORMAT, **content}
+    assert content.keys() == KEYS, content.keys() ^ KEYS
+    with whole_file(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # torch's own writer reports a full disk so
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this project, onto the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, holds code, or is a checkpoint of another program.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for foreign and damaged files; all mean the same to the user
+        raise UserError(f"{path}: damaged, or holds more than plain tensors (it could run code); refused") from error
+    if not isinstance(content, dict) or not content.keys() >= KEYS:
+        raise UserError(f"{path}: not a checkpoint of this program")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: has checkpoint format {content['format']}, this program reads {FORMAT}")
+    return content
+
+
+def load_weights(model: torch.nn.Module, content: Mapping[str, Any], path: Path) -> None:
+    """Copy the weights of a checkpoint into the model it describes.
+
+    Raises:
+        UserError: names or shapes differ.
+    """
+    try:
+        model.load_state_dict(content["model"], strict=True)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: its weights do not fit models/{content['method']}.py as it is now "
+            f"({str(error).splitlines()[1].strip()[:120]})"
+        ) from error
