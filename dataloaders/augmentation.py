@@ -117,9 +117,12 @@ def displacement(noise: np.ndarray, factor: float, sigma: float = 5.0) -> tuple[
 
 
 def displace(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Sample `image` at (row + rows, column + columns), bilinear, reflecting at the border."""
+    """Sample `image` at (row + rows, column + columns), bilinear, reflecting at the border.
+
+    OpenCV interpolates float32 exactly and float64 in fixed point; the published code uses SciPy, which is exact.
+    """
     y, x = np.indices(image.shape, dtype=np.float32)
-    return cv2.remap(image, x + columns, y + rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return cv2.remap(image.astype(np.float32), x + columns, y + rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def _square(matrix: np.ndarray) -> np.ndarray:

@@ -1,0 +1,60 @@
+"""Folds, support slices, chunks and metrics of the published protocols: integer tables, compared exactly."""
+
+import numpy as np
+import pytest
+
+import config
+from dataloaders import protocols
+from util.dataset import choose_fold
+from util.metrics import overlap
+
+
+@pytest.fixture(scope="module")
+def cases(golden):
+    return golden("protocol")
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 5])
+def test_support_slices_and_chunks(cases, parts):
+    _, arrays = cases
+    for row, count in enumerate(arrays["extent_values"]):
+        assert protocols.support_indices(int(count), parts) == arrays[f"support_index/n{parts}"][row].tolist()
+        assert protocols.chunk_borders(int(count), parts) == arrays[f"chunk_borders/n{parts}"][row].tolist()
+
+
+@pytest.mark.parametrize("dataset", ["CHAOST2", "SABS", "CMR"])
+def test_legacy_folds(cases, dataset):
+    facts, _ = cases
+    for index, expected in facts["folds_adnet_lineage"][dataset].items():
+        fold = choose_fold(config.FOLDS, dataset, int(index))
+        assert sorted(fold.tested) == expected["test_ids"]
+        everything = sorted(expected["test_ids"] + expected["train_ids"])
+        assert fold.training(everything) == expected["train_ids"]
+        adnet = protocols.legacy_fold(fold, -1)
+        assert (adnet.support, list(adnet.query)) == (expected["support_adnet_last"], expected["queries_adnet"])
+        third = protocols.legacy_fold(fold, 2)
+        assert (third.support, list(third.query)) == (expected["support_supp_idx_2"], expected["queries_supp_idx_2"])
+
+
+@pytest.mark.parametrize("dataset", ["CHAOST2", "SABS"])
+def test_strict_folds_are_alpnets_circular_ones(cases, dataset):
+    facts, _ = cases
+    for index, expected in facts["folds_alpnet_lineage"][dataset].items():
+        fold = choose_fold(config.FOLDS, dataset, int(index))
+        assert [*fold.query, fold.support] == expected["test_ids"]
+        assert [fold.support] == expected["support"]
+
+
+@pytest.mark.parametrize("dataset", sorted(config.FOLDS))
+def test_strict_folds_query_every_scan_once(dataset):
+    folds = [choose_fold(config.FOLDS, dataset, index) for index in range(len(config.FOLDS[dataset]))]
+    queries = [scan for fold in folds for scan in fold.query]
+    assert len(queries) == len(set(queries))
+    assert {fold.support for fold in folds} <= set(queries)
+
+
+def test_dice_and_iou(cases):
+    _, arrays = cases
+    for index, (dice, iou) in enumerate(zip(arrays["dice/patient_dice"], arrays["dice/patient_iou"], strict=True)):
+        prediction, label = arrays[f"dice/pred{index}"] == 1, arrays[f"dice/label{index}"] == 1
+        np.testing.assert_allclose(overlap(prediction, label), (dice, iou), rtol=1e-6)

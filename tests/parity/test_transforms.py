@@ -1,0 +1,82 @@
+"""Gamma, affine and elastic changes against OpenCV and SciPy as the published code calls them."""
+
+import cv2
+import numpy as np
+import pytest
+
+from dataloaders import augmentation
+from dataloaders.augmentation import Warp
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def cases(golden):
+    return golden("transforms")
+
+
+def geometric(draw: dict) -> Warp:
+    """A case's draws, with the elastic noise of its seed."""
+    random = np.random.RandomState(draw["elastic_seed"])
+    noise = np.stack((random.rand(256, 256), random.rand(256, 256)))
+    return Warp(draw["rot"], (draw["tx"], draw["ty"]), draw["shear"], draw["zoom"], noise)
+
+
+def test_gamma(cases, recipe):
+    facts, arrays = cases
+    pattern = recipe.test_pattern(256, 256)
+    stack = np.stack((pattern, 0.7 * pattern + 0.1))
+    for index, exponent in enumerate(facts["gamma"]["gammas"]):
+        np.testing.assert_allclose(
+            augmentation.change_gamma(stack, exponent)[:, ::8, ::8], arrays[f"gamma/{index}"], **TOLERANCE
+        )
+
+
+def test_affine(cases, recipe):
+    facts, arrays = cases
+    pattern = recipe.test_pattern(256, 256)
+    mask = recipe.ellipse(256, 256, *facts["geometry"]["mask_ellipse"]).astype(np.float64)
+    for index, draw in enumerate(facts["geometry"]["draws"]):
+        warp = geometric(draw)
+        key = f"geometry/{index}_"
+        matrix = augmentation.affine_matrix(warp, pattern.shape)
+        np.testing.assert_allclose(matrix, arrays[key + "matrix3x3"], rtol=1e-5, atol=1e-5)
+        for name, image in (("image", pattern), ("mask", mask)):
+            warped = cv2.warpAffine(image, matrix[:2], (256, 256), flags=cv2.INTER_LINEAR)
+            np.testing.assert_allclose(warped[::4, ::4], arrays[f"{key}affine_{name}"], **TOLERANCE)
+
+
+def test_elastic(cases, recipe):
+    facts, arrays = cases
+    pattern = recipe.test_pattern(256, 256)
+    for index, draw in enumerate(facts["geometry"]["draws"]):
+        key = f"geometry/{index}_"
+        rows, columns = augmentation.displacement(geometric(draw).noise, 10.0)
+        np.testing.assert_allclose(rows[::2, ::2], arrays[key + "elastic_row_disp"], **TOLERANCE)
+        np.testing.assert_allclose(columns[::2, ::2], arrays[key + "elastic_col_disp"], **TOLERANCE)
+        moved = augmentation.displace(pattern, rows, columns)
+        np.testing.assert_allclose(moved[::4, ::4], arrays[key + "elastic_only_image"], **TOLERANCE)
+
+
+def test_whole_transform(cases, recipe):
+    """Affine, elastic, rounding of the mask: the transform of the ADNet lineage, in double precision as published."""
+    facts, arrays = cases
+    pattern = recipe.test_pattern(256, 256)
+    mask = recipe.ellipse(256, 256, *facts["geometry"]["mask_ellipse"]).astype(np.float64)
+    for index, draw in enumerate(facts["geometry"]["draws"]):
+        key = f"geometry/{index}_full_"
+        change = augmentation.Augmentation(warp=geometric(draw))
+        image, warped_mask = change.apply(pattern, mask)
+        np.testing.assert_allclose(image[::4, ::4], arrays[key + "image"], **TOLERANCE)
+        expected = np.unpackbits(arrays[key + "mask_bits"]).reshape(256, 256)
+        assert np.array_equal(warped_mask, expected)
+        assert warped_mask.sum() == arrays[key + "mask_count"]
+
+
+def test_single_precision_stays_close(cases, recipe):
+    """Training warps in float32, where OpenCV interpolates exactly instead of in fixed point (margin of the README)."""
+    facts, arrays = cases
+    pattern = recipe.test_pattern(256, 256).astype(np.float32)
+    for index, draw in enumerate(facts["geometry"]["draws"]):
+        warped = augmentation.warp_image(pattern, geometric(draw))
+        np.testing.assert_allclose(warped[::4, ::4], arrays[f"geometry/{index}_full_image"], atol=0.06)
