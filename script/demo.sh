@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The main job from end to end on the embedded phantom: scans, supervoxels, training, test, a table and a picture.
+# usage: bash script/demo.sh [key=value ...]     such as train.steps=1000
+set -euo pipefail
+cd "$(dirname "$0")/.."
+start=$SECONDS
+bash script/setup.sh
+python=.venv/bin/python
+
+echo "== 1/4 synthetic abdomens"
+$python -m data.phantom
+echo "== 2/4 supervoxels"
+$python -m supervoxels.generate PHANTOM --data-root data
+echo "== 3/4 training ADNet without a single annotation"
+setting=(method=adnet dataset=PHANTOM encoder=efficientnet_lite0)
+$python training.py with "${setting[@]}" train.steps=300 "$@"
+echo "== 4/4 segmenting four organs from ONE annotated scan, before and after training"
+runs=runs/adnet_PHANTOM_fold0
+$python test.py with "${setting[@]}" test.checkpoint=untrained
+untrained=$(ls -d $runs/[0-9]* | sort -V | tail -n 1)
+$python test.py with "${setting[@]}" test.save=True
+trained=$(ls -d $runs/[0-9]* | sort -V | tail -n 1)
+
+echo
+$python -m util.report untrained="$untrained" trained="$trained"
+echo
+echo "pictures: $trained/*.png, predictions: $trained/predictions/, $((SECONDS - start)) s in all"
