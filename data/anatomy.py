@@ -162,6 +162,7 @@ class Patient:
     """One anatomy: the trunk's measures in mm and its shapes in the order of painting."""
 
     shapes: tuple[Shape, ...]
+    fat: float  # beneath the skin, mm
     stretch: np.ndarray  # (3,) whole-body scale x, y, z
     sway: np.ndarray  # (3, 2, 3): per displaced axis and wave: amplitude mm, wave number 1/mm, phase
     trunk: tuple[float, float]  # half axes of the muscle wall's outside
@@ -180,12 +181,13 @@ def draw_patient(generator: np.random.Generator) -> Patient:
     groups: dict[str, np.ndarray] = {}
     return Patient(
         shapes=tuple(_individual(shape, groups, generator) for shape in shapes),
-        stretch=generator.normal(1.0, (0.04, 0.04, 0.05)).clip(0.9, 1.1),
+        fat=fat,
+        stretch=generator.normal(1.0, 0.05, 3).clip(0.9, 1.1),
         sway=np.stack([generator.uniform(1.0, 4.0, (3, 2)), 2 * np.pi / generator.uniform(150, 300, (3, 2)),
                        generator.uniform(0, 2 * np.pi, (3, 2))], axis=-1),
-        trunk=(float(generator.normal(138, 5)), float(generator.normal(93, 4))),
+        trunk=(float(generator.uniform(134, 140)), float(generator.uniform(91, 96))),
         squareness=float(generator.uniform(0.2, 0.6)),
-        dome=(float(generator.normal(108, 7)), float(generator.uniform(3, 12)), float(generator.uniform(60, 110))),
+        dome=(float(generator.uniform(100, 118)), float(generator.uniform(3, 12)), float(generator.uniform(60, 95))),
     )  # fmt: skip
 
 
@@ -283,6 +285,8 @@ def coverage(
     """
     points = _into_standard_body(patient, points)
     wall, above = _trunk(patient, points)
+    body = np.flatnonzero(wall < patient.fat + 8)  # the skin undulates; what lies outside is air
+    points, wall, above = points[:, body], wall[body], above[body]
     # neighbours in memory are mostly neighbours in space: whole runs of points are tested against a shape's box
     runs = np.arange(0, points.shape[1], RUN)
     low, high = (extreme.reduceat(points, runs, axis=1) for extreme in (np.minimum, np.maximum))
@@ -297,7 +301,7 @@ def coverage(
         for tissue, depth in shape.layers:
             cover = np.clip(0.5 - (distance + depth) / edge, 0, 1)
             touched = np.flatnonzero(cover)
-            yield shape, tissue, depth, index[touched], cover[touched]
+            yield shape, tissue, depth, body[index[touched]], cover[touched]
 
 
 def _into_standard_body(patient: Patient, points: np.ndarray) -> np.ndarray:

@@ -22,19 +22,19 @@ from util.files import whole_file
 from util.volume import Geometry, write_volume
 
 FIELD_OF_VIEW = (320.0, 320.0, 246.4)  # mm (x, y, z): 256 x 256 x 32 voxels of 1.25 x 1.25 x 7.7 mm, as CHAOST2
-SUBSLICES = 4  # a thick slice is the mean of this many thin ones: partial volume
+SUBSLICES = 3  # a thick slice is the mean of this many thin ones: partial volume
 FOLDER = "phantom_MR_normalized"
 MANIFEST = "phantom.json"
-RECIPE = 2  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
+RECIPE = 3  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
 
 # signal of each tissue: mean, spread between patients, spread between its pieces; kidneys are about 0.7
 MR_CONTRAST = {
-    "air": (0.0, 0.0, 0.0), "subcutaneous fat": (0.20, 0.07, 0.0), "muscle": (0.24, 0.05, 0.03),
+    "air": (0.0, 0.0, 0.0), "subcutaneous fat": (0.21, 0.07, 0.0), "muscle": (0.25, 0.05, 0.03),
     "visceral fat": (0.14, 0.05, 0.0), "lung": (0.04, 0.015, 0.0), "heart": (0.30, 0.08, 0.0),
     "liver": (0.33, 0.05, 0.0), "vein": (0.60, 0.10, 0.12), "spleen": (0.62, 0.12, 0.0),
     "cortex": (0.64, 0.09, 0.0), "medulla": (0.74, 0.08, 0.0), "renal sinus": (0.30, 0.08, 0.05),
     "gallbladder": (0.95, 0.15, 0.0), "pancreas": (0.36, 0.06, 0.0), "bowel wall": (0.40, 0.07, 0.04),
-    "bowel content": (0.50, 0.08, 0.28), "colon content": (0.28, 0.08, 0.15), "stomach content": (0.55, 0.15, 0.1),
+    "bowel content": (0.45, 0.08, 0.26), "colon content": (0.28, 0.08, 0.15), "stomach content": (0.55, 0.15, 0.1),
     "vessel wall": (0.35, 0.05, 0.0), "blood": (0.12, 0.06, 0.05), "bone": (0.24, 0.06, 0.0),
     "disc": (0.42, 0.12, 0.12), "cortical bone": (0.06, 0.02, 0.0), "cerebrospinal fluid": (1.05, 0.1, 0.0),
     "cord": (0.45, 0.06, 0.0),
@@ -101,9 +101,10 @@ def _acquire(signal: np.ndarray, spacing: tuple[float, ...], generator: np.rando
     order = 1.0 + np.indices((4, 4, 4)).sum(0)
     coil = np.einsum("ijk,iz,jy,kx->zyx", generator.normal(0, 0.4 / order**1.5), *waves, optimize=True)
     signal = signal * np.exp(coil).astype(np.float32)
-    noise = generator.uniform(0.015, 0.04)
+    noise = generator.uniform(0.012, 0.035)
     real, imaginary = generator.standard_normal((2, *signal.shape), np.float32) * np.float32(noise)
-    image = np.hypot(signal + real, imaginary) * generator.uniform(600, 1000)
+    image = np.maximum(np.hypot(signal + real, imaginary) - 2 * noise, 0)  # scanners cut the air's noise off
+    image *= generator.uniform(600, 1000)
     return np.minimum(image, np.percentile(image, 99.5)).astype(np.int16)
 
 
@@ -132,6 +133,8 @@ def write_scans(folder: str | Path, scans: int, seed: int, size: int, slices: in
 
 def _claim(folder: Path, parameters: dict[str, int]) -> None:
     """Note the parameters in a new folder; refuse a folder made with others."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a folder to write to")
     manifest = folder / MANIFEST
     if manifest.is_file():
         try:

@@ -186,6 +186,12 @@ def test_scans_of_unknown_origin_and_a_damaged_manifest_are_refused(tmp_path, ca
     assert "no phantom.json" in capsys.readouterr().err
 
 
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert main(command(tmp_path / "taken")) == 1
+    assert "is a file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wrong", [("--scans", "0"), ("--size", "many"), ("--jobs", "0")])
 def test_impossible_options_are_refused(tmp_path, wrong):
     with pytest.raises(SystemExit):
