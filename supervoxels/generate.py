@@ -134,7 +134,7 @@ def shape(path: Path) -> tuple[int, ...]:
 def claim_folder(out: Path, parameters: Parameters, overwrite: bool) -> None:
     """Check that what `out` holds was made with `parameters`, and write them down where it is new or to be overwritten.
 
-    Old files go before the new parameters are written, so that no interrupted run leaves one kind under the other's name.
+    Old files go before the new parameters are written: no interrupted run leaves one kind under the other's name.
     """
     manifest = out / MANIFEST
     existing = numbered(out, OUTPUT_NAME) if out.is_dir() else {}
@@ -143,14 +143,14 @@ def claim_folder(out: Path, parameters: Parameters, overwrite: bool) -> None:
         for path in existing.values():
             path.unlink()
     elif found is None and existing:
-        raise UserError(f"{out}: holds {len(existing)} supervoxel file(s) without {MANIFEST}, so they were not made by this "
-                        "command; choose another folder, or replace them with --overwrite")  # fmt: skip
+        raise UserError(f"{out}: holds {len(existing)} supervoxel file(s) without {MANIFEST}, so they were not made by "
+                        "this command; choose another folder, or replace them with --overwrite")  # fmt: skip
     elif found is not None and found != asdict(parameters):
         wanted = asdict(parameters)
         differing = ", ".join(f"{key} {found.get(key)} and not {wanted.get(key)}"
                               for key in sorted(found | wanted) if found.get(key) != wanted.get(key))  # fmt: skip
-        raise UserError(f"{out}: was made with other parameters ({differing}); choose another folder, or replace its files "
-                        "with --overwrite")  # fmt: skip
+        raise UserError(f"{out}: was made with other parameters ({differing}); choose another folder, or replace its "
+                        "files with --overwrite")  # fmt: skip
     with whole_file(manifest) as temporary:
         temporary.write_text(json.dumps(asdict(parameters), indent=2) + "\n")
 
@@ -206,13 +206,13 @@ def workers(backend: str, jobs: int, scheduler: str | None) -> Iterator[None]:
 
 def from_data_set(name: str, data_root: Path) -> tuple[Path, Path, int]:
     """Folders and minimum size of a data set that config.py describes."""
-    # The one place where supervoxels/ looks upwards: it is a library to config.py, and only the command line, when it is
-    # given a name, asks config.py for the facts behind that name. Imported here so that the library never needs it.
+    # The one place where supervoxels/ looks upwards: it is a library to config.py, and only the command line, when it
+    # is given a name, asks config.py for the facts behind that name. Imported here so that the library never needs it.
     from config import DATASETS
 
     if name not in DATASETS:
-        raise UserError(f"{name}: no such data set, config.py knows {', '.join(sorted(DATASETS))}; to use folders, give "
-                        "both IMAGES and OUT")  # fmt: skip
+        raise UserError(f"{name}: no such data set, config.py knows {', '.join(sorted(DATASETS))}; to use folders, "
+                        "give both IMAGES and OUT")  # fmt: skip
     facts = DATASETS[name]
     return data_root / facts.images, data_root / facts.supervoxels, facts.supervoxel_size
 
@@ -238,33 +238,36 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m supervoxels.generate", description=about, epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("images", metavar="IMAGES", help="folder of image_<N>.nii.gz; or, without OUT, the name of a data "
-                        "set in config.py, which then gives both folders and the minimum size")  # fmt: skip
+    parser.add_argument(
+        "images", metavar="IMAGES",
+        help="folder of image_<N>.nii.gz; or, without OUT, the name of a data set in config.py, which then gives both "
+        "folders and the minimum size")  # fmt: skip
     parser.add_argument("out", metavar="OUT", nargs="?", type=Path, help="folder for superpix-MIDDLE_<N>.nii.gz")
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="FOLDER",
-                        help="with a data set's name: the folder that holds CHAOST2/, SABS/, ... (default: data)")  # fmt: skip
+                        help="with a data set's name: where CHAOST2/, SABS/, ... are (default: data)")  # fmt: skip
     labels = parser.add_argument_group("what is made")
     labels.add_argument("--min-size", type=positive, metavar="VOXELS",
                         help="smallest supervoxel; the papers use 5000 (abdomen) and 1000 (heart)")  # fmt: skip
-    labels.add_argument(
-        "--scale", type=float, default=1.0, help="nearly without effect below some hundreds (default: 1)"
-    )
+    labels.add_argument("--scale", type=float, default=1.0, help="hardly matters below some hundreds (default: 1)")
     labels.add_argument("--sigma", type=float, default=0.0, help="Gaussian smoothing first, in mm (default: 0, none)")
     labels.add_argument("--fg-threshold", type=float, default=10.0, metavar="INTENSITY",
                         help="the body is what is brighter, on a range of 0..255 (default: 10)")  # fmt: skip
-    labels.add_argument("--order", choices=("stable", "legacy"), default="stable",
-                        help="how ties are broken; legacy reproduces the published files and is slow (default: stable)")  # fmt: skip
+    labels.add_argument(
+        "--order",
+        choices=("stable", "legacy"),
+        default="stable",
+        help="how ties are broken; legacy gives the published files, slowly (default: stable)",
+    )
     labels.add_argument("--overwrite", action="store_true", help="replace the supervoxel files OUT already holds")
     work = parser.add_argument_group("how the work is done (same files in any case)")
     work.add_argument("--jobs", type=positive, metavar="N", help="scans at once (default: as many as processors)")
     work.add_argument("--threads", type=positive, default=1, metavar="N", help="threads within a scan (default: 1)")
-    work.add_argument(
-        "--max-memory", type=byte_count, metavar="SIZE", help="such as 4G: no more scans at once than fit"
-    )
+    work.add_argument("--max-memory", type=byte_count, metavar="SIZE", help="as 4G: no more scans at once than fit")
     work.add_argument("--backend", choices=("loky", "threading", "dask"), default="loky",
-                      help="processes, threads, or a Dask cluster (pip install distributed; default: loky)")  # fmt: skip
-    work.add_argument("--scheduler", metavar="ADDRESS", help="with dask: the scheduler of a running cluster that sees the "
-                      "same folders, such as tcp://host:8786 (default: a cluster on this machine)")  # fmt: skip
+                      help="processes, threads, or Dask (pip install distributed; default: loky)")  # fmt: skip
+    work.add_argument("--scheduler", metavar="ADDRESS",
+                      help="with dask: the scheduler of a running cluster that sees the same folders, such as "
+                      "tcp://host:8786 (default: a cluster on this machine)")  # fmt: skip
     return parser
 
 
@@ -275,17 +278,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.out is None:
             if options.min_size is not None:
-                parser.error(
-                    "a data set's minimum size stands in config.py; for another give IMAGES, OUT and --min-size"
-                )
+                parser.error("config.py says a data set's minimum size; for another give IMAGES, OUT and --min-size")
             images, out, min_size = from_data_set(options.images, options.data_root)
         elif options.min_size is None:
             parser.error("--min-size is needed with folders: 5000 for the abdominal sets, 1000 for the cardiac one")
         else:
             images, out, min_size = Path(options.images), options.out, options.min_size
         parameters = Parameters(min_size, options.scale, options.sigma, options.fg_threshold, options.order)
-        failures = generate(images, out, parameters, jobs=options.jobs, threads=options.threads, overwrite=options.overwrite,
-                            max_memory=options.max_memory, backend=options.backend, scheduler=options.scheduler)  # fmt: skip
+        failures = generate(
+            images, out, parameters, jobs=options.jobs, threads=options.threads, max_memory=options.max_memory,
+            backend=options.backend, scheduler=options.scheduler, overwrite=options.overwrite)  # fmt: skip
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

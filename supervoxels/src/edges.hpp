@@ -32,13 +32,11 @@ struct Edge {
     int64_t origin() const { return static_cast<int64_t>(id & 0xffffffffu); }
 };
 
-inline bool operator<(const Edge& a, const Edge& b) { return a.cost != b.cost ? a.cost < b.cost : a.id < b.id; }
+inline bool operator<(const Edge& a, const Edge& b) { return (a.cost < b.cost) | ((a.cost == b.cost) & (a.id < b.id)); }
 
-inline Edge make_edge(const Grid& grid, int64_t origin, int rank) {
-    return {grid.cost(origin, rank), static_cast<uint64_t>(rank) << 32 | static_cast<uint64_t>(origin)};
+inline uint64_t edge_id(int64_t origin, int rank) {
+    return static_cast<uint64_t>(rank) << 32 | static_cast<uint64_t>(origin);
 }
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 inline int lowest_bit(uint32_t bits) {
 #ifdef _MSC_VER
@@ -50,61 +48,99 @@ inline int lowest_bit(uint32_t bits) {
 #endif
 }
 
-// What the inner loop compares differences of shades with, for each direction. Shades are rounded to float: two of them
-// are off by less than 3e-5 together, and `kSlack` covers that and the rounding of the bounds themselves.
-constexpr double kSlack = 1e-4;
+// Look for equal values in the rows after those of 64 voxels: bit 3 r + 1 + dx of hits[i] is set where voxel i is to be
+// joined with the neighbour dx = -1, 0, 1 to the side in row r. Runs of equals within a row are joined already, which
+// makes most of these edges redundant: an equal diagonal neighbour needs no edge beside an equal straight one, and none
+// to the left (nor the straight one) if the voxel's own left neighbour is equal, because that one has joined them.
+SUPERVOXELS_CLONES
+inline void look_for_equals(const double* image, const int64_t* rows, int first_row, int last_row, int64_t* hits) {
+    int64_t hit[kBlock], first[kBlock];
+    for (int i = 0; i < kBlock; ++i) {
+        hit[i] = 0;
+        first[i] = image[i] == image[i - 1] ? 0 : -1;
+    }
+    for (int r = first_row; r < last_row; ++r) {
+        const double* below = image + rows[r];
+        const int64_t left = int64_t{1} << 3 * r, straight = left << 1, right = left << 2;
+        for (int i = 0; i < kBlock; ++i) {
+            const double value = image[i];
+            const int64_t is_straight = value == below[i] ? -1 : 0;
+            const int64_t to_left = (value == below[i - 1] ? left : 0) & first[i] & ~is_straight;
+            const int64_t to_right = (value == below[i + 1] ? right : 0) & ~is_straight;
+            hit[i] |= to_left | to_right | (is_straight & first[i] & straight);
+        }
+    }
+    for (int i = 0; i < kBlock; ++i) hits[i] = hit[i];
+}
 
+// What the inner loop compares differences of shades with, for each direction. Two rounded shades are off by at most 1
+// together; the slack of 2 covers the rounding of the bounds as well.
 struct ShadeBounds {
-    float low[kDirections];    // certainly cheaper than the stretch
-    float high[kDirections];   // certainly dearer than the stretch
-    float beyond[kDirections]; // perhaps dearer than the stretch
-    float scale[kDirections];  // from a difference of shades to a cost
+    static constexpr int32_t kSlack = 2;
+    int32_t low[kDirections];     // below: certainly cheaper than the stretch
+    int32_t high[kDirections];    // above: certainly dearer than the stretch
+    int32_t beyond[kDirections];  // from here on: perhaps dearer than the stretch
+    double scale_in_plane = 1, scale_across = kInfinity;  // smallest factor from a difference of shades to a cost
 
     ShadeBounds(const Grid& grid, double low_cost, double high_cost) {
         for (int rank = 0; rank < kDirections; ++rank) {
             const double root = std::sqrt(grid.weight[rank]);
-            scale[rank] = static_cast<float>(root);
-            low[rank] = static_cast<float>(low_cost * grid.zoom / root - kSlack);
             // without shades (zoom 0) infinity * 0 is to stay infinite
             const double scaled = high_cost == kInfinity ? kInfinity : high_cost * grid.zoom / root;
-            high[rank] = static_cast<float>(scaled + kSlack);
-            beyond[rank] = static_cast<float>(scaled - kSlack);
+            low[rank] = clamped(low_cost * grid.zoom / root) - kSlack;
+            high[rank] = clamped(scaled) + kSlack;
+            beyond[rank] = clamped(scaled) - kSlack;
+            if (rank >= kInPlane) scale_across = std::min(scale_across, root);
         }
     }
+
+    // A lower bound of cost * zoom for differences of shades that are at least these two.
+    double least(int32_t in_plane, int32_t across) const {
+        return std::min((in_plane - kSlack) * scale_in_plane, (across - kSlack) * scale_across);
+    }
+
+  private:
+    static int32_t clamped(double shades) { return static_cast<int32_t>(std::min<double>(shades, 2 * kShades)); }
 };
 
 // Look at the 13 edges of 64 voxels: bit `rank` of hits[i] is set where that edge may lie in the stretch and its ends are
-// not known to be settled. Returns the smallest cost (in shades) of the unsettled edges that may lie beyond it.
+// not known to be settled. Returns a lower bound of cost * zoom for the unsettled edges that may lie beyond it.
 //
 // Settled: both ends in one component, or both in components of at least min_size voxels (their labels are negative).
 // Neither ever changes back, so such an edge can be dropped for good; a label that is out of date only costs time.
 SUPERVOXELS_CLONES
-inline float look(const float* shade, const int32_t* label, const int64_t* step, const ShadeBounds& bounds,
-                  uint32_t* hits) {
-    const float infinity = std::numeric_limits<float>::infinity();
-    float nearest[kBlock];
+inline double look(const int32_t* shade, const int32_t* label, const int64_t* step, const ShadeBounds& bounds,
+                   int32_t* hits) {
+    int32_t hit[kBlock];  // local, so that the compiler sees that they overlap nothing, and uses vectors
+    int32_t nearest[2][kBlock];
     for (int i = 0; i < kBlock; ++i) {
-        hits[i] = 0;
-        nearest[i] = infinity;
+        hit[i] = 0;
+        nearest[0][i] = nearest[1][i] = kPadding;
     }
     for (int rank = 0; rank < kDirections; ++rank) {
-        const float* other_shade = shade + step[rank];
+        const int32_t* other_shade = shade + step[rank];
         const int32_t* other_label = label + step[rank];
-        const float low = bounds.low[rank], high = bounds.high[rank], beyond = bounds.beyond[rank];
-        const float scale = bounds.scale[rank];
-        const uint32_t bit = 1u << rank;
-        for (int i = 0; i < kBlock; ++i) {
-            const float difference = std::fabs(shade[i] - other_shade[i]);
-            const bool open = (label[i] != other_label[i]) & ((label[i] & other_label[i]) >= 0);
-            const bool hit = open & (difference >= low) & (difference <= high);
-            const float later = (open & (difference >= beyond)) ? difference * scale : infinity;
-            hits[i] |= hit ? bit : 0;
-            nearest[i] = later < nearest[i] ? later : nearest[i];
+        const int32_t low = bounds.low[rank], high = bounds.high[rank], beyond = bounds.beyond[rank];
+        const int32_t bit = 1 << rank;
+        int32_t* near = nearest[rank < kInPlane ? 0 : 1];
+        for (int i = 0; i < kBlock; ++i) {  // whole numbers and no branches: this becomes vector code on any processor
+            const int32_t change = shade[i] - other_shade[i];
+            const int32_t difference = change < 0 ? -change : change;
+            const int32_t open = (label[i] != other_label[i] ? -1 : 0) & ~((label[i] & other_label[i]) >> 31);
+            const int32_t within = (difference >= low ? open : 0) & (difference <= high ? bit : 0);
+            const int32_t later = (difference >= beyond ? open : 0) ? difference : kPadding;
+            hit[i] |= within;
+            near[i] = later < near[i] ? later : near[i];
         }
     }
-    float smallest = infinity;
-    for (int i = 0; i < kBlock; ++i) smallest = nearest[i] < smallest ? nearest[i] : smallest;
-    return smallest;
+    int32_t in_plane = kPadding, across = kPadding;
+    for (int i = 0; i < kBlock; ++i) {
+        hits[i] = hit[i];
+        in_plane = std::min(in_plane, nearest[0][i]);
+        across = std::min(across, nearest[1][i]);
+    }
+    // only edges into the padding, which are as far away as that, are left: none
+    return std::min(in_plane, across) >= kPadding - kShades ? kInfinity : bounds.least(in_plane, across);
 }
 
 // Collects edges up to a capacity. When it is full it keeps the cheaper half and lowers its own upper end, so that what it
@@ -113,13 +149,16 @@ class Collector {
   public:
     Collector(Edge low, Edge high, size_t capacity) : low(low), high(high), capacity_(std::max<size_t>(capacity, 64)) {}
 
-    void add(const Edge& edge) {
-        if (edge < low || !(edge < high)) return;
-        if (edges.size() == capacity_) {
-            halve();
-            if (!(edge < high)) return;
+    void add(const Edge* found, int count) {
+        const size_t filled = edges.size();
+        edges.resize(filled + count);
+        size_t end = filled;
+        for (int i = 0; i < count; ++i) {
+            edges[end] = found[i];
+            end += !(found[i] < low) & (found[i] < high);
         }
-        edges.push_back(edge);
+        edges.resize(end);
+        if (end > capacity_) halve();
     }
 
     // Drop what lies at or above `bound`.

@@ -12,7 +12,7 @@ class Segmentation {
                  const double* weights, double k, int64_t min_size, int threads)
         : threads_(static_cast<int>(std::min<int64_t>(threads, depth * height))), k_(k), min_size_(min_size),
           grid_(image, depth, height, width, offsets, weights, threads_), label_(grid_.length), links_(grid_.length),
-          capacity_(std::max<size_t>(4096, depth * height * width / 4)) {}
+          capacity_(std::max<size_t>(4096, depth * height * width / 6)) {}
 
     void run(int32_t* result) {
         start();
@@ -24,7 +24,8 @@ class Segmentation {
   private:
     // ---- components -------------------------------------------------------------------------------------------------
     // links_[v] is the voxel above v in its tree; at a root it is minus the number of voxels. label_[v] is the root that v
-    // had when labels were last brought up to date, and ~root where that component has min_size voxels or more.
+    // had when labels were last brought up to date, and ~root where that component has min_size voxels or more. All
+    // padding counts as one component of its own, at position 0.
 
     int64_t size(int32_t root) const { return -static_cast<int64_t>(links_[root]); }
     static int32_t root_of_label(int32_t label) { return label < 0 ? ~label : label; }
@@ -70,7 +71,7 @@ class Segmentation {
             flatten();
         } else {
             for (int64_t voxel = 0; voxel < grid_.length; ++voxel) {
-                label_[voxel] = static_cast<int32_t>(voxel);
+                label_[voxel] = grid_.is_voxel(voxel) ? static_cast<int32_t>(voxel) : 0;
                 links_[voxel] = -1;
             }
         }
@@ -95,22 +96,18 @@ class Segmentation {
     }
 
     // Join each voxel of [begin, end) with its equals in the following rows: row 0 is the next one in the slice, rows 1 to
-    // 3 are those of the next slice. Runs of equals within a row are joined already, which makes most edges redundant:
-    // an equal diagonal neighbour needs no edge beside an equal straight one, and none to the left (nor the straight one)
-    // if the voxel's own left neighbour is equal, because that one has joined them.
+    // 3 are those of the next slice.
     void join_equal_rows(int64_t begin, int64_t end, int first_row, int last_row) {
         const int64_t rows[4] = {grid_.row, grid_.slice - grid_.row, grid_.slice, grid_.slice + grid_.row};
-        const double* image = grid_.image.get();
-        for (int64_t voxel = begin; voxel < end; ++voxel) {
-            const double value = image[voxel];
-            const bool left = value == image[voxel - 1];
-            for (int r = first_row; r < last_row; ++r) {
-                const int64_t below = voxel + rows[r];
-                const bool straight = value == image[below];
-                if (straight && !left) join_by_position(voxel, below);
-                if (!straight && !left && value == image[below - 1]) join_by_position(voxel, below - 1);
-                if (!straight && value == image[below + 1]) join_by_position(voxel, below + 1);
-            }
+        int64_t hits[kBlock];
+        for (int64_t block = begin; block < end; block += kBlock) {
+            look_for_equals(grid_.image.get() + block, rows, first_row, last_row, hits);
+            const int64_t voxels = std::min<int64_t>(kBlock, end - block);
+            for (int64_t i = 0; i < voxels; ++i)
+                for (uint32_t bits = static_cast<uint32_t>(hits[i]); bits; bits &= bits - 1) {
+                    const int bit = lowest_bit(bits);
+                    join_by_position(block + i, block + i + rows[bit / 3] + bit % 3 - 1);
+                }
         }
     }
 
@@ -127,8 +124,8 @@ class Segmentation {
     // From the forest of positions to labels and sizes. What is above a voxel comes before it, so one sweep does it.
     void flatten() {
         for (int64_t voxel = 0; voxel < grid_.length; ++voxel)
-            label_[voxel] = voxel < grid_.first || voxel >= grid_.last || links_[voxel] == voxel
-                                ? static_cast<int32_t>(voxel) : label_[links_[voxel]];
+            label_[voxel] = !grid_.is_voxel(voxel) ? 0 : links_[voxel] == voxel ? static_cast<int32_t>(voxel)
+                                                                                : label_[links_[voxel]];
         std::fill(links_.get(), links_.get() + grid_.length, 0);
         for (int64_t voxel = 0; voxel < grid_.length; ++voxel) --links_[label_[voxel]];
     }
@@ -181,13 +178,13 @@ class Segmentation {
     void for_edges_in_order(double limit, bool mark_large, const Visit& visit) {
         // the cheapest edge that a block of 64 voxels may still have, in shades: blocks that have none are passed over
         const int64_t blocks = (grid_.last - grid_.first + kBlock - 1) / kBlock;
-        std::vector<float> cheapest(blocks, -1.0f);
+        std::vector<double> cheapest(blocks, -kInfinity);
         std::vector<Edge> edges, spare;
         const Edge end{limit, 0};
         Edge low{0, 0};
         while (low < end) {
             std::vector<int64_t> open;
-            const double limit_shade = limit == kInfinity ? std::numeric_limits<float>::max() : limit * grid_.zoom;
+            const double limit_shade = limit == kInfinity ? std::numeric_limits<double>::max() : limit * grid_.zoom;
             for (int64_t block = 0; block < blocks; ++block)
                 if (cheapest[block] <= limit_shade) open.push_back(block);
             if (open.empty()) return;
@@ -204,12 +201,12 @@ class Segmentation {
     // Where the next stretch should end so that its edges fill most of the room: a guess from a sample of blocks. Any end
     // beyond `low` is right; a good one saves time.
     Edge choose_end(const std::vector<int64_t>& open, Edge low, Edge end) const {
-        constexpr int64_t kSample = 128;
+        constexpr int64_t kSample = 160;
         const int64_t sampled = std::min<int64_t>(kSample, open.size());
         const ShadeBounds all(grid_, low.cost, end.cost);
         Collector sample(low, end, sampled * kBlock * kDirections);
         for (int64_t i = 0; i < sampled; ++i) {
-            uint32_t hits[kBlock];
+            int32_t hits[kBlock];
             look_at(open[i * open.size() / sampled], all, hits);
             add_hits(open[i * open.size() / sampled], hits, sample);
         }
@@ -222,7 +219,7 @@ class Segmentation {
     }
 
     // Fill `edges` with all open edges from `low` up to the returned end, which is `high` unless they are too many.
-    Edge collect(Edge low, Edge high, const std::vector<int64_t>& open, std::vector<float>& cheapest,
+    Edge collect(Edge low, Edge high, const std::vector<int64_t>& open, std::vector<double>& cheapest,
                  std::vector<Edge>& edges) {
         const ShadeBounds bounds(grid_, low.cost, high.cost);
         const double reach = high.cost == kInfinity ? kInfinity : high.cost * grid_.zoom;
@@ -231,9 +228,8 @@ class Segmentation {
             const auto range = share(open.size(), thread, threads_);
             for (int64_t i = range.first; i < range.second; ++i) {
                 if (cheapest[open[i]] > reach) continue;
-                uint32_t hits[kBlock];
-                const float nearest = look_at(open[i], bounds, hits);
-                cheapest[open[i]] = nearest - 2 * static_cast<float>(kSlack) * largest_scale(bounds);
+                int32_t hits[kBlock];
+                cheapest[open[i]] = look_at(open[i], bounds, hits);
                 add_hits(open[i], hits, parts[thread]);
             }
         });
@@ -247,24 +243,25 @@ class Segmentation {
         }
         if (reached < high)  // edges from there on were dropped again, in whichever block
             for (int64_t block : open)
-                cheapest[block] = std::min(cheapest[block], static_cast<float>(reached.cost * grid_.zoom - kSlack));
+                cheapest[block] = std::min(cheapest[block], reached.cost * grid_.zoom * (1 - 1e-9));
         return reached;
     }
 
-    static float largest_scale(const ShadeBounds& bounds) {
-        return std::max(1.0f, *std::max_element(bounds.scale, bounds.scale + kDirections));
-    }
-
-    float look_at(int64_t block, const ShadeBounds& bounds, uint32_t* hits) const {
+    double look_at(int64_t block, const ShadeBounds& bounds, int32_t* hits) const {
         const int64_t begin = grid_.first + block * kBlock;
         return look(grid_.shade.get() + begin, label_.get() + begin, grid_.step, bounds, hits);
     }
 
-    void add_hits(int64_t block, const uint32_t* hits, Collector& collector) const {
+    // In three steps without branches between them, which lets the processor overlap the square roots.
+    void add_hits(int64_t block, const int32_t* hits, Collector& collector) const {
         const int64_t begin = grid_.first + block * kBlock;
+        Edge found[kBlock * kDirections];
+        int count = 0;
         for (int i = 0; i < kBlock; ++i)
-            for (uint32_t bits = hits[i]; bits; bits &= bits - 1)
-                collector.add(make_edge(grid_, begin + i, lowest_bit(bits)));
+            for (uint32_t bits = static_cast<uint32_t>(hits[i]); bits; bits &= bits - 1)
+                found[count++].id = edge_id(begin + i, lowest_bit(bits));
+        for (int i = 0; i < count; ++i) found[i].cost = grid_.cost(found[i].origin(), found[i].rank());
+        collector.add(found, count);
     }
 
     // ---- result -----------------------------------------------------------------------------------------------------

@@ -17,6 +17,9 @@ namespace supervoxels {
 constexpr int kDirections = 13;
 constexpr int kInPlane = 4;  // the first directions stay within the slice
 constexpr int kBlock = 64;   // voxels that are looked at together
+constexpr int32_t kShades = 1 << 28;  // shades are the image in whole numbers, 0 ... kShades
+constexpr int32_t kPadding = 1 << 30; // the shade of the padding is minus that: farther away than any two voxels are
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Calls work(0) ... work(threads - 1), each in a thread of its own; an exception of any of them arrives here.
 template <class Work>
@@ -65,8 +68,11 @@ class Buffer {
 };
 
 // The image with one column, row and slice of padding, so that a neighbour is a constant step away and the step from a
-// border voxel lands on padding. Padding is NaN: every comparison with it is false, so its edges are never taken.
+// border voxel lands on padding. Padding is NaN in the image and far away in the shades, so its edges are never taken.
 // Padded positions grow with raster positions, which lets them stand in for these where ties are broken.
+//
+// Shades are what the inner loop compares: an edge whose difference of shades is clearly outside of the costs that are
+// looked for is not looked at in double. They never decide.
 struct Grid {
     int64_t depth, height, width;
     int64_t row, slice;      // steps from a row, a slice, to the next
@@ -74,9 +80,9 @@ struct Grid {
     int64_t length;          // of every array below
     int64_t step[kDirections];
     double weight[kDirections];
-    double zoom;             // shades = (image - its minimum) * zoom, which lies in 0 ... 256
+    double zoom;             // shade = (image - its minimum) * zoom, rounded
     Buffer<double> image;
-    Buffer<float> shade;
+    Buffer<int32_t> shade;
 
     Grid(const double* values, int64_t depth, int64_t height, int64_t width, const int32_t* offsets,
          const double* weights, int threads)
@@ -103,11 +109,11 @@ struct Grid {
         const auto range = std::minmax_element(values, values + depth * height * width);
         const double lowest = *range.first, spread = *range.second - lowest;
         // where squares underflow, costs no longer follow the shades: all shades equal, every edge is looked at
-        zoom = spread > 1e-140 ? 256 / spread : 0;
+        zoom = spread > 1e-140 ? kShades / spread : 0;
         const double nan = std::numeric_limits<double>::quiet_NaN();
         auto pad = [&](int64_t from, int64_t to) {
             std::fill(image.get() + from, image.get() + to, nan);
-            std::fill(shade.get() + from, shade.get() + to, static_cast<float>(nan));
+            std::fill(shade.get() + from, shade.get() + to, -kPadding);
         };
         pad(0, first);
         pad(last, length);
@@ -117,10 +123,10 @@ struct Grid {
                 for (int64_t y = 0; y < height; ++y) {
                     const double* source = values + (z * height + y) * width;
                     double* copied = image.get() + position(z, y, 0);
-                    float* shaded = shade.get() + position(z, y, 0);
+                    int32_t* shaded = shade.get() + position(z, y, 0);
                     for (int64_t x = 0; x < width; ++x) {
                         copied[x] = source[x];
-                        shaded[x] = static_cast<float>((source[x] - lowest) * zoom);
+                        shaded[x] = static_cast<int32_t>((source[x] - lowest) * zoom + 0.5);
                     }
                     pad(position(z, y, width), position(z, y + 1, 0));
                 }
