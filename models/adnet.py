@@ -21,7 +21,7 @@ class ADNet(FewShotMethod):
         channels: width of the features.
         threshold: initial value of t.
         background_weight: weight of background pixels in the query loss.
-        threshold_weight: factor of the loss t / 20 that pushes the threshold down (`t_loss_scaler` in the paper's code).
+        threshold_weight: factor of the loss t / 20 that pushes the threshold down (`t_loss_scaler`).
     """
 
     recipe = {
@@ -60,8 +60,8 @@ class ADNet(FewShotMethod):
         (support,), (query,) = support_features, query_features
         size = support_masks.shape[-2:]
         prototype = ops.masked_average(support, support_masks).mean(1, keepdim=True)
-        probability = self.foreground_probability(query, prototype)
-        logits = self.upsampled_logits(probability, size)
+        probability = ops.foreground_probability(query, prototype, self.threshold)
+        logits = ops.upsampled_logits(probability, size)
         if query_masks is None:
             return Output(logits)
         losses = {"query": ops.weighted_nll(logits, query_masks, self.background_weight)}
@@ -70,20 +70,11 @@ class ADNet(FewShotMethod):
         losses["threshold"] = self.threshold_weight * self.threshold.sum() / 20
         return Output(logits, losses)
 
-    def foreground_probability(self, features: Tensor, prototype: Tensor) -> Tensor:
-        """`(B, Q, C, h, w)` and `(B, 1, C)` -> `(B, Q, h, w)`: 1 - sigmoid(0.5 (A - t)), A = -20 cos."""
-        anomaly_score = -20 * ops.cosine_map(features.float(), prototype.float())
-        return 1 - torch.sigmoid(0.5 * (anomaly_score - self.threshold))
-
-    def upsampled_logits(self, probability: Tensor, size: tuple[int, int]) -> Tensor:
-        """Probabilities `(B, Q, h, w)` -> logits `(B, Q, 2, H, W)`: PROBABILITIES are resized, with align_corners True."""
-        return ops.log_probabilities(ops.resize(probability, size, align_corners=True))
-
     def alignment_loss(self, support: Tensor, support_masks: Tensor, query: Tensor, probability: Tensor) -> Tensor:
         """The predicted query segments its own support (spec 2.2); zero for episodes in which nothing is predicted."""
-        predicted = (probability.detach() > 0.5).to(query.dtype)
-        # all queries of an episode form one image here: (B, Q, C, h, w) -> (B, 1, C, Q h w)
-        prototype = ops.weighted_average(query.transpose(1, 2).flatten(2)[:, None], predicted.flatten(1)[:, None])
-        logits = self.upsampled_logits(self.foreground_probability(support, prototype), support_masks.shape[-2:])
+        predicted = probability.detach() > 0.5
+        prototype = ops.joint_masked_average(query, predicted)
+        aligned = ops.foreground_probability(support, prototype, self.threshold)
+        logits = ops.upsampled_logits(aligned, support_masks.shape[-2:])
         loss = ops.pixel_nll(logits, support_masks).mean(1)
         return torch.where(predicted.flatten(1).any(1), loss, 0.0).mean()

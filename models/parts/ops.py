@@ -3,6 +3,9 @@
 Axes as in util/episode.py: B episodes, S (or Q) images, C channels, `*` the spatial axes.
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +14,24 @@ EPSILON = torch.finfo(
     torch.float32
 ).eps  # lower clamp of probabilities before the logarithm, in all papers of the family
 IGNORE = 255  # value of query masks that no loss looks at
+
+
+def in_full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run `function` in float32 under autocast too: a sum over the pixels of an organ overflows float16.
+
+    Positional tensors of lower precision are converted; float64 stays.
+    """
+
+    @functools.wraps(function)
+    def wrapped(first: Tensor, *others, **options) -> Tensor:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(*map(_at_least_float32, (first, *others)), **options)
+
+    return wrapped
+
+
+def _at_least_float32(value):
+    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
@@ -25,25 +46,27 @@ def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
     return resized.reshape(*maps.shape[:-dims], *size)
 
 
-def resize_matrix(source: int, target: int, like: Tensor) -> Tensor:
-    """The linear map `(target, source)` that resizes one axis bilinearly with align_corners False."""
+def resize_matrix(source: int, target: int, like: Tensor, align_corners: bool = False) -> Tensor:
+    """The linear map `(target, source)` that resizes one axis bilinearly."""
     identity = torch.eye(source, device=like.device, dtype=like.dtype)
-    return F.interpolate(identity[None], size=target, mode="linear", align_corners=False)[0].T
+    return F.interpolate(identity[None], size=target, mode="linear", align_corners=align_corners)[0].T
 
 
-def pull_back(masks: Tensor, size: tuple[int, int]) -> Tensor:
+@in_full_precision
+def pull_back(masks: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Masks `(..., H, W)` pulled back to feature resolution `(..., h, w)` through the transposed resize.
 
     "Upsample the features to the mask, multiply, sum" is a linear form in the features; its weights at feature
     resolution are R_y^T M R_x. The same number (1e-7), without the map at image resolution.
     """
-    rows = resize_matrix(size[0], masks.shape[-2], masks)
-    columns = resize_matrix(size[1], masks.shape[-1], masks)
+    rows = resize_matrix(size[0], masks.shape[-2], masks, align_corners)
+    columns = resize_matrix(size[1], masks.shape[-1], masks, align_corners)
     return rows.T @ masks @ columns
 
 
+@in_full_precision
 def weighted_average(features: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
-    """`sum(F * w) / (sum(w) + 1e-5)` over the spatial axes: features `(B, S, C, *)`, weights `(B, S, *)` -> `(B, S, C)`.
+    """`sum(F * w) / (sum(w) + 1e-5)` over space: features `(B, S, C, *)`, weights `(B, S, *)` -> `(B, S, C)`.
 
     `total` replaces `sum(w)` in the denominator, for weights that were pulled back from another resolution.
     """
@@ -53,6 +76,7 @@ def weighted_average(features: Tensor, weights: Tensor, total: Tensor | None = N
     return sums / (total + 1e-5)[..., None]
 
 
+@in_full_precision
 def masked_average(features: Tensor, masks: Tensor) -> Tensor:
     """Masked average pooling at image resolution: features `(B, S, C, h, w)`, masks `(B, S, H, W)` -> `(B, S, C)`.
 
@@ -63,16 +87,46 @@ def masked_average(features: Tensor, masks: Tensor) -> Tensor:
     return weighted_average(features, pull_back(masks, features.shape[-2:]), total=masks.sum((-2, -1)))
 
 
+@in_full_precision
+def joint_masked_average(features: Tensor, masks: Tensor) -> Tensor:
+    """`masked_average` with all images of an episode as one: `(B, Q, C, h, w)`, `(B, Q, H, W)` -> `(B, 1, C)`.
+
+    The prototype of an alignment loss: a query in which nothing is predicted adds nothing.
+    """
+    masks = masks.to(features.dtype)
+    weights = pull_back(masks, features.shape[-2:]).flatten(1)[:, None]
+    return weighted_average(features.transpose(1, 2).flatten(2)[:, None], weights, total=masks.sum((1, 2, 3))[:, None])
+
+
+@in_full_precision
 def cosine_map(features: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine similarity of every feature with a prototype: `(..., C, *)` and `(..., C)` -> `(..., *)`; eps 1e-8."""
     dims = features.ndim - prototypes.ndim
     return F.cosine_similarity(features, prototypes.reshape(*prototypes.shape, *(1,) * dims), dim=-dims - 1, eps=1e-8)
 
 
+def foreground_probability(features: Tensor, prototypes: Tensor, thresholds: Tensor) -> Tensor:
+    """`sigmoid(10 cos + t / 2)`: features `(B, Q, C, *)`, prototypes `(B, 1|Q, C)` -> `(B, Q, *)`.
+
+    `thresholds` is one number, or `(B, 1|Q)`. The papers write 1 - sigmoid((A - t) / 2) with the anomaly score
+    A = -20 cos: larger t means more foreground, which begins at cos = -t / 20.
+    """
+    thresholds = thresholds.reshape(*thresholds.shape, *(1,) * (features.ndim - 3))
+    return torch.sigmoid(10 * cosine_map(features, prototypes) + _at_least_float32(thresholds) / 2)
+
+
 def log_probabilities(foreground: Tensor) -> Tensor:
     """Foreground probabilities `(B, Q, *)` -> logits `(B, Q, 2, *)`: logarithms of [1 - P, P], clamped by EPSILON."""
     both = torch.stack((1 - foreground, foreground), dim=2)
     return both.clamp(EPSILON, 1 - EPSILON).log()
+
+
+def upsampled_logits(foreground: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Foreground probabilities `(B, Q, *)` -> logits `(B, Q, 2, *)` at `size`.
+
+    The family resizes PROBABILITIES, with align_corners True, and takes logarithms afterwards.
+    """
+    return log_probabilities(resize(foreground, size, align_corners=True))
 
 
 def weighted_nll(log_probability: Tensor, masks: Tensor, background_weight: float) -> Tensor:

@@ -1,0 +1,61 @@
+"""What the Q-Net family (Q-Net, PAMI, RPT, GMRD) puts on its encoder: two scales of features and a threshold an image.
+
+spec/gmrd.md section 2. The encoder gives maps at strides 4 and 8 (layer3 and layer4 of the ResNet).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.parts.base import Features, reduction
+
+
+class DualScale(nn.Module):
+    """The two reductions and the threshold head; a method switches off what it gives no weight.
+
+    Args:
+        encoder: with two maps, shallow to deep.
+        channels: width of both reduced maps.
+        fine: reduce the shallow map (64 x 64 at image size 256).
+        coarse: reduce the deep map (32 x 32).
+        threshold: predict a threshold from the deep map.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        channels: int = 512,
+        fine: bool = True,
+        coarse: bool = True,
+        threshold: bool = True,
+    ) -> None:
+        super().__init__()
+        self.fine = reduction(encoder, 0, channels) if fine else None
+        self.coarse = reduction(encoder, 1, channels) if coarse else None
+        self.threshold = ThresholdHead(encoder.channels[1]) if threshold else None
+        for layer in (self.fine, self.coarse):
+            if isinstance(layer, nn.Conv2d):  # drawn like every convolution of the papers' encoder
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, maps: Features) -> Features:
+        """Encoder maps -> (fine `(N, C, h, w)`, coarse `(N, C, h / 2, w / 2)`, threshold `(N,)`), where switched on."""
+        shallow, deep = maps
+        parts = ((self.fine, shallow), (self.coarse, deep), (self.threshold, deep))
+        return tuple(part(encoded) for part, encoded in parts if part is not None)
+
+
+class ThresholdHead(nn.Module):
+    """Global average of the deepest map, then two linear layers without an activation between; always in float32.
+
+    The first layer is the ResNet's own classifier in the papers' code, which explains its width.
+    """
+
+    def __init__(self, channels: int, width: int = 1000) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(channels, width)
+        self.reduction = nn.Linear(width, 1)
+
+    def forward(self, deep: Tensor) -> Tensor:
+        """`(N, C, h, w)` -> one threshold an image, `(N,)`."""
+        with torch.autocast(deep.device.type, enabled=False):
+            return self.reduction(self.classifier(deep.float().mean((-2, -1))))[:, 0]
