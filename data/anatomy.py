@@ -49,9 +49,16 @@ class Ellipsoid:
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Signed distance `(M,)` in mm of points `(3, M)`, negative inside; right to first order at the surface."""
         radii = np.asarray(self.radii, np.float32)[:, None]
-        unit = self.turn.T @ (points - np.asarray(self.centre, np.float32)[:, None]) / radii
+        unit = _product(self.turn.T, points - np.asarray(self.centre, np.float32)[:, None]) / radii
         ratio = np.sqrt((unit**2).sum(0)) + 1e-6
         return ratio * (ratio - 1) / (np.sqrt(((unit / radii) ** 2).sum(0)) + 1e-6)
+
+
+def _product(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """`matrix @ points` for `(..., 3)` and `(3, M)`, without BLAS: its threads cost more than they bring for three
+    rows, and its rounding may depend on their number, while a scan must not.
+    """
+    return sum(matrix[..., axis, None] * points[axis] for axis in range(3))
 
 
 @dataclass(frozen=True)
@@ -344,7 +351,7 @@ def _distance(shape: Shape, points: np.ndarray, wall: np.ndarray, above: np.ndar
     if shape.diaphragm:
         distance = np.maximum(distance, -shape.diaphragm * above + 3)
     for *vector, phase in shape.waves:
-        distance += shape.wave / np.float32(1.7) * np.sin(np.array(vector) @ points + phase)
+        distance += shape.wave / np.float32(1.7) * np.sin(_product(np.array(vector), points) + phase)
     return distance
 
 
