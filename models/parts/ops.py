@@ -108,10 +108,11 @@ def cosine_map(features: Tensor, prototypes: Tensor) -> Tensor:
 def foreground_probability(features: Tensor, prototypes: Tensor, thresholds: Tensor) -> Tensor:
     """`sigmoid(10 cos + t / 2)`: features `(B, Q, C, *)`, prototypes `(B, 1|Q, C)` -> `(B, Q, *)`.
 
-    `thresholds` is one number, or `(B, 1|Q)`. The papers write 1 - sigmoid((A - t) / 2) with the anomaly score
-    A = -20 cos: larger t means more foreground, which begins at cos = -t / 20.
+    `thresholds` is one number, or `(B, 1|Q)`. Leading axes broadcast: `(B, 1, S, C, *)` with `(B, Q, 1, C)` shows every
+    query's prototype to every support. The papers write 1 - sigmoid((A - t) / 2) with the anomaly score A = -20 cos:
+    larger t means more foreground, which begins at cos = -t / 20.
     """
-    thresholds = thresholds.reshape(*thresholds.shape, *(1,) * (features.ndim - 3))
+    thresholds = thresholds.reshape(*thresholds.shape, *(1,) * (features.ndim - prototypes.ndim))
     return torch.sigmoid(10 * cosine_map(features, prototypes) + _at_least_float32(thresholds) / 2)
 
 
@@ -139,6 +140,12 @@ def weighted_nll(log_probability: Tensor, masks: Tensor, background_weight: floa
     weights = torch.where(target == 1, 1.0, background_weight) * (target != IGNORE)
     chosen = torch.where(target == 1, log_probability[:, :, 1], log_probability[:, :, 0])
     return -(weights * chosen).sum() / weights.sum().clamp(min=EPSILON)
+
+
+def episode_nll(log_probability: Tensor, masks: Tensor, background_weight: float) -> Tensor:
+    """`weighted_nll` of every episode on its own, `(B,)`: a batch then costs the mean of its episodes."""
+    loss = functools.partial(weighted_nll, background_weight=background_weight)
+    return torch.vmap(loss)(log_probability[:, None], masks[:, None])
 
 
 def pixel_nll(log_probability: Tensor, masks: Tensor) -> Tensor:
