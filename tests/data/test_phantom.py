@@ -16,14 +16,14 @@ from data.phantom import FIELD_OF_VIEW, MR_CONTRAST, Scan, main, phantom_scan, w
 from tests.conftest import ROOT
 from util.volume import read_volume
 
-SMALL = {"size": 64, "slices": 32}
+SMALL = {"size": 56, "slices": 32}
 TINY = {"size": 32, "slices": 4}
 MILLILITRES = {1: (900, 2400), 2: (80, 260), 3: (80, 260), 4: (50, 500)}
 
 
 @pytest.fixture(scope="module")
 def scans() -> list[Scan]:
-    return [phantom_scan(3, number, **SMALL) for number in range(1, 6)]
+    return [phantom_scan(3, number, **SMALL) for number in range(1, 5)]
 
 
 def positions(scan: Scan, organ: int) -> np.ndarray:
@@ -56,9 +56,9 @@ def test_a_scan_depends_on_nothing_but_seed_number_and_grid():
 
 def test_any_number_of_jobs_writes_the_same_files(tmp_path):
     for jobs in (1, 2):
-        write_scans(tmp_path / str(jobs), scans=3, seed=4, jobs=jobs, **TINY)
+        write_scans(tmp_path / str(jobs), scans=2, seed=4, jobs=jobs, **TINY)
     files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.nii.gz"))
-    assert len(files) == 6
+    assert len(files) == 4
     for file in files:
         one, two = (read_volume(tmp_path / jobs / file) for jobs in ("1", "2"))
         assert np.array_equal(one.array, two.array)
@@ -136,7 +136,7 @@ def test_intensity_alone_does_not_find_the_organs(scans):
 
 
 def test_the_brighter_of_spleen_and_kidney_changes_between_patients():
-    scans = [phantom_scan(6, number, size=48, slices=16) for number in range(12)]
+    scans = [phantom_scan(6, number, size=32, slices=16) for number in range(10)]
     order = {scan.image[scan.label == 4].mean() > scan.image[scan.label == 2].mean() for scan in scans}
     assert order == {True, False}
 
