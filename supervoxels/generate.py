@@ -13,7 +13,8 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,8 +79,8 @@ def generate(
         return {}
     jobs = worker_count([scans[number] for number in waiting], parameters, jobs, threads, max_memory)
     failures = {}
-    tasks = (joblib.delayed(generate_one)(scans[n], outputs[n], parameters, threads) for n in waiting)
-    with workers(backend, jobs, scheduler):
+    with workers(backend, jobs, scheduler) as work:
+        tasks = (joblib.delayed(work)(scans[n], outputs[n], parameters, threads) for n in waiting)
         # a generator: each result arrives when it is ready, which is what moves the bar
         results = joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks)
         for number, failure in zip(waiting, tqdm(results, total=len(waiting), unit="scan", disable=None), strict=True):
@@ -189,19 +190,43 @@ def voxel_count(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def workers(backend: str, jobs: int, scheduler: str | None) -> Iterator[None]:
-    """Choose who runs the tasks: processes or threads of this machine, or a Dask cluster."""
-    if backend != "dask":
-        with joblib.parallel_config(backend=backend, n_jobs=jobs):
-            yield
+def workers(backend: str, jobs: int, scheduler: str | None) -> Iterator[Callable]:
+    """Choose who runs the tasks: processes or threads of this machine, or a Dask cluster. Yields the task to run."""
+    if backend == "dask":
+        with dask_client(jobs, scheduler) as client, joblib.parallel_config(backend="dask", client=client):
+            yield generate_one
         return
+    with joblib.parallel_config(backend=backend, n_jobs=jobs):
+        if backend == "loky":
+            yield generate_one
+            return
+        places = threading.Semaphore(jobs)
+
+        def in_a_place(*arguments):
+            with places:
+                return generate_one(*arguments)
+
+        try:
+            yield in_a_place
+        except KeyboardInterrupt:
+            # Python must not end while a thread is inside the kernel or a writer: let them finish, and no other begin
+            for _ in range(jobs):
+                places.acquire()
+            raise
+
+
+def dask_client(jobs: int, scheduler: str | None):
+    """A client of the cluster at `scheduler`, or of a new one with `jobs` processes on this machine."""
     try:
         from distributed import Client
     except ImportError as error:
         raise UserError("--backend dask needs Dask: pip install distributed") from error
-    local = {} if scheduler else {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
-    with Client(scheduler, **local) as client, joblib.parallel_config(backend="dask", client=client):
-        yield
+    if scheduler is None:
+        return Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+    try:
+        return Client(scheduler, timeout=30)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--scheduler {scheduler}: cannot be reached ({error})") from error
 
 
 def from_data_set(name: str, data_root: Path) -> tuple[Path, Path, int]:

@@ -12,7 +12,7 @@ class Segmentation {
                  const double* weights, double k, int64_t min_size, int threads)
         : threads_(static_cast<int>(std::min<int64_t>(threads, depth * height))), k_(k), min_size_(min_size),
           grid_(image, depth, height, width, offsets, weights, threads_), label_(grid_.length), links_(grid_.length),
-          capacity_(std::max<size_t>(4096, depth * height * width / 6)) {}
+          capacity_(std::max<size_t>(4096, depth * height * width / 3)) {}
 
     void run(int32_t* result) {
         start();
@@ -41,10 +41,11 @@ class Segmentation {
 
     // The larger component keeps its root, so trees stay shallow and a component that is large keeps its label for good.
     int32_t join(int32_t a, int32_t b) {
-        if (links_[a] > links_[b]) std::swap(a, b);
-        links_[a] += links_[b];
-        links_[b] = a;
-        return a;
+        const int32_t voxels_a = links_[a], voxels_b = links_[b];
+        const int32_t root = voxels_a <= voxels_b ? a : b, child = voxels_a <= voxels_b ? b : a;
+        links_[child] = root;
+        links_[root] = voxels_a + voxels_b;
+        return root;
     }
 
     void update_labels(bool mark_large) {
@@ -211,11 +212,13 @@ class Segmentation {
             add_hits(open[i * open.size() / sampled], hits, sample);
         }
         const double expected = static_cast<double>(sample.edges.size()) * open.size() / sampled;
-        const double part = 0.75 * capacity_ / std::max(expected, 1.0);
+        const double part = 0.5 * capacity_ / std::max(expected, 1.0);
         if (part >= 1) return end;
         const auto middle = sample.edges.begin() + static_cast<int64_t>(part * sample.edges.size());
         std::nth_element(sample.edges.begin(), middle, sample.edges.end());
-        return low < *middle ? *middle : end;
+        // Whole numbers on a 0..255 range tie up to the last bits: the end had better not cut through such a group.
+        const Edge rounded{middle->cost * (1 + 1e-7), 0};
+        return std::min(low < rounded ? rounded : end, end);
     }
 
     // Fill `edges` with all open edges from `low` up to the returned end, which is `high` unless they are too many.

@@ -1,0 +1,291 @@
+"""Speed, memory, growth and quality of the supervoxels, as tables.
+
+    python benchmarks/supervoxels.py
+    python benchmarks/supervoxels.py --data data/CHAOST2/chaos_MR_T2_normalized --picture borders.png
+
+Without `--data` the volumes are synthetic. Every row is measured in a process of its own: wall and processor time are
+medians of `--repeats` calls, memory is the peak above what was resident before the first call (Linux only).
+"""
+
+import argparse
+import ctypes
+import multiprocessing
+import re
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+from skimage import segmentation
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from supervoxels import felzenszwalb, rescale, supervoxels
+from util.volume import read_volume
+
+SIZES = (1000, 2000, 5000)
+EPISODE_PIXELS = 200  # a training episode wants that many pixels in its first slice, and a neighbouring slice
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a volume comes from: a file, or the name and shape of a synthetic one."""
+
+    name: str
+    min_size: int
+    path: Path | None = None
+    kind: str = "body"
+    shape: tuple[int, int, int] = (0, 0, 0)
+    spacing: tuple[float, float, float] = (7.7, 1.25, 1.25)
+
+    def load(self):
+        """The volume on the 0..255 scale, and its spacing `(sz, sx, sy)`."""
+        if self.path is not None:
+            volume = read_volume(self.path)
+            x, y, z = volume.geometry.spacing
+            return rescale(volume.array), (z, x, y)
+        return {"body": body, "ramp": ramp}[self.kind](self.shape), self.spacing
+
+
+SYNTHETIC = (
+    Source("CMR-shaped", 1000, shape=(15, 256, 256), spacing=(7.99, 1.25, 1.25)),
+    Source("CHAOST2-shaped", 5000, shape=(36, 256, 256)),
+    Source("convex ramp", 5000, kind="ramp", shape=(45, 256, 256)),
+    Source("SABS-shaped", 5000, shape=(100, 256, 256), spacing=(3.0, 1.25, 1.25)),
+)
+
+
+def body(shape):
+    """A scan-like volume: air, a round trunk, smooth regions of different brightness, noise, 1000 whole levels."""
+    random = np.random.default_rng(0)
+    field = ndimage.gaussian_filter(random.standard_normal(shape), (2, 12, 12))
+    organs = np.digitize(field / field.std(), (-1, -0.3, 0.4, 1.1)) * 150.0 + 100
+    y, x = np.ogrid[-1 : 1 : shape[1] * 1j, -1 : 1 : shape[2] * 1j]
+    trunk = (y / 0.7) ** 2 + (x / 0.9) ** 2 < 1
+    texture = ndimage.gaussian_filter(random.standard_normal(shape), (0, 0.7, 0.7)) * 60
+    return rescale(np.round(np.clip((organs + texture) * trunk, 0, 1000)))
+
+
+def ramp(shape):
+    """Falls quadratically in raster order: union-find without path compression goes quadratic on it."""
+    return rescale(np.arange(np.prod(shape), dtype=float)[::-1].reshape(shape) ** 2)
+
+
+def fast(image, spacing, min_size, threads=1):
+    """The kernel of this project."""
+    return felzenszwalb(image, spacing=spacing, min_size=min_size, threads=threads)
+
+
+def fast_two_threads(image, spacing, min_size):
+    """The same on two cores."""
+    return fast(image, spacing, min_size, threads=2)
+
+
+def oracle(image, spacing, min_size):
+    """The sort of all edges, same labels."""
+    return felzenszwalb(image, spacing=spacing, min_size=min_size, kernel="oracle")
+
+
+def skimage_slices(image, _spacing, _min_size):
+    """2D superpixels, slice by slice, as SSL-ALPNet makes them."""
+    return np.stack([segmentation.felzenszwalb(plane, min_size=400, sigma=1) for plane in image])
+
+
+def skimage_slic(image, spacing, min_size):
+    """3D SLIC with as many clusters as minimum sizes fit."""
+    return segmentation.slic(image, n_segments=image.size // min_size, spacing=(spacing[0], spacing[2], spacing[1]),
+                             compactness=10, channel_axis=None)  # fmt: skip
+
+
+def itk_slic(image, _spacing, min_size):
+    """3D SLIC of SimpleITK on one thread, with a grid of the same cluster size."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    side = max(2, round((min_size / 4) ** 0.5))
+    scan = sitk.GetImageFromArray(image.astype(np.float32))
+    return sitk.GetArrayFromImage(sitk.SLIC(scan, superGridSize=[side, side, 4]))
+
+
+METHODS = {
+    "fast": fast, "fast-2-threads": fast_two_threads, "sort-all-edges": oracle, "skimage-2d-slices": skimage_slices,
+    "skimage-slic-3d": skimage_slic, "simpleitk-slic-3d": itk_slic,
+}  # fmt: skip
+
+
+def measure(source, method, repeats):
+    """Wall seconds, processor seconds and peak bytes of one method on one volume, in this process."""
+    image, spacing = source.load()
+    METHODS[method](image[:2, :16, :16], spacing, 20)  # imports and first-time work are not what is measured
+    before, wall, processor = forget_peak(), [], []
+    for _ in range(repeats):
+        begin, begin_processor = time.perf_counter(), time.process_time()
+        METHODS[method](image, spacing, source.min_size)
+        wall.append(time.perf_counter() - begin)
+        processor.append(time.process_time() - begin_processor)
+    peak = None if before is None else status("VmHWM") - before
+    return image.size, statistics.median(wall), statistics.median(processor), peak
+
+
+def status(key):
+    """A line of /proc/self/status in bytes."""
+    return 1024 * int(re.search(rf"^{key}:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
+
+
+def forget_peak():
+    """Start the peak memory anew and return what is resident now; None where the system cannot."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but not given back would hide what is used next
+        Path("/proc/self/clear_refs").write_text("5")
+        return status("VmRSS")
+    except (OSError, AttributeError):
+        return None
+
+
+def in_fresh_process(*arguments):
+    """`measure` where no earlier call has left memory behind."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments)
+
+
+def table(title, heads, rows):
+    """Print one Markdown table."""
+    print(f"\n{title}\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
+def speed_rows(sources, methods, repeats):
+    """One row a volume and method."""
+    for source in sources:
+        reference = None
+        for method in methods:
+            voxels, wall, processor, peak = in_fresh_process(source, method, repeats)
+            reference = reference or wall
+            memory = ("-", "-") if peak is None else (f"{peak / 2**20:.0f}", f"{peak / voxels:.0f}")
+            yield source.name, method, f"{wall:.3f}", f"{processor:.3f}", *memory, f"{wall / reference:.2f}"
+
+
+def growth_rows(repeats):
+    """Time per voxel as volumes grow."""
+    for kind in ("body", "ramp"):
+        for times in (1, 2, 4, 8):
+            source = Source(kind, 5000, kind=kind, shape=(12 * times, 256, 256))
+            voxels, wall, processor, _ = in_fresh_process(source, "fast", repeats)
+            yield kind, f"x{times}", voxels, f"{wall:.3f}", f"{processor:.3f}", f"{1e9 * processor / voxels:.0f}"
+
+
+def quality_rows(images):
+    """How good the supervoxels are as stand-ins for organs, averaged over the scans that show the organ."""
+    found = {}
+    for path in images:
+        label_path = path.with_name(path.name.replace("image_", "label_"))
+        if not label_path.exists():
+            continue
+        scan, organs = read_volume(path), read_volume(label_path).array.astype(np.int64)
+        x, y, z = scan.geometry.spacing
+        for min_size in SIZES:
+            made = supervoxels(scan.array, spacing=(z, x, y), min_size=min_size)
+            usable = episodes(made)
+            for organ, dice, error in organ_scores(made, organs):
+                found.setdefault((min_size, organ), []).append((dice, error, usable))
+    for (min_size, organ), scores in sorted(found.items()):
+        dice, error, usable = np.mean(scores, axis=0)
+        yield min_size, organ, len(scores), f"{dice:.3f}", f"{error:.3f}", f"{usable:.1f}"
+
+
+def organ_scores(made, organs):
+    """Yield (organ, best Dice of a single supervoxel, undersegmentation error) for every organ of a scan.
+
+    The error is the sum over supervoxels of min(inside, outside) voxels, relative to the organ: what a union of whole
+    supervoxels must get wrong (Neubert and Protzel 2012).
+    """
+    count = organs.max() + 1
+    overlap = np.bincount((made * count + organs).ravel(), minlength=(made.max() + 1) * count)
+    overlap = overlap.reshape(-1, count)
+    sizes = overlap.sum(1)
+    for organ in range(1, count):
+        inside, whole = overlap[:, organ], overlap[:, organ].sum()
+        if whole:
+            dice = 2 * inside[1:] / (sizes[1:] + whole)
+            yield organ, dice.max(initial=0), np.minimum(inside, sizes - inside).sum() / whole
+
+
+def episodes(made):
+    """Number of supervoxels that pass the test of an episode: 200 pixels in a slice, and some in the next."""
+    areas = np.stack([np.bincount(plane.ravel(), minlength=made.max() + 1)[1:] for plane in made])
+    return int(((areas[:-1] >= EPISODE_PIXELS) & (areas[1:] > 0)).any(0).sum())
+
+
+def picture(path, image_path):
+    """Draw the slice with most organs: the scan with supervoxel borders for every minimum size, and the organs."""
+    scan = read_volume(image_path)
+    label_path = image_path.with_name(image_path.name.replace("image_", "label_"))
+    organs = read_volume(label_path).array if label_path.exists() else np.zeros_like(scan.array)
+    counts = [(len(np.unique(plane)), (plane > 0).sum()) for plane in organs]
+    middle = max(range(len(organs)), key=counts.__getitem__) if organs.any() else len(organs) // 2
+    x, y, z = scan.geometry.spacing
+    plane = rescale(scan.array)[middle]
+    plane = plane / np.percentile(plane, 99.5)
+    panels = {f"minimum size {m}": supervoxels(scan.array, spacing=(z, x, y), min_size=m)[middle] for m in SIZES}
+    figure, axes = plt.subplots(1, len(panels) + 1, figsize=(5 * (len(panels) + 1), 5.3), layout="constrained")
+    for axis, (title, made) in zip(axes, panels.items(), strict=False):
+        axis.imshow(segmentation.mark_boundaries(np.clip(plane, 0, 1), made, color=(1, 0.85, 0), mode="inner"))
+        axis.set_title(title)
+    axes[-1].imshow(plane, cmap="gray", vmin=0, vmax=1)
+    axes[-1].imshow(
+        np.ma.masked_equal(organs[middle], 0), cmap="tab10", vmin=0, vmax=9, alpha=0.5, interpolation="none"
+    )
+    axes[-1].set_title(f"organs, {image_path.name}, slice {middle}")
+    for axis in axes:
+        axis.axis("off")
+    figure.savefig(path, dpi=80)
+    print(f"\n{path}: slice {middle} of {image_path.name}")
+
+
+def main():
+    """Run the parts asked for."""
+    about, examples = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(description=about, epilog=examples,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="folder of image_<N>.nii.gz, perhaps label_<N>.nii.gz"
+    )
+    parser.add_argument("--scans", type=int, default=4, help="real scans used for speed (default: 4); quality uses all")
+    parser.add_argument("--min-size", type=int, default=5000, help="for real scans (default: 5000)")
+    parser.add_argument("--repeats", type=int, default=3, help="calls a measurement (default: 3)")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD",
+                        help=f"which of: {', '.join(METHODS)}")  # fmt: skip
+    parser.add_argument("--parts", nargs="+", default=["speed", "growth", "quality"], metavar="PART",
+                        choices=["speed", "growth", "quality"], help="which of them (default: all)")  # fmt: skip
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="borders beside the organs; needs --data")
+    options = parser.parse_args()
+    images = []
+    if options.data:
+        images = sorted(options.data.glob("image_*.nii.gz"), key=lambda path: int(path.name[6:-7]))
+        if not images:
+            parser.error(f"--data {options.data}: no image_<N>.nii.gz in this folder")
+    real = [Source(path.name[:-7], options.min_size, path) for path in images[: options.scans]]
+    if "speed" in options.parts:
+        heads = ("volume", "method", "wall s", "processor s", "peak MiB", "bytes/voxel", "time / first")
+        table("Speed and memory", heads, speed_rows([*SYNTHETIC, *real], options.methods, options.repeats))
+    if "growth" in options.parts:
+        heads = ("volume", "size", "voxels", "wall s", "processor s", "ns/voxel")
+        table("Growth, one thread", heads, growth_rows(options.repeats))
+    if "quality" in options.parts and images:
+        heads = ("min_size", "organ", "scans", "best Dice", "undersegmentation error", "supervoxels fit for episodes")
+        table("Quality as pseudo-labels", heads, quality_rows(images))
+    if options.picture:
+        if not images:
+            parser.error("--picture needs --data")
+        picture(options.picture, images[0])
+
+
+if __name__ == "__main__":
+    main()
