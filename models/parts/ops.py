@@ -101,8 +101,11 @@ def joint_masked_average(features: Tensor, masks: Tensor) -> Tensor:
 @in_full_precision
 def cosine_map(features: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine similarity of every feature with a prototype: `(..., C, *)` and `(..., C)` -> `(..., *)`; eps 1e-8."""
-    dims = features.ndim - prototypes.ndim
-    return F.cosine_similarity(features, prototypes.reshape(*prototypes.shape, *(1,) * dims), dim=-dims - 1, eps=1e-8)
+    flat = features.flatten(prototypes.ndim)
+    products = torch.einsum("...cn,...c->...n", flat, prototypes)
+    norms = torch.linalg.vector_norm(flat, dim=-2).clamp(min=1e-8)
+    cosine = products / norms / torch.linalg.vector_norm(prototypes, dim=-1, keepdim=True).clamp(min=1e-8)
+    return cosine.unflatten(-1, features.shape[prototypes.ndim :])
 
 
 def foreground_probability(features: Tensor, prototypes: Tensor, thresholds: Tensor) -> Tensor:
