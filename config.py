@@ -4,7 +4,6 @@
 train.steps=1000` changes values. Below the line at the end of the options stands the little that Sacred needs.
 """
 
-import difflib
 import json
 import os
 import sys
@@ -17,11 +16,11 @@ warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacr
 import torch
 from sacred import SETTINGS, Experiment
 from sacred.observers import FileStorageObserver
-from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt, recursive_update
+from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt
 
 import models
 from models.parts import encoders
-from util import checkpoints, runs
+from util import settings
 from util.dataset import Dataset
 from util.errors import UserError
 
@@ -94,6 +93,19 @@ CHOICES = {
     "episode.size_of": ("first", "larger"),
     "train.precision": ("float32", "bfloat16", "float16"),
 }
+MINIMA = {
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.decay_every": 1,
+    "train.save_every": 1,
+    "train.log_every": 1,
+    "episode.min_size": 1,
+    "test.parts": 1,
+    "test.batch_size": 1,
+    "seed": 0,
+    "threads": 0,
+    "workers": 0,
+}
 
 
 def options():
@@ -118,6 +130,7 @@ def options():
         "decay": 0.95,  # the learning rate is multiplied by this ...
         "decay_every": 1000,  # ... every so many steps
         "precision": "float32",  # bfloat16, float16: mixed precision on a GPU
+        "frozen_norm": False,  # batch norms of the encoder keep their pretrained statistics (the papers train them)
         "save_every": 1000,  # steps between checkpoints
         "log_every": 10,  # steps between rows of metrics.csv
         **models.recipe(method, dataset, "train"),
@@ -183,17 +196,18 @@ class CommandLine(Experiment):
 
     def _create_run(self, *args, **kwargs):
         run = super()._create_run(*args, **kwargs)
-        _check_types(run.config_modifications.typechanged)
-        _check_choices(run.config)
+        settings.check_types(run.config_modifications.typechanged)
+        settings.check_values(run.config, CHOICES, MINIMA)
+        run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
         return run
 
     def run(self, command_name=None, config_updates=None, *args, **kwargs):
         """Run a command; everything a user can put right is raised as one line."""
         try:
-            config_updates = _with_resumed(config_updates or {})
+            config_updates = settings.with_resumed(config_updates or {})
             return super().run(command_name, config_updates, *args, **kwargs)
         except ConfigAddedError as error:
-            raise _Error(_unknown_key(*error.__conflicting_configs__, error.__config__)) from error
+            raise _Error(settings.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
         except UserError as error:
             raise _Error(str(error)) from error
         except (Interrupted, KeyboardInterrupt) as error:
@@ -204,8 +218,8 @@ class CommandLine(Experiment):
         """One numbered folder a run; under torchrun only the first process writes."""
         if command == self.default_command and int(os.environ.get("RANK", 0)) == 0:
             folder = Path(config["runs"]) / f"{config['method']}_{config['dataset']}_fold{config['fold']}"
-            _require_writable(folder)
-            self.observers.append(FileStorageObserver(folder, copy_sources=False))
+            settings.require_writable(folder)
+            self.observers[:] = [FileStorageObserver(folder, copy_sources=False)]
 
 
 def plain(config: Mapping) -> dict:
@@ -230,62 +244,3 @@ def prepare_device(config: dict) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name}: not available here ({str(error).splitlines()[0]}); try device=cpu") from error
     return device
-
-
-def resumed_checkpoint(resume: str) -> Path:
-    """The checkpoint behind `resume=`: a run's folder stands for its last one.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(resume)
-    found = runs.latest_checkpoint(path) if path.is_dir() else path
-    if found is None:
-        raise UserError(
-            f"resume={resume}: this folder holds no checkpoint; name a folder such as runs/adnet_CMR_fold0/1"
-        )
-    return found
-
-
-def _with_resumed(updates: dict) -> dict:
-    """A resumed run starts from the configuration it had; the command line still wins."""
-    if not updates.get("resume"):
-        return updates
-    saved = checkpoints.load_checkpoint(resumed_checkpoint(str(updates["resume"])))["config"]
-    return recursive_update(saved, updates)
-
-
-def _check_types(changed: dict) -> None:
-    for key, (expected, given) in changed.items():
-        if (expected, given) not in ((float, int), (tuple, list)):
-            raise UserError(f"{key}: expects a value of type {expected.__name__}, got {given.__name__}")
-
-
-def _check_choices(config: dict) -> None:
-    for key, choices in CHOICES.items():
-        value = config
-        for part in key.split("."):
-            value = value[part]
-        if value not in choices:
-            raise UserError(f"{key}={value}: choose one of {', '.join(map(str, choices))}")
-
-
-def _unknown_key(key: str, config: dict) -> str:
-    known = [
-        *config,
-        *(f"{name}.{inner}" for name, value in config.items() if isinstance(value, dict) for inner in value),
-    ]
-    close = [name for name in difflib.get_close_matches(key, known, n=2) if name != key]
-    return f"{key}: no such key{'; did you mean ' + ' or '.join(close) + '?' if close else ''}; print_config shows all"
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe_{os.getpid()}"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{folder}: results cannot be written there ({error.strerror}); choose another folder with runs=..."
-        ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as distributed
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import config as tables
@@ -24,6 +24,7 @@ from util.dataset import choose_fold, require_scans
 from util.episode import Episode
 from util.errors import UserError
 from util.losses_log import LossesLog
+from util.settings import resumed_checkpoint
 
 log = logging.getLogger("training")
 experiment = tables.CommandLine("training")
@@ -38,7 +39,7 @@ def train(_run) -> float:
     folder = Path(_run.observers[0].dir) if _run.observers else None
     trainer = Trainer(config, folder, device, rank, ranks)
     if config["resume"]:
-        trainer.restore(tables.resumed_checkpoint(config["resume"]))
+        trainer.restore(resumed_checkpoint(config["resume"]))
         _run.info["resumed_from"] = config["resume"]
     with _stop_signals() as stop:
         return trainer.run(stop, _run.log_scalar)
@@ -64,10 +65,12 @@ class Trainer:
             config["method"],
             config["model"],
             encoder=config["encoder"],
-            weights=config["weights"],
+            weights=None if config["resume"] else config["weights"],
             stride=config["stride"],
         )
         self.method.to(device, memory_format=torch.channels_last).train()
+        if self.options["frozen_norm"]:
+            freeze_batch_norms(self.method.encoder)
         torch.manual_seed(config["seed"] + rank)  # dropout, different on every rank
         self.optimiser = torch.optim.SGD(
             self.method.parameters(),
@@ -94,7 +97,14 @@ class Trainer:
         """
         steps, every = self.options["steps"], self.options["save_every"]
         losses_log = LossesLog(self.folder and self.folder / "metrics.csv", self.options["log_every"], log_scalar)
-        bar = tqdm(self._batches(), initial=self.step, total=steps, unit="step", mininterval=0.5, disable=self.rank > 0)
+        bar = tqdm(
+            self._batches(),
+            initial=self.step,
+            total=steps,
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file wants a line now and then, not a film
+            disable=self.rank > 0,
+        )
         for episode in bar:
             losses = self.train_step(episode.to(self.device))
             self.step += 1
@@ -166,17 +176,16 @@ class Trainer:
         """Go on from a checkpoint: weights, optimiser, step and random states.
 
         Raises:
-            UserError: the checkpoint is of another method or encoder, or was trained on other scans.
+            UserError: it was trained on other scans, has all its steps already, or does not fit the method.
         """
         content = checkpoints.load_checkpoint(path)
-        for key, own in (("method", self.config["method"]), ("encoder", self.config["encoder"])):
-            if content[key] != own:
-                raise UserError(f"{path}: has {key}={content[key]}, this run has {key}={own}; they must agree")
         if content["training_scans"] != [scan.number for scan in self.scans]:
             raise UserError(
                 f"{path}: was trained on scans {content['training_scans']}, this run trains on others; "
                 "resume with the same dataset and fold"
             )
+        if content["step"] >= self.options["steps"]:
+            raise UserError(f"{path}: has {content['step']} steps already; to go on, ask for more with train.steps=")
         checkpoints.load_weights(self.method, content, path)
         self.optimiser.load_state_dict(content["optimiser"])
         self.step = content["step"]
@@ -206,6 +215,13 @@ class Trainer:
         flag = torch.tensor(float(stop), device=self.device)
         distributed.all_reduce(flag)
         return flag.item() > 0
+
+
+def freeze_batch_norms(module: nn.Module) -> None:
+    """Keep the running statistics of pretrained weights: two images are few to estimate them from."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
 
 
 def training_scans(config: dict) -> list[Scan]:

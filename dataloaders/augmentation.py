@@ -33,7 +33,7 @@ class Warp:
         shift: `(x, y)` in pixels.
         shear: degrees.
         zoom: isotropic factor about the centre.
-        noise: `(2, H, W)` uniform in [0, 1): raw noise of the displacement of columns, then rows; None = no elastic part.
+        noise: `(2, H, W)` uniform in [0, 1), the raw displacement of columns, then rows; None = no elastic part.
         elastic: factor of the smoothed noise.
     """
 

@@ -6,6 +6,7 @@ neighbouring folds share a scan, the support is a position in the sorted test sc
 organ are never looked at.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -29,7 +30,7 @@ def legacy_fold(fold: Fold, support_index: int) -> Fold:
 
 
 def fractions(parts: int) -> list[float]:
-    """Relative positions of the support slices. In this operation order: the shorter 1/(2n) + k/n rounds differently."""
+    """Relative positions of the support slices, in this order of operations: 1/(2n) + k/n rounds differently."""
     if parts == 1:
         return [0.5]
     return [1 / (2 * parts) + k * ((1 - 1 / parts) / (parts - 1)) for k in range(parts)]
@@ -97,7 +98,7 @@ def _tasks(fold, organs, labels, match, parts, whole_volume) -> Iterator[Task]:
 
 
 def assign_chunks(extent: np.ndarray, depth: int, parts: int) -> np.ndarray:
-    """Chunk `(D,)` of every slice: those of the extent by its borders, the others by the nearest slice below (or above)."""
+    """Chunk `(D,)` of every slice: in the extent by its borders, elsewhere that of the nearest one below (or above)."""
     position = np.searchsorted(extent, np.arange(depth), side="right") - 1
     borders = chunk_borders(len(extent), parts)
     return np.searchsorted(borders, position.clip(min=0), side="right") - 1
@@ -109,7 +110,7 @@ def _slices_showing(label: np.ndarray, identifier: int) -> np.ndarray:
 
 def _kept_chunks(extent: np.ndarray, parts: int) -> list[tuple[int, ...]]:
     borders = chunk_borders(len(extent), parts)
-    return [tuple(extent[a:b].tolist()) for a, b in zip(borders[:-1], borders[1:], strict=True)]
+    return [tuple(extent[a:b].tolist()) for a, b in itertools.pairwise(borders)]
 
 
 def _all_chunks(chunk_of: np.ndarray, parts: int) -> Sequence[tuple[int, ...]]:

@@ -18,7 +18,7 @@ ALLOWED = {
 
 
 def imported(file) -> set[str]:
-    """Top-level names of all imports at module level of a file (a lazy import in a function is a command's business)."""
+    """Top-level names of the imports at module level (a lazy import in a function is a command's business)."""
     tree = ast.parse(file.read_text())
     names = set()
     for node in tree.body:

@@ -33,4 +33,5 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             "check that the folder is writable and the disk is not full"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
+            temporary.unlink(missing_ok=True)

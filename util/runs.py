@@ -30,5 +30,9 @@ def newest_finished(folder: Path) -> Path:
     for run in trained:
         if status(run) == "COMPLETED":
             return latest_checkpoint(run)
-    hint = f"; {trained[0]} has not finished: resume={trained[0]}, or test.checkpoint={latest_checkpoint(trained[0])}"
-    raise UserError(f"{folder}: no finished training run{hint if trained else '; train first (script/train_*.sh)'}")
+    if not trained:
+        raise UserError(f"{folder}: no finished training run; train first (script/train_*.sh)")
+    raise UserError(
+        f"{folder}: no training run has finished; go on with resume={trained[0]}, or test what is there with "
+        f"test.checkpoint={latest_checkpoint(trained[0])}"
+    )

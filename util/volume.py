@@ -8,8 +8,11 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from util.errors import UserError
 from util.files import whole_file
@@ -49,35 +52,36 @@ def read_volume(path: str | Path) -> Volume:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        image = sitk.ReadImage(str(path))
-        _check_complete(path, image)
-    except (RuntimeError, EOFError, OSError, zlib.error) as error:
+        header = sitk.ImageFileReader()
+        header.SetFileName(str(path))
+        header.ReadImageInformation()
+        array = _nifti_voxels(path) if path.name.endswith((".nii", ".nii.gz")) else _other_voxels(path)
+    except (RuntimeError, EOFError, OSError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise UserError(
             f"{path}: cannot be read, the file is damaged, cut short or not an image; fetch or write it again"
         ) from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(
-            f"{path}: a 3D volume is expected, this one has size {image.GetSize()} and "
-            f"{image.GetNumberOfComponentsPerPixel()} value(s) a voxel"
-        )
-    array = sitk.GetArrayFromImage(image)
+    if array.ndim != 3 or header.GetNumberOfComponents() != 1:
+        raise UserError(f"{path}: a 3D volume with one value a voxel is expected, this one has size {header.GetSize()}")
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
         raise UserError(f"{path}: {count} voxel(s) are NaN or infinite; repair the scan before using it")
-    return Volume(array, Geometry(decimal_spacing(image.GetSpacing()), image.GetOrigin(), image.GetDirection()))
+    return Volume(array, Geometry(decimal_spacing(header.GetSpacing()), header.GetOrigin(), header.GetDirection()))
 
 
-def _check_complete(path: Path, image: sitk.Image) -> None:
-    """ITK fills the missing part of a cut NIfTI file with zeros and says nothing: count the bytes ourselves."""
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rb") as stream:
-        found = sum(len(block) for block in iter(lambda: stream.read(1 << 22), b""))
-    voxel_bytes = int(image.GetMetaData("bitpix")) // 8
-    expected = int(float(image.GetMetaData("vox_offset"))) + voxel_bytes * image.GetNumberOfPixels()
-    if found < expected:
-        raise EOFError(f"{found} bytes where {expected} are expected")
+def _nifti_voxels(path: Path) -> np.ndarray:
+    """Voxels `(D, H, W)` exactly as stored.
+
+    nibabel and not ITK: ITK's reader fills the missing part of a cut file with zeros and turns NaN into 0, silently.
+    """
+    if path.name.endswith(".gz"):
+        with gzip.open(path) as stream:  # to the very end, where the length and the checksum stand
+            while stream.read(1 << 22):
+                pass
+    return np.ascontiguousarray(np.asanyarray(nibabel.load(path).dataobj).T)
+
+
+def _other_voxels(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
 def decimal_spacing(spacing: tuple[float, ...]) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """Encoders by name, and their pretrained weights.
 
-An encoder has `dims`, `channels` and `strides` (one entry a map, shallow to deep) and maps images `(N, 1, *)` to a tuple
-of maps. Weights are loaded strictly: a file that does not fit is an error, never skipped.
+An encoder has `dims`, `channels` and `strides` (one entry a map, shallow to deep) and takes images `(N, 1, *)` to a
+tuple of maps. Weights are loaded strictly: a file that does not fit is an error, never skipped.
 """
 
 import logging

@@ -19,13 +19,14 @@ IGNORE = 255  # value of query masks that no loss looks at
 def in_full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Run `function` in float32 under autocast too: a sum over the pixels of an organ overflows float16.
 
-    Positional tensors of lower precision are converted; float64 stays.
+    Positional tensors of lower precision are converted; float64 stays. Methods can be decorated too.
     """
 
     @functools.wraps(function)
-    def wrapped(first: Tensor, *others, **options) -> Tensor:
-        with torch.autocast(first.device.type, enabled=False):
-            return function(*map(_at_least_float32, (first, *others)), **options)
+    def wrapped(*arguments, **options) -> Tensor:
+        device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
+        with torch.autocast(device.type, enabled=False):
+            return function(*map(_at_least_float32, arguments), **options)
 
     return wrapped
 
@@ -88,14 +89,24 @@ def masked_average(features: Tensor, masks: Tensor) -> Tensor:
 
 
 @in_full_precision
-def joint_masked_average(features: Tensor, masks: Tensor) -> Tensor:
+def joint_masked_average(features: Tensor, masks: Tensor, align_corners: bool = False) -> Tensor:
     """`masked_average` with all images of an episode as one: `(B, Q, C, h, w)`, `(B, Q, H, W)` -> `(B, 1, C)`.
 
     The prototype of an alignment loss: a query in which nothing is predicted adds nothing.
     """
     masks = masks.to(features.dtype)
-    weights = pull_back(masks, features.shape[-2:]).flatten(1)[:, None]
+    weights = pull_back(masks, features.shape[-2:], align_corners).flatten(1)[:, None]
     return weighted_average(features.transpose(1, 2).flatten(2)[:, None], weights, total=masks.sum((1, 2, 3))[:, None])
+
+
+def dilate(masks: Tensor, radius: int) -> Tensor:
+    """Masks `(B, S, H, W)` dilated by a square of side 2 radius + 1; `radius` dilations by 3 x 3 are the same."""
+    return F.max_pool2d(masks, kernel_size=2 * radius + 1, stride=1, padding=radius)
+
+
+def erode(masks: Tensor, radius: int) -> Tensor:
+    """Masks `(B, S, H, W)` eroded by a square of side 2 radius + 1; what lies outside the image does not erode."""
+    return 1 - dilate(1 - masks, radius)
 
 
 @in_full_precision
@@ -112,11 +123,11 @@ def foreground_probability(features: Tensor, prototypes: Tensor, thresholds: Ten
     """`sigmoid(10 cos + t / 2)`: features `(B, Q, C, *)`, prototypes `(B, 1|Q, C)` -> `(B, Q, *)`.
 
     `thresholds` is one number, or `(B, 1|Q)`. Leading axes broadcast: `(B, 1, S, C, *)` with `(B, Q, 1, C)` shows every
-    query's prototype to every support. The papers write 1 - sigmoid((A - t) / 2) with the anomaly score A = -20 cos:
-    larger t means more foreground, which begins at cos = -t / 20.
+    query's prototype to every support. Larger t means more foreground, which begins at cos = -t / 20. Written like the
+    papers' 1 - sigmoid((A - t) / 2), A = -20 cos, because RPT takes the logarithm of differences as small as its rounding.
     """
     thresholds = thresholds.reshape(*thresholds.shape, *(1,) * (features.ndim - prototypes.ndim))
-    return torch.sigmoid(10 * cosine_map(features, prototypes) + _at_least_float32(thresholds) / 2)
+    return 1 - torch.sigmoid(-10 * cosine_map(features, prototypes) - _at_least_float32(thresholds) / 2)
 
 
 def log_probabilities(foreground: Tensor) -> Tensor:

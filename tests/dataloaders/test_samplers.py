@@ -1,0 +1,105 @@
+"""The sampler's table has the distribution that the papers' rejection loops produce."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dataloaders.samplers import NeighboursSampler, excluded_slices, slice_areas
+from util.errors import UserError
+
+
+def volume(seed: int, depth: int = 9) -> np.ndarray:
+    """Random ids 0 to 4 in columns that are interrupted now and then, with areas around the limit."""
+    generator = np.random.default_rng(seed)
+    ids = np.zeros((depth, 12, 12), dtype=np.int32)
+    for segment in range(1, 5):
+        for z in np.flatnonzero(generator.random(depth) < 0.7):
+            ids[z, 3 * (segment - 1) : 3 * segment, : generator.integers(1, 12)] = segment
+    return ids
+
+
+def published_draw(volumes, generator, min_size, size_of, runs) -> tuple:
+    """The papers' loops, word for word: draw, and start again until accepted."""
+    while True:
+        scan = generator.integers(len(volumes))
+        ids = volumes[scan]
+        segments = [s for s in np.unique(ids) if s]
+        while True:
+            segment = generator.choice(segments)
+            slices = np.flatnonzero((ids == segment).any((1, 2)))
+            if len(slices) < 2:
+                continue
+            groups = [slices]
+            if runs:
+                groups = np.split(slices, np.flatnonzero(np.diff(slices) > 1) + 1)
+                groups = [group for group in groups if len(group) > 1]
+                if not groups:
+                    break  # a new scan
+            group = groups[generator.integers(len(groups))]
+            start = generator.integers(len(group) - 1)
+            pair = group[start], group[start + 1]
+            areas = [(ids[z] == segment).sum() for z in pair]
+            if (areas[0] if size_of == "first" else max(areas)) >= min_size:
+                return scan, segment, *pair
+
+
+@pytest.mark.parametrize(("size_of", "runs"), [("first", False), ("larger", True)])
+def test_distribution_is_the_published_one(size_of, runs):
+    volumes = [volume(1), volume(4), volume(7, depth=5)]
+    sampler = NeighboursSampler(volumes, min_size=12, size_of=size_of, runs=runs)
+    generator = np.random.default_rng(0)
+    draws = 20_000
+    published = Counter(tuple(map(int, published_draw(volumes, generator, 12, size_of, runs))) for _ in range(draws))
+    choices = [sampler.draw(generator) for _ in range(draws)]
+    ours = Counter((c.scan, c.segment, *sorted((c.support_slice, c.query_slice))) for c in choices)
+    assert ours.keys() == published.keys()
+    for key, count in published.items():  # five standard deviations of the difference of two counts
+        assert abs(ours[key] - count) < 5 * np.sqrt(2 * max(count, 10)), key
+
+
+def test_a_fair_coin_reverses_the_pair():
+    sampler = NeighboursSampler([volume(1)], min_size=12)
+    generator = np.random.default_rng(0)
+    reversed_pairs = sum((c := sampler.draw(generator)).support_slice > c.query_slice for _ in range(2000))
+    assert 900 < reversed_pairs < 1100
+
+
+def test_scans_without_a_pair_are_never_drawn_and_no_pair_at_all_is_an_error():
+    empty = np.zeros((4, 12, 12), dtype=np.int32)
+    sampler = NeighboursSampler([empty, volume(1)], min_size=12)
+    assert {sampler.draw(np.random.default_rng(seed)).scan for seed in range(50)} == {1}
+    with pytest.raises(UserError, match=r"episode\.min_size=12"):
+        NeighboursSampler([empty], min_size=12)
+
+
+def test_excluded_slices_are_never_drawn():
+    excluded = np.arange(9) < 4
+    sampler = NeighboursSampler([volume(1)], min_size=1, excluded=[excluded])
+    assert sampler.table[:, 2:].min() >= 4
+
+
+def test_areas():
+    ids = volume(3)
+    areas = slice_areas(ids)
+    for segment in range(areas.shape[0]):
+        assert np.array_equal(areas[segment], (ids == segment).sum((1, 2)))
+
+
+def test_exclusion_counts_of_the_real_scans(chaost2):
+    """spec training_protocol 7: slices that setting 2 removes from the 718 of CHAOST2."""
+    import config
+    from dataloaders.scans import read_scans
+
+    dataset, root = config.DATASETS["CHAOST2"], chaost2.parent
+    labels = [scan.label for scan in read_scans(dataset, root, dataset.scans(root))]
+    assert sum(len(label) for label in labels) == 718
+    for organs, rule, expected in [
+        ((1, 2, 3, 4), "all", 88),
+        ((1, 2, 3, 4), "any", 558),
+        ((2, 3), "all", 261),
+        ((2, 3), "any", 324),
+        ((1, 4), "all", 272),
+        ((1, 4), "any", 463),
+    ]:
+        assert sum(int(excluded_slices(label, organs, rule).sum()) for label in labels) == expected

@@ -1,0 +1,80 @@
+"""The command line's mistakes are errors in one sentence."""
+
+import pytest
+
+import config
+from tests.commands import refused, train
+from util.dataset import choose_fold
+from util.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("update", "expected"),
+    [
+        ("trian.steps=3", "trian.steps: no such key"),
+        ("train.stepz=3", "did you mean train.steps"),
+        ("model.chanels=3", "did you mean model.channels"),
+        ("train.steps=many", "train.steps: expects a value of type int, got str"),
+        ("train.steps=2.5", "train.steps: expects a value of type int, got float"),
+        ("train.steps=True", "train.steps: expects a value of type int, got bool"),
+        ("fold=first", "fold: expects a value of type int"),
+        ("model=5", "model: expects a value of type dict"),
+        ("method=nonsense", "method=nonsense: unknown; choose one of"),
+        ("encoder=vgg", "encoder=vgg: unknown; choose one of"),
+        ("dataset=NOWHERE", "dataset=NOWHERE: choose one of"),
+        ("protocol=easy", "protocol=easy: choose one of strict, legacy"),
+        ("setting=3", "setting=3: choose one of 1, 2"),
+        ("test.match=best", "test.match=best: choose one of"),
+        ("fold=99", "fold=99: FOLDS['PHANTOM'] in config.py has folds 0 to 3"),
+        ("fold=-1", "fold=-1: FOLDS['PHANTOM']"),
+        ("weights=nowhere.pth", "weights=nowhere.pth: no such file"),
+        ("weights=coco", "there are no coco weights for efficientnet_lite0"),
+        ("train.steps=0", "train.steps=0: must be at least 1"),
+        ("train.batch_size=-1", "train.batch_size=-1: must be at least 1"),
+        ("workers=-1", "workers=-1: must be at least 0"),
+        ("stride=5", "stride"),
+    ],
+)
+def test_mistakes(tiny, tmp_path, capsys, update, expected):
+    line = refused(capsys, train, f"data_root={tiny}", f"runs={tmp_path}", update)
+    assert expected in line
+
+
+def test_print_config_shows_what_would_run_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    import training
+
+    monkeypatch.chdir(tmp_path)
+    training.experiment.run_commandline(["training.py", "print_config", "with", "dataset=CMR", "train.steps=7"])
+    printed = capsys.readouterr().out
+    assert "threshold_weight" in printed and "steps = " in printed and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (dict(support=1, query=[1, 2]), "cannot be support and query at once"),
+        (dict(support=1, query=[2, 2]), "no query stands twice"),
+        (dict(support=1, query=[]), "a list of at least one"),
+        (dict(support=[1], query=[2]), "support is one scan number"),
+        (dict(support=1), r"write dict\(support=8"),
+        (dict(support=1, query=[2], train=[3]), r"write dict\(support=8"),
+    ],
+)
+def test_malformed_folds(line, expected):
+    with pytest.raises(UserError, match=expected):
+        choose_fold({"SET": [line]}, "SET", 0)
+
+
+def test_a_new_fold_is_one_line():
+    fold = choose_fold({"SET": [dict(support=4, query=[2, 9])]}, "SET", 0)
+    assert fold.training([1, 2, 3, 4, 9]) == [1, 3]
+
+
+def test_every_method_has_a_printable_configuration():
+    import models
+
+    for method in models.names():
+        experiment = config.CommandLine("probe")
+        experiment.main(lambda: None)
+        run = experiment._create_run(config_updates={"method": method})
+        assert run.config["model"] == config.plain(models.defaults(method))

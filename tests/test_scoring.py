@@ -1,0 +1,127 @@
+"""test.py as a user runs it: scores, predictions on the scan's grid, pictures, refusals."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from tests.commands import only_run, refused, score, train
+from util import checkpoints, runs
+from util.metrics import overlap
+from util.volume import read_volume
+
+ORGANS = {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    """Folder `runs` with one finished training of 3 steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(f"data_root={tiny}", f"runs={folder}")
+    return folder
+
+
+def rows_of(run) -> list[dict[str, str]]:
+    with (run / "scores.csv").open() as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.mark.parametrize("protocol", ["strict", "legacy"])
+@pytest.mark.parametrize("match", ["parts", "whole"])
+def test_scores_are_those_of_the_saved_predictions(tiny, trained, capsys, protocol, match):
+    score(f"data_root={tiny}", f"runs={trained}", f"protocol={protocol}", f"test.match={match}")
+    printed = capsys.readouterr().out
+    run = max((trained / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name))
+    rows = rows_of(run)
+    assert {(row["organ"], row["scan"]) for row in rows} == {(o, str(s)) for o in ORGANS for s in (1, 2, 3)}
+    assert all(organ in printed for organ in ORGANS) and "mean" in printed
+    for row in rows:
+        assert (row["protocol"], row["match"], row["support"]) == (protocol, match, "4")
+        truth = read_volume(tiny / f"PHANTOM/phantom_MR_normalized/label_{row['scan']}.nii.gz")
+        prediction = read_volume(run / f"predictions/{row['organ'].replace(' ', '_')}_{row['scan']}.nii.gz")
+        assert prediction.geometry.matches(truth.geometry)
+        organ, mask = truth.array == ORGANS[row["organ"]], prediction.array == 1
+        shown = organ.any((1, 2))
+        counted = shown if match == "parts" else np.ones_like(shown)
+        dice, iou = overlap(mask[counted], organ[counted])
+        assert float(row["dice"]) == pytest.approx(dice, abs=1e-6)
+        assert float(row["iou"]) == pytest.approx(iou, abs=1e-6)
+        if (protocol, match) == ("legacy", "parts"):
+            assert row["dice_volume"] == "" and not mask[~shown].any()
+        else:
+            assert float(row["dice_volume"]) == pytest.approx(overlap(mask, organ)[0], abs=1e-6)
+
+
+def test_scores_do_not_depend_on_the_batch(tiny, trained):
+    score(f"data_root={tiny}", f"runs={trained}", "test.batch_size=1")
+    score(f"data_root={tiny}", f"runs={trained}", "test.batch_size=16")
+    last = sorted((trained / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name))[-2:]
+    one, other = (np.array([float(row["dice"]) for row in rows_of(run)]) for run in last)
+    np.testing.assert_allclose(one, other, atol=2e-3)  # a voxel on the threshold may flip
+
+
+def test_untrained_network_and_pictures(tiny, tmp_path):
+    score(f"data_root={tiny}", f"runs={tmp_path}", "test.checkpoint=untrained", "test.save=True")
+    pictures = sorted(p.name for p in only_run(tmp_path).glob("*.png"))
+    assert pictures == ["left_kidney.png", "liver.png", "right_kidney.png", "spleen.png"]
+    assert {row["checkpoint"] for row in rows_of(only_run(tmp_path))} == {"untrained"}
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_nothing_trained_yet(tiny, tmp_path, capsys):
+    assert "train first" in refused(capsys, score, f"data_root={tiny}", f"runs={tmp_path}")
+
+
+def test_unfinished_training_is_not_taken_silently(tiny, tmp_path, capsys):
+    train(f"data_root={tiny}", f"runs={tmp_path}")
+    record = only_run(tmp_path) / "run.json"
+    record.write_text(record.read_text().replace("COMPLETED", "INTERRUPTED"))
+    line = refused(capsys, score, f"data_root={tiny}", f"runs={tmp_path}")
+    assert "no training run has finished" in line and "resume=" in line
+
+
+def test_checkpoint_of_another_method(tiny, tmp_path, capsys, trained):
+    content = checkpoints.load_checkpoint(runs.latest_checkpoint(only_run(trained)))
+    del content["format"]
+    checkpoints.save_checkpoint(tmp_path / "other.pt", {**content, "method": "gmrd"})
+    line = refused(capsys, score, f"data_root={tiny}", f"runs={tmp_path}", f"test.checkpoint={tmp_path / 'other.pt'}")
+    assert "method=gmrd" in line and "method=adnet" in line
+
+
+def test_foreign_checkpoint(tiny, tmp_path, capsys):
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    line = refused(capsys, score, f"data_root={tiny}", f"runs={tmp_path}", f"test.checkpoint={tmp_path / 'foreign.pt'}")
+    assert "not a checkpoint of this program" in line
+
+
+def test_checkpoint_that_was_trained_on_the_test_scans(tiny, tmp_path, capsys, trained):
+    content = checkpoints.load_checkpoint(runs.latest_checkpoint(only_run(trained)))
+    del content["format"]
+    checkpoints.save_checkpoint(tmp_path / "leak.pt", {**content, "training_scans": [2, 5, 6]})
+    line = refused(capsys, score, f"data_root={tiny}", f"runs={tmp_path}", f"test.checkpoint={tmp_path / 'leak.pt'}")
+    assert "trained on scans [2]" in line
+
+
+def test_label_on_another_grid(broken, tmp_path, capsys):
+    import dataclasses
+
+    from util.volume import write_volume
+
+    file = broken / "PHANTOM/phantom_MR_normalized/label_2.nii.gz"
+    label = read_volume(file)
+    write_volume(file, label.array, dataclasses.replace(label.geometry, spacing=(5.0, 5.0, 9.0)))
+    line = refused(capsys, score, f"data_root={broken}", f"runs={tmp_path}", "test.checkpoint=untrained")
+    assert "another grid" in line and str(file) in line
+
+
+def test_support_without_the_organ(broken, tmp_path, capsys):
+    from util.volume import write_volume
+
+    file = broken / "PHANTOM/phantom_MR_normalized/label_4.nii.gz"
+    label = read_volume(file)
+    write_volume(file, np.where(label.array == 4, 0, label.array), label.geometry)
+    line = refused(capsys, score, f"data_root={broken}", f"runs={tmp_path}", "test.checkpoint=untrained")
+    assert "scan 4" in line and "spleen" in line

@@ -1,0 +1,223 @@
+"""Training as a user runs it: checkpoints, resume, stops, bad input."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tests.commands import only_run, refused, resume, start, train
+from tests.conftest import ROOT
+from util import checkpoints, runs
+from util.volume import read_volume, write_volume
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    content = checkpoints.load_checkpoint(runs.latest_checkpoint(run))
+    return {"step": torch.tensor(content["step"]), **content["model"], **momentum(content)}
+
+
+def momentum(content: dict) -> dict[str, torch.Tensor]:
+    return {f"momentum {k}": v["momentum_buffer"] for k, v in content["optimiser"]["state"].items()}
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def straight(tiny, tmp_path_factory):
+    """A run of 40 steps that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    train(f"data_root={tiny}", f"runs={folder}", "train.steps=40", "train.save_every=20")
+    return only_run(folder)
+
+
+def test_a_run_leaves_what_it_should(straight):
+    assert [p.name for p in sorted((straight / "checkpoints").iterdir())] == ["step_000020.pt", "step_000040.pt"]
+    rows = list(csv.DictReader((straight / "metrics.csv").open()))
+    assert [row["step"] for row in rows] == ["10", "20", "30", "40"]
+    assert {"loss", "query", "align", "threshold", "learning_rate", "steps_per_second"} <= rows[0].keys()
+    assert all(0 < float(row["query"]) < 5 for row in rows)
+    assert runs.status(straight) == "COMPLETED"
+    content = checkpoints.load_checkpoint(straight / "checkpoints/step_000040.pt")
+    assert content["method"] == "adnet" and content["training_scans"] == [5, 6]
+    assert content["config"]["train"]["steps"] == 40
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_and_resumed_equals_straight(tiny, tmp_path, straight, workers):
+    """SIGKILL after the checkpoint of step 20; the resumed run ends bit for bit where the straight one did."""
+    steps = (f"data_root={tiny}", f"runs={tmp_path}", "train.steps=40", "train.save_every=20")
+    process = start("training.py", *steps, f"workers={workers}", "train.log_every=1")
+    wait_for((only_run(tmp_path) / "checkpoints/step_000020.pt").exists, process)
+    process.kill()
+    process.wait()
+    (only_run(tmp_path) / "checkpoints/step_000040.pt").unlink(missing_ok=True)  # where the kill came too late
+    resume(only_run(tmp_path), f"workers={workers}")
+    assert_same(weights(only_run(tmp_path, 2)), weights(straight))
+    assert json.loads((only_run(tmp_path, 2) / "run.json").read_text())["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_says_so_and_goes_on(tiny, tmp_path, straight, sent):
+    """SIGTERM (Slurm) and Ctrl-C leave a checkpoint of the very step, a truthful status, and no traceback."""
+    process = start("training.py", f"data_root={tiny}", f"runs={tmp_path}", "train.steps=40", "train.log_every=1")
+    wait_for((only_run(tmp_path) / "metrics.csv").exists, process)
+    process.send_signal(sent)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in printed
+    assert f"resume={only_run(tmp_path)}" in printed
+    assert runs.status(only_run(tmp_path)) == "INTERRUPTED"
+    stopped_at = weights(only_run(tmp_path))["step"].item()
+    assert 0 < stopped_at < 40
+    resume(only_run(tmp_path))
+    assert_same(weights(only_run(tmp_path, 2)), weights(straight))
+
+
+def test_two_processes_share_the_work(tiny, tmp_path):
+    """torchrun: two processes, one run folder, the same weights on both (their gradients are averaged)."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "training.py",
+        "with",
+    ]
+    updates = ["dataset=PHANTOM", "encoder=efficientnet_lite0", "threads=1", "workers=0", "episode.min_size=20"]
+    updates += [f"data_root={tiny}", f"runs={tmp_path}", "train.steps=4", "train.save_every=2"]
+    done = subprocess.run(command + updates, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in (tmp_path / "adnet_PHANTOM_fold0").iterdir()] == ["1"]
+    assert weights(only_run(tmp_path))["step"] == 4
+
+
+def test_setting_2_removes_slices(tiny, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        train(f"data_root={tiny}", f"runs={tmp_path}", "train.steps=1", "setting=2", "exclude=all")
+    assert "setting 2 (all)" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+def image(root, number: int = 5, kind: str = "image"):
+    return root / f"PHANTOM/phantom_MR_normalized/{kind}_{number}.nii.gz"
+
+
+def test_truncated_scan(broken, tmp_path, capsys):
+    file = image(broken)
+    file.write_bytes(file.read_bytes()[:-2000])
+    line = refused(capsys, train, f"data_root={broken}", f"runs={tmp_path}")
+    assert str(file) in line and "cut short" in line
+
+
+def test_shapes_differ(broken, tmp_path, capsys):
+    file = image(broken, kind="label")
+    label = read_volume(file)
+    write_volume(file, label.array[:-1], label.geometry)
+    line = refused(capsys, train, f"data_root={broken}", f"runs={tmp_path}", "setting=2")
+    assert str(file) in line and "(15, 64, 64)" in line and "(16, 64, 64)" in line
+
+
+def test_nan_voxels(broken, tmp_path, capsys):
+    file = image(broken)
+    scan = read_volume(file)
+    array = scan.array.astype(np.float32)
+    array[3, 4, 5] = np.nan
+    write_volume(file, array, scan.geometry)
+    assert (
+        str(file) in (line := refused(capsys, train, f"data_root={broken}", f"runs={tmp_path}")) and "1 voxel" in line
+    )
+
+
+def test_constant_scan(broken, tmp_path, capsys):
+    scan = read_volume(image(broken))
+    write_volume(image(broken), np.full_like(scan.array, 7), scan.geometry)
+    assert "every voxel" in refused(capsys, train, f"data_root={broken}", f"runs={tmp_path}")
+
+
+def test_a_fold_names_a_missing_scan(broken, tmp_path, capsys):
+    image(broken, 3).unlink()
+    line = refused(capsys, train, f"data_root={broken}", f"runs={tmp_path}")
+    assert "[3]" in line and "image_3.nii.gz" in line and "FOLDS" in line
+
+
+def test_no_supervoxels_yet(broken, tmp_path, capsys):
+    (broken / "PHANTOM/supervoxels_5000/superpix-MIDDLE_5.nii.gz").unlink()
+    line = refused(capsys, train, f"data_root={broken}", f"runs={tmp_path}")
+    assert "superpix-MIDDLE_5.nii.gz" in line and "python -m supervoxels.generate" in line
+
+
+def test_no_data_at_all(tmp_path, capsys):
+    assert "data_root" in refused(capsys, train, f"data_root={tmp_path}", f"runs={tmp_path}")
+
+
+def test_supervoxels_too_small(tiny, tmp_path, capsys):
+    line = refused(capsys, train, f"data_root={tiny}", f"runs={tmp_path}", "episode.min_size=4000")
+    assert "episode.min_size=4000" in line
+
+
+def test_loss_becomes_nan(tiny, tmp_path, capsys):
+    """The run stops, says so, and keeps the checkpoint from before."""
+    updates = (f"data_root={tiny}", f"runs={tmp_path}", "train.steps=30", "train.save_every=1")
+    line = refused(capsys, train, *updates, "train.learning_rate=1e30")
+    assert "NaN or infinite" in line and "train.learning_rate" in line
+    assert runs.status(only_run(tmp_path)) == "FAILED"
+    for parameter in weights(only_run(tmp_path)).values():
+        assert parameter.isfinite().all()
+
+
+def test_resume_of_nothing(tmp_path, capsys):
+    assert "no checkpoint" in refused(capsys, resume, tmp_path)
+
+
+def test_resume_that_does_not_fit(tmp_path, capsys, straight):
+    """Another encoder, another fold, nothing left to do: each is refused."""
+    updates = (f"runs={tmp_path}", "train.steps=50")
+    assert "encoder=efficientnet_lite0" in refused(capsys, resume, straight, "encoder=resnet18", *updates)
+    assert "fold=0" in refused(capsys, resume, straight, "fold=1", *updates)
+    assert "train.steps" in refused(capsys, resume, straight, f"runs={tmp_path}")
+
+
+def test_results_cannot_be_written(tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    line = refused(capsys, train, f"data_root={tiny}", f"runs={tmp_path / 'file'}")
+    assert "cannot be written" in line and "runs=" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a full disk is made by mounting a small one, which needs root")
+def test_disk_full(tiny, tmp_path, capsys):
+    """The checkpoint that does not fit leaves no half file, and the run says what happened."""
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", mounted], capture_output=True).returncode:
+        pytest.skip("this machine does not allow to mount a small disk")
+    try:
+        line = refused(capsys, train, f"data_root={tiny}", f"runs={mounted}", "train.steps=2")
+        assert "the disk is not full" in line and "step_000002.pt" in line
+        assert list((only_run(mounted) / "checkpoints").iterdir()) == []
+    finally:
+        subprocess.run(["umount", "--lazy", mounted], check=True)
+
+
+def test_device_that_is_not_there(tiny, tmp_path, capsys):
+    line = refused(capsys, train, f"data_root={tiny}", f"runs={tmp_path}", "device=cuda:77")
+    assert "device=cpu" in line
