@@ -183,28 +183,38 @@ class Collector {
 // Sort by (cost, id). The edges come in raster order, so a stable pass over the ranks puts them in the order of their
 // ids, and stable passes over the digits of the cost do the rest. Costs are never negative, and the bits of non-negative
 // doubles sort as the doubles do.
-inline void sort_edges(std::vector<Edge>& edges, std::vector<Edge>& spare) {
+inline void sort_edges(std::vector<Edge>& edges, std::vector<Edge>& spare, int threads) {
     constexpr int kDigitBits = 11, kDigits = 1 << kDigitBits;
     if (edges.size() < kDigits) {  // too few to fill the counters
         std::sort(edges.begin(), edges.end());
         return;
     }
     spare.resize(edges.size());
+    std::vector<std::vector<int64_t>> places(threads, std::vector<int64_t>(kDigits));
     auto bits = [](const Edge& edge) {
         uint64_t result;
         std::memcpy(&result, &edge.cost, sizeof result);
         return result;
     };
     auto pass = [&](auto digit_of) {
-        int64_t place[kDigits] = {};
-        for (const Edge& edge : edges) ++place[digit_of(edge)];
+        auto each = [&](int thread, auto work) {
+            const auto range = share(edges.size(), thread, threads);
+            for (int64_t i = range.first; i < range.second; ++i) work(edges[i]);
+        };
+        in_parallel(threads, [&](int thread) {
+            std::fill(places[thread].begin(), places[thread].end(), 0);
+            each(thread, [&](const Edge& edge) { ++places[thread][digit_of(edge)]; });
+        });
         int64_t before = 0;
-        for (int64_t& here : place) {
-            const int64_t count = here;
-            here = before;
-            before += count;
-        }
-        for (const Edge& edge : edges) spare[place[digit_of(edge)]++] = edge;
+        for (int digit = 0; digit < kDigits; ++digit)
+            for (auto& place : places) {  // an earlier thread's edges go before a later one's: the sort stays stable
+                const int64_t count = place[digit];
+                place[digit] = before;
+                before += count;
+            }
+        in_parallel(threads, [&](int thread) {
+            each(thread, [&](const Edge& edge) { spare[places[thread][digit_of(edge)]++] = edge; });
+        });
         edges.swap(spare);
     };
     uint64_t varying = 0;

@@ -136,14 +136,14 @@ class Segmentation {
     // a little, hence the 1e-4. Dearer edges need not be looked for.
     void grow_regions() {
         std::vector<double> internal;
-        for_edges_in_order(2 * k_ * (1 + 1e-4), false, [&](const std::vector<Edge>& edges) {
+        for_edges_in_order(2 * k_ * (1 + 1e-4), false, [&](const std::vector<Meeting>& meetings) {
             if (internal.empty()) internal.resize(grid_.length);
-            for (const Edge& edge : edges) {
-                const int32_t a = find_end(edge.origin()), b = find_end(edge.origin() + grid_.step[edge.rank()]);
+            for (const Meeting& meeting : meetings) {
+                const int32_t a = find(meeting.a), b = find(meeting.b);
                 if (a == b) continue;
                 const float threshold_a = static_cast<float>(internal[a] + k_ / static_cast<double>(size(a)));
                 const float threshold_b = static_cast<float>(internal[b] + k_ / static_cast<double>(size(b)));
-                if (edge.cost < std::min(threshold_a, threshold_b)) internal[join(a, b)] = edge.cost;
+                if (meeting.cost < std::min(threshold_a, threshold_b)) internal[join(a, b)] = meeting.cost;
             }
             return true;
         });
@@ -158,9 +158,9 @@ class Segmentation {
             small += grid_.is_voxel(voxel) && root_of_label(label_[voxel]) == voxel && size(voxel) < min_size_;
         if (small == 0) return;
         update_labels(true);
-        for_edges_in_order(kInfinity, true, [&](const std::vector<Edge>& edges) {
-            for (const Edge& edge : edges) {
-                const int32_t a = find_end(edge.origin()), b = find_end(edge.origin() + grid_.step[edge.rank()]);
+        for_edges_in_order(kInfinity, true, [&](const std::vector<Meeting>& meetings) {
+            for (const Meeting& meeting : meetings) {
+                const int32_t a = find(meeting.a), b = find(meeting.b);
                 if (a == b || (size(a) >= min_size_ && size(b) >= min_size_)) continue;
                 small -= (size(a) < min_size_) + (size(b) < min_size_);
                 small += size(join(a, b)) < min_size_;
@@ -169,9 +169,14 @@ class Segmentation {
         });
     }
 
-    int32_t find_end(int64_t voxel) { return find(root_of_label(label_[voxel])); }
-
     // ---- edges in order ---------------------------------------------------------------------------------------------
+
+    // An edge as a visit sees it: the components it joined when labels were last brought up to date. Looking these up
+    // beforehand, on all threads, halves the time of the visits, which must go one after the other.
+    struct Meeting {
+        double cost;
+        int32_t a, b;
+    };
 
     // Hand every edge that can still matter and costs less than `limit` to `visit`, in order of (cost, id), a sorted
     // stretch at a time, until it returns false.
@@ -181,6 +186,7 @@ class Segmentation {
         const int64_t blocks = (grid_.last - grid_.first + kBlock - 1) / kBlock;
         std::vector<double> cheapest(blocks, -kInfinity);
         std::vector<Edge> edges, spare;
+        std::vector<Meeting> meetings;
         const Edge end{limit, 0};
         Edge low{0, 0};
         while (low < end) {
@@ -191,12 +197,24 @@ class Segmentation {
             if (open.empty()) return;
             const Edge high = collect(low, choose_end(open, low, end), open, cheapest, edges);
             if (!edges.empty()) {
-                sort_edges(edges, spare);
-                if (!visit(edges)) return;
+                sort_edges(edges, spare, threads_);
+                look_up(edges, meetings);
+                if (!visit(meetings)) return;
                 update_labels(mark_large);
             }
             low = high;
         }
+    }
+
+    void look_up(const std::vector<Edge>& edges, std::vector<Meeting>& meetings) const {
+        meetings.resize(edges.size());
+        in_parallel(threads_, [&](int thread) {
+            const auto range = share(edges.size(), thread, threads_);
+            for (int64_t i = range.first; i < range.second; ++i) {
+                const int64_t origin = edges[i].origin(), other = origin + grid_.step[edges[i].rank()];
+                meetings[i] = {edges[i].cost, root_of_label(label_[origin]), root_of_label(label_[other])};
+            }
+        });
     }
 
     // Where the next stretch should end so that its edges fill most of the room: a guess from a sample of blocks. Any end
@@ -238,12 +256,11 @@ class Segmentation {
         });
         Edge reached = high;
         for (const Collector& part : parts) reached = std::min(reached, part.high);
-        edges.clear();
-        for (Collector& part : parts) {
+        for (Collector& part : parts)
             if (reached < part.high) part.lower(reached);
-            edges.insert(edges.end(), part.edges.begin(), part.edges.end());
-            part.edges = std::vector<Edge>();
-        }
+        edges.swap(parts[0].edges);
+        for (int thread = 1; thread < threads_; ++thread)
+            edges.insert(edges.end(), parts[thread].edges.begin(), parts[thread].edges.end());
         if (reached < high)  // edges from there on were dropped again, in whichever block
             for (int64_t block : open)
                 cheapest[block] = std::min(cheapest[block], reached.cost * grid_.zoom * (1 - 1e-9));
@@ -277,7 +294,7 @@ class Segmentation {
         for (int64_t z = 0; z < grid_.depth; ++z)
             for (int64_t y = 0; y < grid_.height; ++y)
                 for (int64_t x = 0; x < grid_.width; ++x) {
-                    int32_t& number = numbers[find_end(grid_.position(z, y, x))];
+                    int32_t& number = numbers[find(root_of_label(label_[grid_.position(z, y, x)]))];
                     if (number < 0) number = count++;
                     *result++ = number;
                 }

@@ -106,8 +106,19 @@ struct Grid {
 
   private:
     void copy(const double* values, int threads) {
-        const auto range = std::minmax_element(values, values + depth * height * width);
-        const double lowest = *range.first, spread = *range.second - lowest;
+        std::vector<double> lows(threads), highs(threads);
+        in_parallel(threads, [&](int thread) {
+            const auto range = share(depth * height * width, thread, threads);
+            double low = values[range.first], high = low;
+            for (int64_t i = range.first; i < range.second; ++i) {
+                low = values[i] < low ? values[i] : low;
+                high = values[i] > high ? values[i] : high;
+            }
+            lows[thread] = low;
+            highs[thread] = high;
+        });
+        const double lowest = *std::min_element(lows.begin(), lows.end());
+        const double spread = *std::max_element(highs.begin(), highs.end()) - lowest;
         // where squares underflow, costs no longer follow the shades: all shades equal, every edge is looked at
         zoom = spread > 1e-140 ? kShades / spread : 0;
         const double nan = std::numeric_limits<double>::quiet_NaN();
