@@ -143,7 +143,7 @@ inline double look(const int32_t* shade, const int32_t* label, const int64_t* st
     return std::min(in_plane, across) >= kPadding - kShades ? kInfinity : bounds.least(in_plane, across);
 }
 
-// Collects edges up to a capacity. When it is full it keeps the cheaper half and lowers its own upper end, so that what it
+// Collects edges up to a capacity. When it is full it keeps about the cheaper half and lowers its own upper end, so that what it
 // holds is always *every* open edge seen from `low` up to `high`.
 class Collector {
   public:
@@ -172,57 +172,77 @@ class Collector {
     std::vector<Edge> edges;
 
   private:
+    // The middle of a sample is near enough: any end is right that leaves some edges and drops some.
     void halve() {
-        std::vector<Edge> ordered(edges);  // a copy: the edges themselves stay in raster order
-        std::nth_element(ordered.begin(), ordered.begin() + ordered.size() / 2, ordered.end());
-        lower(ordered[ordered.size() / 2]);
+        std::vector<Edge> sample;
+        for (size_t i = 0; i < edges.size(); i += edges.size() / 512 + 1) sample.push_back(edges[i]);
+        const auto middle = sample.begin() + sample.size() / 2;
+        std::nth_element(sample.begin(), middle, sample.end());
+        lower(*middle);
     }
     size_t capacity_;
 };
 
-// Sort by (cost, id). The edges come in raster order, so a stable pass over the ranks puts them in the order of their
-// ids, and stable passes over the digits of the cost do the rest. Costs are never negative, and the bits of non-negative
-// doubles sort as the doubles do.
-inline void sort_edges(std::vector<Edge>& edges, std::vector<Edge>& spare, int threads) {
+// Put the edges of all collectors into `edges`, sorted by (cost, id); the collectors are empty afterwards. They hold
+// raster order, so a stable pass over the ranks puts edges in the order of their ids, and stable passes over the digits of
+// the cost do the rest. Costs are never negative, and the bits of non-negative doubles sort as the doubles do.
+inline void sort_edges(std::vector<Collector>& parts, std::vector<Edge>& edges, std::vector<Edge>& spare) {
     constexpr int kDigitBits = 11, kDigits = 1 << kDigitBits;
-    if (edges.size() < kDigits) {  // too few to fill the counters
-        std::sort(edges.begin(), edges.end());
-        return;
-    }
-    spare.resize(edges.size());
-    std::vector<std::vector<int64_t>> places(threads, std::vector<int64_t>(kDigits));
+    const int threads = static_cast<int>(parts.size());
+    size_t count = 0;
+    uint64_t varying = 0;
     auto bits = [](const Edge& edge) {
         uint64_t result;
         std::memcpy(&result, &edge.cost, sizeof result);
         return result;
     };
-    auto pass = [&](auto digit_of) {
-        auto each = [&](int thread, auto work) {
-            const auto range = share(edges.size(), thread, threads);
-            for (int64_t i = range.first; i < range.second; ++i) work(edges[i]);
-        };
+    const uint64_t first = parts[0].edges.empty() ? 0 : bits(parts[0].edges[0]);
+    for (const Collector& part : parts) {
+        count += part.edges.size();
+        for (const Edge& edge : part.edges) varying |= bits(edge) ^ first;
+    }
+    edges.resize(count);
+    spare.resize(count);
+    std::vector<std::vector<int64_t>> places(threads, std::vector<int64_t>(kDigits));
+    // every thread moves its own part of the source; an earlier part goes before a later one, so the sort is stable
+    auto pass = [&](auto source_of, std::vector<Edge>& target, auto digit_of) {
         in_parallel(threads, [&](int thread) {
-            std::fill(places[thread].begin(), places[thread].end(), 0);
-            each(thread, [&](const Edge& edge) { ++places[thread][digit_of(edge)]; });
+            int64_t* place = places[thread].data();
+            std::fill(place, place + kDigits, 0);
+            const auto source = source_of(thread);
+            for (const Edge* edge = source.first; edge < source.second; ++edge) ++place[digit_of(*edge)];
         });
         int64_t before = 0;
         for (int digit = 0; digit < kDigits; ++digit)
-            for (auto& place : places) {  // an earlier thread's edges go before a later one's: the sort stays stable
-                const int64_t count = place[digit];
+            for (auto& place : places) {
+                const int64_t here = place[digit];
                 place[digit] = before;
-                before += count;
+                before += here;
             }
         in_parallel(threads, [&](int thread) {
-            each(thread, [&](const Edge& edge) { spare[places[thread][digit_of(edge)]++] = edge; });
+            int64_t* place = places[thread].data();
+            Edge* sorted = target.data();
+            const auto source = source_of(thread);
+            for (const Edge* edge = source.first; edge < source.second; ++edge) sorted[place[digit_of(*edge)]++] = *edge;
         });
-        edges.swap(spare);
     };
-    uint64_t varying = 0;
-    for (const Edge& edge : edges) varying |= bits(edge) ^ bits(edges.front());
-    pass([](const Edge& edge) { return edge.rank(); });
-    for (int shift = 0; shift < 64; shift += kDigitBits)
-        if (varying >> shift & (kDigits - 1))  // a digit that all share orders nothing
-            pass([&](const Edge& edge) { return bits(edge) >> shift & (kDigits - 1); });
+    pass([&](int thread) {
+        const std::vector<Edge>& part = parts[thread].edges;
+        return std::make_pair(part.data(), part.data() + part.size());
+    }, edges, [](const Edge& edge) { return edge.rank(); });
+    for (Collector& part : parts) part.edges = std::vector<Edge>();
+    if (count < kDigits) {  // too few to fill the counters
+        std::sort(edges.begin(), edges.end());
+        return;
+    }
+    for (int shift = 0; shift < 64; shift += kDigitBits) {
+        if (!(varying >> shift & (kDigits - 1))) continue;  // a digit that all share orders nothing
+        pass([&](int thread) {
+            const auto range = share(count, thread, threads);
+            return std::make_pair(edges.data() + range.first, edges.data() + range.second);
+        }, spare, [&](const Edge& edge) { return bits(edge) >> shift & (kDigits - 1); });
+        edges.swap(spare);
+    }
 }
 
 }  // namespace supervoxels

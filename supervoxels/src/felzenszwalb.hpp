@@ -12,7 +12,7 @@ class Segmentation {
                  const double* weights, double k, int64_t min_size, int threads)
         : threads_(static_cast<int>(std::min<int64_t>(threads, depth * height))), k_(k), min_size_(min_size),
           grid_(image, depth, height, width, offsets, weights, threads_), label_(grid_.length), links_(grid_.length),
-          capacity_(std::max<size_t>(4096, depth * height * width / 3)) {}
+          stretch_(std::max<int64_t>(4096, depth * height * width / 6)) {}
 
     void run(int32_t* result) {
         start();
@@ -169,6 +169,8 @@ class Segmentation {
         });
     }
 
+    static constexpr int64_t kRoom = 3;  // a stretch may have so many times the edges it aims at, then it is shortened
+
     // ---- edges in order ---------------------------------------------------------------------------------------------
 
     // An edge as a visit sees it: the components it joined when labels were last brought up to date. Looking these up
@@ -195,14 +197,14 @@ class Segmentation {
             for (int64_t block = 0; block < blocks; ++block)
                 if (cheapest[block] <= limit_shade) open.push_back(block);
             if (open.empty()) return;
-            const Edge high = collect(low, choose_end(open, low, end), open, cheapest, edges);
+            std::vector<Collector> parts = collect(low, choose_end(open, low, end), open, cheapest);
+            low = parts[0].high;
+            sort_edges(parts, edges, spare);
             if (!edges.empty()) {
-                sort_edges(edges, spare, threads_);
                 look_up(edges, meetings);
                 if (!visit(meetings)) return;
                 update_labels(mark_large);
             }
-            low = high;
         }
     }
 
@@ -217,8 +219,9 @@ class Segmentation {
         });
     }
 
-    // Where the next stretch should end so that its edges fill most of the room: a guess from a sample of blocks. Any end
-    // beyond `low` is right; a good one saves time.
+    // Where the next stretch should end so that it has the number of edges aimed at: a guess from a sample of blocks. Any
+    // end beyond `low` is right. A short stretch means that more edges are settled before they are looked for, a long one
+    // that the image is swept fewer times.
     Edge choose_end(const std::vector<int64_t>& open, Edge low, Edge end) const {
         constexpr int64_t kSample = 160;
         const int64_t sampled = std::min<int64_t>(kSample, open.size());
@@ -230,7 +233,7 @@ class Segmentation {
             add_hits(open[i * open.size() / sampled], hits, sample);
         }
         const double expected = static_cast<double>(sample.edges.size()) * open.size() / sampled;
-        const double part = 0.5 * capacity_ / std::max(expected, 1.0);
+        const double part = stretch_ / std::max(expected, 1.0);
         if (part >= 1) return end;
         const auto middle = sample.edges.begin() + static_cast<int64_t>(part * sample.edges.size());
         std::nth_element(sample.edges.begin(), middle, sample.edges.end());
@@ -239,12 +242,11 @@ class Segmentation {
         return std::min(low < rounded ? rounded : end, end);
     }
 
-    // Fill `edges` with all open edges from `low` up to the returned end, which is `high` unless they are too many.
-    Edge collect(Edge low, Edge high, const std::vector<int64_t>& open, std::vector<double>& cheapest,
-                 std::vector<Edge>& edges) {
+    // Collect all open edges from `low` up to the end that all collectors have afterwards: `high`, unless they are too many.
+    std::vector<Collector> collect(Edge low, Edge high, const std::vector<int64_t>& open, std::vector<double>& cheapest) {
         const ShadeBounds bounds(grid_, low.cost, high.cost);
         const double reach = high.cost == kInfinity ? kInfinity : high.cost * grid_.zoom;
-        std::vector<Collector> parts(threads_, Collector(low, high, capacity_ / threads_));
+        std::vector<Collector> parts(threads_, Collector(low, high, kRoom * stretch_ / threads_));
         in_parallel(threads_, [&](int thread) {
             const auto range = share(open.size(), thread, threads_);
             for (int64_t i = range.first; i < range.second; ++i) {
@@ -258,13 +260,10 @@ class Segmentation {
         for (const Collector& part : parts) reached = std::min(reached, part.high);
         for (Collector& part : parts)
             if (reached < part.high) part.lower(reached);
-        edges.swap(parts[0].edges);
-        for (int thread = 1; thread < threads_; ++thread)
-            edges.insert(edges.end(), parts[thread].edges.begin(), parts[thread].edges.end());
         if (reached < high)  // edges from there on were dropped again, in whichever block
             for (int64_t block : open)
                 cheapest[block] = std::min(cheapest[block], reached.cost * grid_.zoom * (1 - 1e-9));
-        return reached;
+        return parts;
     }
 
     double look_at(int64_t block, const ShadeBounds& bounds, int32_t* hits) const {
@@ -305,7 +304,7 @@ class Segmentation {
     int64_t min_size_;
     Grid grid_;
     Buffer<int32_t> label_, links_;
-    size_t capacity_;
+    int64_t stretch_;  // number of edges that a stretch aims at
 };
 
 inline void segment(const double* image, int64_t depth, int64_t height, int64_t width, const int32_t* offsets,
