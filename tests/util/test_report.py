@@ -1,0 +1,62 @@
+"""Tables that add up, scores that survive a round trip."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from util import report
+from util.errors import UserError
+
+
+def rows() -> list[dict]:
+    values = {"liver": (0.5, 0.7), "spleen": (0.9, math.nan)}
+    return [{"organ": o, "scan": i, "dice": d} for o, both in values.items() for i, d in enumerate(both)]
+
+
+def test_means_are_over_organs_of_means_over_scans():
+    assert report.overall_mean(rows()) == pytest.approx((0.6 + 0.9) / 2)
+    table = report.organ_table({"ours": rows()}).splitlines()
+    assert table[1].split() == ["liver", "0.600", "±", "0.141"]
+    assert table[2].split() == ["spleen", "0.900"]
+    assert table[-1].split() == ["mean", "0.750"]
+
+
+def test_nothing_scored_is_shown_as_nothing():
+    empty = [{"organ": "liver", "scan": 1, "dice": math.nan}]
+    assert report.organ_table({"ours": empty}).splitlines()[1].split() == ["liver", "-"]
+    assert math.isnan(report.overall_mean(empty))
+
+
+def test_scores_survive_a_round_trip(tmp_path):
+    report.write_scores(tmp_path / "scores.csv", rows())
+    back = report.read_scores(tmp_path / "scores.csv")
+    assert back[0]["dice"] == "0.500000" and back[-1]["dice"] == ""
+    assert report.overall_mean(back) == pytest.approx(0.75)
+
+
+def test_comparing_runs(tmp_path, capsys):
+    report.write_scores(tmp_path / "scores.csv", rows())
+    assert report.main([f"before={tmp_path}", f"after={tmp_path}"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["dice", "before", "after"]
+    assert report.main([str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err.startswith("error:")
+
+
+def test_picture_appears(tmp_path):
+    disc = np.hypot(*np.mgrid[-16:16, -16:16]) < 8
+    report.draw_contours(tmp_path / "a.png", "liver", [("scan 1", disc * 1.0, disc, np.zeros_like(disc))])
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_readme_names_only_files_that_exist():
+    """The map of the README is the tree."""
+    text = (ROOT / "README.md").read_text()
+    with (ROOT / "CHANGELOG.md").open() as handle:
+        assert next(csv.reader(handle))
+    for word in set(text.replace("`", " ").split()):
+        if word.startswith(("script/", "models/", "util/", "dataloaders/", "supervoxels/", "benchmarks/")) and "*" not in word:
+            path = word.rstrip(".,;:)")
+            assert "<" in path or "{" in path or (ROOT / path).exists(), path
