@@ -123,8 +123,9 @@ def foreground_probability(features: Tensor, prototypes: Tensor, thresholds: Ten
     """`sigmoid(10 cos + t / 2)`: features `(B, Q, C, *)`, prototypes `(B, 1|Q, C)` -> `(B, Q, *)`.
 
     `thresholds` is one number, or `(B, 1|Q)`. Leading axes broadcast: `(B, 1, S, C, *)` with `(B, Q, 1, C)` shows every
-    query's prototype to every support. Larger t means more foreground, which begins at cos = -t / 20. Written like the
-    papers' 1 - sigmoid((A - t) / 2), A = -20 cos, because RPT takes the logarithm of differences as small as its rounding.
+    query's prototype to every support. Larger t means more foreground, which begins at cos = -t / 20. Written as
+    in the papers' code, 1 - sigmoid((A - t) / 2) with A = -20 cos: RPT takes logarithms of differences between two such
+    probabilities that are as small as their rounding.
     """
     thresholds = thresholds.reshape(*thresholds.shape, *(1,) * (features.ndim - prototypes.ndim))
     return 1 - torch.sigmoid(-10 * cosine_map(features, prototypes) - _at_least_float32(thresholds) / 2)
