@@ -1,0 +1,120 @@
+"""Regional prototypes: the foreground of a support is cut into Voronoi regions around K farthest points, each region is
+averaged. Used by PAMI (its RPL module) and RPT; spec/rpt.md A5.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.parts import ops
+from util.errors import UserError
+
+SEED = 1289  # of the published sampler
+SAMPLERS = ("reset", "stateful")
+
+
+class RegionalPrototypes(nn.Module):
+    """K regional prototypes of every support image.
+
+    Args:
+        count: number of regions, K.
+        sampler: how the first centre is chosen among the N foreground cells. "reset": cell floor(u N) with the same
+            u at every call, so that a prediction depends on its inputs alone. "stateful": as published, `choice(N)` of
+            a private NumPy generator that moves on with every call (and is in no checkpoint): the result depends on
+            the order of calls, and the host waits for N.
+    """
+
+    def __init__(self, count: int, sampler: str = "reset") -> None:
+        super().__init__()
+        if sampler not in SAMPLERS:
+            raise UserError(f"model.sampler={sampler}: choose one of {', '.join(SAMPLERS)}")
+        self.count, self.sampler = count, sampler
+        self.generator = np.random.RandomState(SEED)
+        self.fixed_draw = np.random.RandomState(SEED).random_sample()
+
+    def forward(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Features `(B, S, C, h, w)`, masks `(B, S, H, W)` -> region means `(B, S, K, C)`."""
+        return region_means(features, self.region_map(masks, features.shape[-2:]), self.count)
+
+    def region_map(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
+        """Masks `(B, S, H, W)` -> index of the region of every cell `(B, S, h, w)`, -1 in the background."""
+        cells = foreground_cells(masks, size, self.count)
+        number = self.draw(cells.flatten(2).sum(2))
+        first = (cells.flatten(2).cumsum(2) <= number[..., None]).sum(2)  # the cell with `number` others before it
+        return voronoi_regions(cells, first, self.count)
+
+    def draw(self, totals: Tensor) -> Tensor:
+        """One number in [0, N) for each of the totals N `(B, S)`."""
+        if self.sampler == "stateful":
+            drawn = [self.generator.choice(total) for total in totals.flatten().tolist()]
+            return torch.tensor(drawn, device=totals.device).view_as(totals)
+        return (totals * self.fixed_draw).long()
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"count={self.count}, sampler={self.sampler}"
+
+
+def foreground_cells(masks: Tensor, size: tuple[int, int], least: int) -> Tensor:
+    """Masks `(B, S, H, W)` -> foreground of the feature map `(B, S, h, w)`, bool, at least `least` cells.
+
+    A cell is foreground where the resized mask is not zero. Where these are too few, the first `least` cells in raster
+    order join them, as published: small organs share their regions with the top of the image (defect R9).
+
+    Raises:
+        UserError: the map has fewer cells than that.
+    """
+    if size[0] * size[1] < least:
+        raise UserError(f"model.regions={least} do not fit into a feature map of {size[0]} x {size[1]}; choose fewer")
+    cells = ops.resize(masks.float()[:, :, None], size, align_corners=False)[:, :, 0] != 0
+    too_few = cells.sum((2, 3), keepdim=True) < least
+    return cells | (too_few & (_raster(size, masks.device) < least))
+
+
+def voronoi_regions(cells: Tensor, first: Tensor, count: int) -> Tensor:
+    """Farthest point sampling and the nearest centre of every cell, in `count` dense steps.
+
+    Args:
+        cells: `(B, S, h, w)` bool, at least `count` of them true in each image.
+        first: raster index of the first centre `(B, S)`.
+        count: number of centres.
+
+    Returns:
+        Index of the nearest centre `(B, S, h, w)`, in the order of their choice; -1 in the background. Distances are
+        integers. Ties go to the first cell in raster order and to the earlier centre, on every device.
+    """
+    height, width = cells.shape[-2:]
+    raster = _raster((height, width), cells.device)
+    rows, columns = raster // width, raster % width
+    nearest = torch.where(cells, height**2 + width**2, -1)
+    regions = torch.full_like(nearest, -1)
+    for index in range(count):
+        # the raster index makes every entry different, so that no device has a tie to break
+        centre = (nearest * raster.numel() - raster).flatten(2).argmax(2) if index else first
+        centre = centre[..., None, None]
+        distance = (rows - centre // width) ** 2 + (columns - centre % width) ** 2
+        regions = torch.where(distance < nearest, index, regions)
+        nearest = torch.minimum(nearest, distance)
+    return regions
+
+
+@ops.in_full_precision
+def region_means(features: Tensor, regions: Tensor, count: int) -> Tensor:
+    """Features `(B, S, C, h, w)` averaged over the regions of `(B, S, h, w)` -> `(B, S, K, C)`; of no cells: zero."""
+    indices = torch.arange(count, device=regions.device)[:, None]
+    members = (regions.flatten(2)[:, :, None] == indices).to(features.dtype)
+    return members @ features.flatten(3).mT / members.sum(-1, keepdim=True).clamp(min=1)
+
+
+def region_weights(scores: Tensor) -> Tensor:
+    """Softmax over the regions whose score is not below floor((min + mean) / 2): `(*, K, 1)` -> `(*, K, 1)`.
+
+    The floor is the published one and coarse: scores that spread over less than 1 may all pass (spec/rpt.md A7).
+    """
+    bound = ((scores.amin(-2, keepdim=True) + scores.mean(-2, keepdim=True)) / 2).floor()
+    return torch.where(scores < bound, scores - 10_000, scores).softmax(-2)
+
+
+def _raster(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Raster index of every cell `(h, w)`."""
+    return torch.arange(size[0] * size[1], device=device).view(size)
