@@ -30,12 +30,16 @@ DATASETS = {
         images="CHAOST2/chaos_MR_T2_normalized",
         supervoxels="CHAOST2/supervoxels_5000",
         supervoxel_size=5000,
+        superpixels="CHAOST2/superpixels_400",
+        patient_threshold=50.0001,
         organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
     ),
     "SABS": Dataset(
         images="SABS/sabs_CT_normalized",
         supervoxels="SABS/supervoxels_5000",
         supervoxel_size=5000,
+        superpixels="SABS/superpixels_400",
+        patient_threshold=1e-4,
         organs={"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6},
         size=256,
     ),
@@ -43,12 +47,16 @@ DATASETS = {
         images="CMR/cmr_MR_normalized",
         supervoxels="CMR/supervoxels_1000",
         supervoxel_size=1000,
+        superpixels="CMR/superpixels_400",
+        patient_threshold=50.0001,
         organs={"LV myocardium": 200, "LV blood pool": 500, "right ventricle": 600},
     ),
     "PHANTOM": Dataset(
         images="PHANTOM/phantom_MR_normalized",
         supervoxels="PHANTOM/supervoxels_5000",
         supervoxel_size=5000,
+        superpixels="PHANTOM/superpixels_400",
+        patient_threshold=50.0001,
         organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
     ),
 }
@@ -89,8 +97,14 @@ CHOICES = {
     "setting": (1, 2),
     "exclude": ("any", "all"),
     "protocol": ("strict", "legacy"),
-    "test.match": ("parts", "whole"),
+    "scans.normalise": ("scan", "training"),
+    "scans.segments": ("supervoxels", "superpixels"),
+    "episode.sampler": ("neighbours", "slice"),
     "episode.size_of": ("first", "larger"),
+    "episode.augment": ("one", "both"),
+    "test.match": ("parts", "whole"),
+    "test.part_rule": ("chunks", "extent"),
+    "test.fold_order": ("sorted", "circular"),
     "train.precision": ("float32", "bfloat16", "float16"),
 }
 MINIMA = {
@@ -135,10 +149,17 @@ def options():
         "log_every": 10,  # steps between rows of metrics.csv
         **models.recipe(method, dataset, "train"),
     }
+    scans = {
+        "normalise": "scan",  # z-score by the scan's own statistics, or by those of all training scans (ALPNet on CT)
+        "segments": "supervoxels",  # pseudo-labels: 3D supervoxels, or 2D superpixels of every slice
+        **models.recipe(method, dataset, "scans"),
+    }
     episode = {
-        "min_size": 200,  # smallest supervoxel area in pixels
-        "size_of": "first",  # which slice min_size is asked of: first, or the larger of the two
-        "runs": False,  # pair slices only within runs of consecutive ones
+        "sampler": "neighbours",  # support and query: neighbouring slices, or one "slice" seen twice (ALPNet)
+        "min_size": 200,  # smallest segment area in pixels
+        "size_of": "first",  # neighbours: which slice min_size is asked of: first, or the larger of the two
+        "runs": False,  # neighbours: pair slices only within runs of consecutive ones
+        "augment": "one",  # gamma and warp each change one of the two images, or both by themselves (ALPNet)
         "gamma": [0.5, 1.5],
         "rotation": 5.0,  # degrees, either way
         "shift": 5.0,  # pixels, either way
@@ -151,7 +172,9 @@ def options():
         "checkpoint": "newest",  # a file; "newest" finished run of this method, data set, fold; "untrained"
         "match": "parts",  # parts: organ extent in parts, one support slice each (EP1); whole: one slice for all (EP2)
         "parts": 3,
-        "support_index": -1,  # protocol=legacy: position of the support in the sorted test scans of the fold
+        "support_index": -1,  # protocol=legacy: position of the support among the test scans of the fold
+        "fold_order": "sorted",  # protocol=legacy: these in ascending order, or "circular" with the support last
+        "part_rule": "chunks",  # protocol=legacy: parts of equal numbers of slices, or of equal "extent" (ALPNet)
         "batch_size": 8,  # slices at once
         "save": False,  # one picture an organ
         **models.recipe(method, dataset, "test"),

@@ -12,7 +12,7 @@ from tqdm import tqdm
 import config as tables
 import models
 from dataloaders.protocols import legacy_fold, make_tasks
-from dataloaders.scans import Scan, read_scan
+from dataloaders.scans import Scan, read_scan, training_intensities
 from models.parts.base import FewShotMethod
 from util import checkpoints, report, runs
 from util.dataset import Dataset, Fold, choose_fold, require_scans
@@ -34,8 +34,8 @@ def score(_run) -> float:
     device = tables.prepare_device(config)
     dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
     fold = test_fold(config, dataset, root)
-    method, checkpoint = load_method(config, fold)
-    scans = {number: read_scan(dataset, root, number) for number in sorted(fold.tested)}
+    method, checkpoint, intensities = load_method(config, fold)
+    scans = {number: read_scan(dataset, root, number, intensities=intensities) for number in sorted(fold.tested)}
     options = config["test"]
     tasks = make_tasks(
         fold,
@@ -43,6 +43,8 @@ def score(_run) -> float:
         {number: scan.label for number, scan in scans.items()},
         match=options["match"],
         parts=options["parts"],
+        # legacy parts are each lineage's own; strict ones are the same for every method
+        part_rule=options["part_rule"] if config["protocol"] == "legacy" else "chunks",
         whole_volume=config["protocol"] == "strict",
     )
     results = evaluate(
@@ -69,11 +71,13 @@ def test_fold(config: dict, dataset: Dataset, root: Path) -> Fold:
     fold = choose_fold(tables.FOLDS, config["dataset"], config["fold"])
     where = f"fold {config['fold']} of FOLDS['{config['dataset']}']"
     require_scans(fold, dataset.scans(root), root / dataset.images, where)
-    return legacy_fold(fold, config["test"]["support_index"]) if config["protocol"] == "legacy" else fold
+    if config["protocol"] == "strict":
+        return fold
+    return legacy_fold(fold, config["test"]["support_index"], config["test"]["fold_order"])
 
 
-def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str]:
-    """The trained method, and the name of its checkpoint.
+def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str, tuple[float, float] | None]:
+    """The trained method, the name of its checkpoint, and the statistics its scans were normalised with, if shared.
 
     Raises:
         UserError: no checkpoint, one of another method, or one that was trained on scans of this fold.
@@ -81,7 +85,8 @@ def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str]:
     wanted = config["test"]["checkpoint"]
     if wanted == UNTRAINED:
         keys = ("encoder", "weights", "stride")
-        return models.build(config["method"], config["model"], **{key: config[key] for key in keys}), UNTRAINED
+        method = models.build(config["method"], config["model"], **{key: config[key] for key in keys})
+        return method, UNTRAINED, shared_intensities(config, fold)
     folder = Path(config["runs"]) / f"{config['method']}_{config['dataset']}_fold{config['fold']}"
     path = runs.newest_finished(folder) if wanted == "newest" else Path(wanted)
     content = checkpoints.load_checkpoint(path)
@@ -100,7 +105,15 @@ def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str]:
         content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
     )
     checkpoints.load_weights(method, content, path)
-    return method, str(path)
+    return method, str(path), content["intensities"]
+
+
+def shared_intensities(config: dict, fold: Fold) -> tuple[float, float] | None:
+    """Statistics of the fold's training scans where these normalise all scans, else None."""
+    if config["scans"]["normalise"] == "scan":
+        return None
+    dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
+    return training_intensities(dataset, root, fold.training(dataset.scans(root)))
 
 
 def describe(result: Result, config: dict, checkpoint: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import config as tables
 import models
 from dataloaders.augmentation import Ranges
 from dataloaders.episodes import TrainingEpisodes, episode_loader
-from dataloaders.samplers import NeighboursSampler, excluded_slices
-from dataloaders.scans import Scan, read_scans
+from dataloaders.samplers import NeighboursSampler, SliceSampler, excluded_slices
+from dataloaders.scans import Scan, read_scans, training_intensities
 from util import checkpoints
 from util.dataset import choose_fold, require_scans
 from util.episode import Episode
@@ -79,9 +79,13 @@ class Trainer:
             weight_decay=self.options["weight_decay"],
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.options["precision"] == "float16")
-        self.scans = training_scans(config)
+        self.scans, self.intensities = training_scans(config)
         self.episodes = TrainingEpisodes(
-            self.scans, make_sampler(config, self.scans), make_ranges(config["episode"]), config["seed"]
+            self.scans,
+            make_sampler(config, self.scans),
+            make_ranges(config["episode"]),
+            config["seed"],
+            config["episode"]["augment"],
         )
 
     def run(self, stop: list, log_scalar: Callable[[str, float, int], None]) -> float:
@@ -164,6 +168,7 @@ class Trainer:
                 "encoder": config["encoder"],
                 "stride": config["stride"],
                 "config": config,
+                "intensities": self.intensities,
                 "training_scans": [scan.number for scan in self.scans],
                 "step": self.step,
                 "model": self.method.state_dict(),
@@ -224,8 +229,9 @@ def freeze_batch_norms(module: nn.Module) -> None:
             part.eval()
 
 
-def training_scans(config: dict) -> list[Scan]:
-    """The scans of the fold that train, with supervoxels (and labels where setting 2 needs them).
+def training_scans(config: dict) -> tuple[list[Scan], tuple[float, float] | None]:
+    """The scans of the fold that train, with segments (and labels where setting 2 needs them), and the mean and
+    standard deviation that normalised them where it was not each scan's own.
 
     Raises:
         UserError: a scan is missing or damaged, or none is left to train.
@@ -238,10 +244,13 @@ def training_scans(config: dict) -> list[Scan]:
     if not numbers:
         raise UserError(f"{root / dataset.images}: fold {config['fold']} leaves no scan to train on")
     log.info("%s fold %d: %d training scans %s", config["dataset"], config["fold"], len(numbers), numbers)
-    return read_scans(dataset, root, numbers, labels=config["setting"] == 2, supervoxels=True)
+    shared = config["scans"]["normalise"] == "training"
+    intensities = training_intensities(dataset, root, numbers) if shared else None
+    options = {"labels": config["setting"] == 2, "segments": config["scans"]["segments"], "intensities": intensities}
+    return read_scans(dataset, root, numbers, **options), intensities
 
 
-def make_sampler(config: dict, scans: list[Scan]) -> NeighboursSampler:
+def make_sampler(config: dict, scans: list[Scan]) -> NeighboursSampler | SliceSampler:
     """The sampler of the configuration over the training scans."""
     excluded = None
     if config["setting"] == 2:
@@ -253,14 +262,11 @@ def make_sampler(config: dict, scans: list[Scan]) -> NeighboursSampler:
             sum(int(e.sum()) for e in excluded),
             sum(len(e) for e in excluded),
         )
-    episode = config["episode"]
-    return NeighboursSampler(
-        [scan.supervoxels for scan in scans],
-        min_size=episode["min_size"],
-        size_of=episode["size_of"],
-        runs=episode["runs"],
-        excluded=excluded,
-    )
+    episode, segments = config["episode"], [scan.segments for scan in scans]
+    options = {"min_size": episode["min_size"], "excluded": excluded}
+    if episode["sampler"] == "slice":
+        return SliceSampler(segments, **options)
+    return NeighboursSampler(segments, size_of=episode["size_of"], runs=episode["runs"], **options)
 
 
 def make_ranges(episode: dict) -> Ranges:

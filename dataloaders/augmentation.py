@@ -47,28 +47,49 @@ class Warp:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to one image: a gamma exponent, a warp, both or neither. Gamma comes first."""
+    """What happens to one image: a gamma exponent, a warp, both or neither. Gamma comes first, in ALPNet last."""
 
     gamma: float | None = None
     warp: Warp | None = None
+    gamma_last: bool = False
 
     def apply(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Image `(H, W)` and mask `(H, W)`, both float -> the same after the change; the mask stays 0 or 1."""
-        if self.gamma is not None:
+        if self.gamma is not None and not self.gamma_last:
             image = change_gamma(image, self.gamma)
         if self.warp is not None:
             image = warp_image(image, self.warp)
             mask = np.rint(warp_image(mask, self.warp))  # rint: 0.5 goes to 0
+        if self.gamma is not None and self.gamma_last:
+            image = change_gamma(image, self.gamma)
         return image, mask
 
 
-def draw_augmentation(
+def draw_for_one(
     generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges
 ) -> tuple[Augmentation, Augmentation]:
-    """Changes of the support and of the query: exactly one of them gets the gamma, exactly one the warp."""
-    gamma = generator.uniform(*ranges.gamma)
+    """Changes of the support and of the query: exactly one of them gets the gamma, exactly one the warp (ADNet)."""
+    gamma, warp = generator.uniform(*ranges.gamma), draw_warp(generator, shape, ranges)
     gamma_on_query, warp_on_query = generator.random(2) > 0.5
-    warp = Warp(
+    support = Augmentation(None if gamma_on_query else gamma, None if warp_on_query else warp)
+    query = Augmentation(gamma if gamma_on_query else None, warp if warp_on_query else None)
+    return support, query
+
+
+def draw_for_both(
+    generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges
+) -> tuple[Augmentation, Augmentation]:
+    """Both get a warp, then a gamma, drawn independently (ALPNet, spec alpnet 6)."""
+    changes = [
+        Augmentation(warp=draw_warp(generator, shape, ranges), gamma=generator.uniform(*ranges.gamma), gamma_last=True)
+        for _ in ("support", "query")
+    ]
+    return tuple(changes)
+
+
+def draw_warp(generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges) -> Warp:
+    """A warp for images of `shape` `(H, W)`."""
+    return Warp(
         rotation=generator.uniform(-ranges.rotation, ranges.rotation),
         shift=tuple(generator.uniform(-ranges.shift, ranges.shift, size=2)),
         shear=generator.uniform(-ranges.shear, ranges.shear),
@@ -76,9 +97,6 @@ def draw_augmentation(
         noise=generator.random((2, *shape), dtype=np.float32) if ranges.elastic else None,
         elastic=ranges.elastic,
     )
-    support = Augmentation(None if gamma_on_query else gamma, None if warp_on_query else warp)
-    query = Augmentation(gamma if gamma_on_query else None, warp if warp_on_query else None)
-    return support, query
 
 
 def change_gamma(image: np.ndarray, exponent: float) -> np.ndarray:

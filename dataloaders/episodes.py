@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataloaders.augmentation import Ranges, draw_augmentation
-from dataloaders.samplers import NeighboursSampler
+from dataloaders.augmentation import Ranges, draw_for_both, draw_for_one
+from dataloaders.samplers import NeighboursSampler, SliceSampler
 from dataloaders.scans import Scan
 from util.episode import Episode
 
@@ -18,24 +18,33 @@ class TrainingEpisodes(Dataset):
     """Endless, numbered training episodes of one support and one query slice.
 
     Args:
-        scans: the training scans, with supervoxels.
-        sampler: chooses scan, supervoxel and slices.
+        scans: the training scans, with segments.
+        sampler: chooses scan, segment and slices.
         ranges: of the augmentation.
+        augment: "one": gamma and warp each change one of the two images; "both": they change both.
         seed: with the number of an episode it decides everything in it, for any number of workers, after any resume.
     """
 
-    def __init__(self, scans: Sequence[Scan], sampler: NeighboursSampler, ranges: Ranges, seed: int) -> None:
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        sampler: NeighboursSampler | SliceSampler,
+        ranges: Ranges,
+        seed: int,
+        augment: str = "one",
+    ) -> None:
         self.scans, self.sampler, self.ranges, self.seed = scans, sampler, ranges, seed
+        self.draw_changes = draw_for_both if augment == "both" else draw_for_one
 
     def __getitem__(self, number: int) -> Episode:
         """Episode `number`: images `(1, 1, 1, H, W)`, masks `(1, 1, H, W)`."""
         generator = np.random.default_rng((self.seed, number))
         choice = self.sampler.draw(generator)
         scan = self.scans[choice.scan]
-        changes = draw_augmentation(generator, scan.image.shape[1:], self.ranges)
+        changes = self.draw_changes(generator, scan.image.shape[1:], self.ranges)
         slices = (choice.support_slice, choice.query_slice)
         (support, support_mask), (query, query_mask) = (
-            change.apply(scan.image[z], (scan.supervoxels[z] == choice.segment).astype(np.float32))
+            change.apply(scan.image[z], (scan.segments[z] == choice.segment).astype(np.float32))
             for z, change in zip(slices, changes, strict=True)
         )
         return Episode(

@@ -6,8 +6,7 @@ neighbouring folds share a scan, the support is a position in the sorted test sc
 organ are never looked at.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -16,13 +15,15 @@ from util.errors import UserError
 from util.evaluation import Group, Task
 
 
-def legacy_fold(fold: Fold, support_index: int) -> Fold:
-    """The published fold: test scans in ascending order, the support at `support_index` (ADNet -1, Q-Net family 2).
+def legacy_fold(fold: Fold, support_index: int, order: str = "sorted") -> Fold:
+    """The published fold: the support at `support_index` of the test scans (ADNet -1, Q-Net family 2).
+
+    They stand in ascending order, or in the circular order of ALPNet, where the last fold wraps to the first scan.
 
     Raises:
         UserError: no such position.
     """
-    tested = sorted(fold.tested)
+    tested = sorted(fold.tested) if order == "sorted" else [*fold.query, fold.support]
     if not -len(tested) <= support_index < len(tested):
         raise UserError(f"test.support_index={support_index}: the fold has {len(tested)} test scans {tested}")
     support = tested[support_index]
@@ -53,6 +54,7 @@ def make_tasks(
     *,
     match: str = "parts",
     parts: int = 3,
+    part_rule: str = "chunks",
     whole_volume: bool = True,
 ) -> list[Task]:
     """All tasks of a fold: every query scan, every organ it shows.
@@ -64,15 +66,17 @@ def make_tasks(
         match: "parts" (EP1): the organ's extent in `parts` chunks, each with one support slice; "whole" (EP2): every
             slice with the middle support slice.
         parts: number of chunks.
+        part_rule: "chunks" of equal numbers of slices that show the organ; "extent": thirds of the distance between
+            its first and last slice, all slices between which are scored (ALPNet).
         whole_volume: with "parts", also segment the slices outside the extent, with the nearest chunk's support slice.
 
     Raises:
         UserError: the support scan does not show an organ.
     """
-    return list(_tasks(fold, organs, labels, match, parts, whole_volume))
+    return list(_tasks(fold, organs, labels, match, parts, part_rule, whole_volume))
 
 
-def _tasks(fold, organs, labels, match, parts, whole_volume) -> Iterator[Task]:
+def _tasks(fold, organs, labels, match, parts, part_rule, whole_volume) -> Iterator[Task]:
     for query in fold.query:
         for organ, identifier in organs.items():
             shown = _slices_showing(labels[fold.support], identifier)
@@ -91,8 +95,13 @@ def _tasks(fold, organs, labels, match, parts, whole_volume) -> Iterator[Task]:
                 yield Task(organ, identifier, fold.support, query, groups, tuple(range(depth)))
             else:
                 chosen = [int(shown[index]) for index in support_indices(len(shown), parts)]
-                chunk_of = assign_chunks(extent, depth, parts) if whole_volume else None
-                chunks = _kept_chunks(extent, parts) if chunk_of is None else _all_chunks(chunk_of, parts)
+                if part_rule == "extent":
+                    extent = np.arange(extent[0], extent[-1] + 1)
+                    chunk_of = assign_extent(extent[0], extent[-1], depth, parts)
+                else:
+                    chunk_of = assign_chunks(extent, depth, parts)
+                looked_at = np.arange(depth) if whole_volume else extent
+                chunks = [tuple(looked_at[chunk_of[looked_at] == part].tolist()) for part in range(parts)]
                 groups = tuple(Group((z,), chunk) for z, chunk in zip(chosen, chunks, strict=True) if chunk)
                 yield Task(organ, identifier, fold.support, query, groups, tuple(extent.tolist()))
 
@@ -104,14 +113,12 @@ def assign_chunks(extent: np.ndarray, depth: int, parts: int) -> np.ndarray:
     return np.searchsorted(borders, position.clip(min=0), side="right") - 1
 
 
+def assign_extent(first: int, last: int, depth: int, parts: int) -> np.ndarray:
+    """Part `(D,)` of every slice by its position between the first and last slice of the organ, clamped (alpnet 11)."""
+    if first == last:
+        return np.zeros(depth, dtype=int)
+    return ((np.arange(depth) - first) // ((last - first) / parts)).astype(int).clip(0, parts - 1)
+
+
 def _slices_showing(label: np.ndarray, identifier: int) -> np.ndarray:
     return np.flatnonzero((label == identifier).any((1, 2)))
-
-
-def _kept_chunks(extent: np.ndarray, parts: int) -> list[tuple[int, ...]]:
-    borders = chunk_borders(len(extent), parts)
-    return [tuple(extent[a:b].tolist()) for a, b in itertools.pairwise(borders)]
-
-
-def _all_chunks(chunk_of: np.ndarray, parts: int) -> Sequence[tuple[int, ...]]:
-    return [tuple(np.flatnonzero(chunk_of == part).tolist()) for part in range(parts)]

@@ -11,10 +11,10 @@ from util.errors import UserError
 
 @dataclass(frozen=True)
 class Choice:
-    """One training task: the same supervoxel on two slices of one scan."""
+    """One training task: the same segment on two slices of one scan, or twice on one slice."""
 
     scan: int  # position in the list of training scans
-    segment: int  # supervoxel id
+    segment: int  # supervoxel or superpixel id
     support_slice: int
     query_slice: int
 
@@ -69,6 +69,39 @@ class NeighboursSampler:
         if generator.random() < 0.5:
             first, second = second, first
         return Choice(scan, segment, first, second)
+
+
+class SliceSampler:
+    """One slice and one of its superpixels; support and query are two views of it (spec alpnet 5).
+
+    A slice is drawn uniformly among those with a superpixel, then a superpixel uniformly among those it shows. The
+    papers' code draws a number below the largest one instead, vacant numbers included (spec defect D3).
+
+    Args:
+        superpixels: `(D, H, W)` volumes, one a training scan.
+        min_size: smallest area in pixels.
+        excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
+
+    Raises:
+        UserError: no slice is left.
+    """
+
+    def __init__(
+        self, superpixels: Sequence[np.ndarray], *, min_size: int = 1, excluded: Sequence[np.ndarray] | None = None
+    ) -> None:
+        self._slices: list[tuple[int, int, np.ndarray]] = []
+        for scan, volume in enumerate(superpixels):
+            areas = slice_areas(volume)[1:]
+            for z in np.flatnonzero((areas >= min_size).any(0)):
+                if excluded is None or not excluded[scan][z]:
+                    self._slices.append((scan, int(z), np.flatnonzero(areas[:, z] >= min_size) + 1))
+        if not self._slices:
+            raise UserError(f"no superpixel of the training scans has episode.min_size={min_size} pixels; lower it")
+
+    def draw(self, generator: np.random.Generator) -> Choice:
+        """One task."""
+        scan, z, segments = self._slices[generator.integers(len(self._slices))]
+        return Choice(scan, int(generator.choice(segments)), z, z)
 
 
 def excluded_slices(label: np.ndarray, organs: Iterable[int], rule: str) -> np.ndarray:

@@ -17,9 +17,9 @@ class Scan:
 
     Attributes:
         number: its number in the data set.
-        image: `(D, H, W)` float32, z-scored over the whole volume (population standard deviation).
+        image: `(D, H, W)` float32, z-scored (population standard deviation).
         label: `(D, H, W)` int16 organ ids, or None where the scan has none.
-        supervoxels: `(D, H, W)` int32, 0 = background, or None where they were not asked for.
+        segments: supervoxels or superpixels `(D, H, W)` int32, 0 = none, or None where they were not asked for.
         geometry: of the image file.
         shape: of the image file, before the cut to the data set's size.
     """
@@ -27,7 +27,7 @@ class Scan:
     number: int
     image: np.ndarray
     label: np.ndarray | None
-    supervoxels: np.ndarray | None
+    segments: np.ndarray | None
     geometry: Geometry
     shape: tuple[int, int, int]
 
@@ -36,16 +36,30 @@ class Scan:
         return self.label == identifier
 
 
-def read_scans(
-    dataset: Dataset, root: Path, numbers: list[int], *, labels: bool = True, supervoxels: bool = False
-) -> list[Scan]:
-    """Read several scans, a few at a time (decompression releases the interpreter lock)."""
+def read_scans(dataset: Dataset, root: Path, numbers: list[int], **options) -> list[Scan]:
+    """Read several scans, a few at a time (decompression releases the interpreter lock); options as in `read_scan`."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(lambda n: read_scan(dataset, root, n, labels=labels, supervoxels=supervoxels), numbers))
+        return list(pool.map(lambda number: read_scan(dataset, root, number, **options), numbers))
 
 
-def read_scan(dataset: Dataset, root: Path, number: int, *, labels: bool = True, supervoxels: bool = False) -> Scan:
+def read_scan(
+    dataset: Dataset,
+    root: Path,
+    number: int,
+    *,
+    labels: bool = True,
+    segments: str | None = None,
+    intensities: tuple[float, float] | None = None,
+) -> Scan:
     """Read one scan with what belongs to it.
+
+    Args:
+        dataset: its data set.
+        root: folder that holds the data sets.
+        number: of the scan.
+        labels: read the organ labels.
+        segments: "supervoxels" or "superpixels" reads these too.
+        intensities: (mean, standard deviation) for the z-score; None = the scan's own.
 
     Raises:
         UserError: a file is missing or damaged, shapes or grids differ, labels are no integers, the scan is constant.
@@ -53,22 +67,33 @@ def read_scan(dataset: Dataset, root: Path, number: int, *, labels: bool = True,
     image_file = dataset.image_file(root, number)
     volume = read_volume(image_file)
     label = _read_label(dataset.label_file(root, number), volume, image_file) if labels else None
-    segments = _read_supervoxels(dataset, root, number, volume, image_file) if supervoxels else None
+    ids = _read_segments(dataset, root, number, segments, volume, image_file) if segments else None
     cut = (slice(None), slice(dataset.size), slice(dataset.size))
     return Scan(
         number=number,
-        image=_z_score(volume.array, image_file)[cut],
+        image=_z_score(volume.array, intensities, image_file)[cut],
         label=None if label is None else label[cut],
-        supervoxels=None if segments is None else segments[cut],
+        segments=None if ids is None else ids[cut],
         geometry=volume.geometry,
         shape=volume.array.shape,
     )
 
 
-def _z_score(array: np.ndarray, file: Path) -> np.ndarray:
+def training_intensities(dataset: Dataset, root: Path, numbers: list[int]) -> tuple[float, float]:
+    """Mean and population standard deviation over all voxels of several scans (spec alpnet 4, CT)."""
+    count, total, squares = 0, 0.0, 0.0
+    for number in numbers:
+        array = read_volume(dataset.image_file(root, number)).array.astype(np.float64)
+        count, total, squares = count + array.size, total + array.sum(), squares + np.square(array).sum()
+    mean = total / count
+    return float(mean), float(np.sqrt(squares / count - mean**2))
+
+
+def _z_score(array: np.ndarray, intensities: tuple[float, float] | None, file: Path) -> np.ndarray:
     mean, deviation = array.mean(dtype=np.float64), array.std(dtype=np.float64)
     if deviation == 0:
         raise UserError(f"{file}: every voxel has the value {mean:g}; there is nothing to see in this scan")
+    mean, deviation = intensities or (mean, deviation)
     return ((array - mean) / deviation).astype(np.float32)
 
 
@@ -82,15 +107,18 @@ def _read_label(file: Path, image, image_file: Path) -> np.ndarray:
     return _integers(label.array, np.int16, file)
 
 
-def _read_supervoxels(dataset: Dataset, root: Path, number: int, image, image_file: Path) -> np.ndarray:
-    file = dataset.supervoxel_file(root, number)
+def _read_segments(dataset: Dataset, root: Path, number: int, kind: str, image, image_file: Path) -> np.ndarray:
+    file = dataset.segment_file(root, number, kind)
     if not file.is_file():
+        if kind == "superpixels":
+            options = f"--slices --patient-threshold {dataset.patient_threshold:g}"
+        else:
+            options = f"--min-size {dataset.supervoxel_size}"
         raise UserError(
-            f"{file}: no supervoxels yet; make them with: "
-            f"python -m supervoxels.generate {image_file.parent} {file.parent} "
-            f"--min-size {dataset.supervoxel_size}"
+            f"{file}: no {kind} yet; make them with: "
+            f"python -m supervoxels.generate {image_file.parent} {file.parent} {options}"
         )
-    # published supervoxel files carry no geometry (spec supervoxels 5.6), so only the shape is compared
+    # published files carry no geometry (spec supervoxels 5.6), so only the shape is compared
     return _integers(_read_beside(file, image, image_file).array, np.int32, file)
 
 

@@ -41,7 +41,7 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def recipe(name: str, dataset: str, section: str) -> dict[str, Any]:
-    """The paper's values for `train`, `episode` or `test` of a method, on a data set."""
+    """The paper's values for the options `train`, `scans`, `episode` or `test` of a method, on a data set."""
     recipe = method_class(name).recipe
     return {**recipe.get(section, {}), **recipe.get("datasets", {}).get(dataset, {}).get(section, {})}
 

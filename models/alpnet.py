@@ -36,7 +36,10 @@ class ALPNet(FewShotMethod):
 
     recipe = {
         "train": dict(steps=100_000, decay=0.95, decay_every=1000),
-        "test": dict(match="parts", parts=3, support_index=-1),
+        "scans": dict(segments="superpixels"),
+        "episode": dict(sampler="slice", min_size=1, augment="both"),
+        "test": dict(part_rule="extent", fold_order="circular"),
+        "datasets": {"SABS": {"scans": dict(normalise="training")}},
     }
 
     def __init__(

@@ -20,6 +20,7 @@ KEYS = {
     "encoder",
     "stride",
     "config",
+    "intensities",
     "training_scans",
     "step",
     "model",

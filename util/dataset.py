@@ -16,6 +16,8 @@ class Dataset:
         images: folder of `image_N.nii.gz` and `label_N.nii.gz` below the data root.
         supervoxels: folder of `superpix-MIDDLE_N.nii.gz` below the data root.
         supervoxel_size: smallest supervoxel in voxels (the generator's min_size).
+        superpixels: folder of 2D superpixels, `superpix-MIDDLE_N.nii.gz` too (ALPNet).
+        patient_threshold: superpixels lie where the intensity is above this: 50.0001 for MR, 0.0001 for windowed CT.
         organs: name -> label id in the files, for the organs that are tested.
         size: the first `size` rows and columns are used (SABS is prepared 257 wide, spec training_protocol 8.4);
             None = all.
@@ -24,6 +26,8 @@ class Dataset:
     images: str
     supervoxels: str
     supervoxel_size: int
+    superpixels: str
+    patient_threshold: float
     organs: Mapping[str, int]
     size: int | None = None
 
@@ -35,9 +39,9 @@ class Dataset:
         """File of the organ labels of a scan."""
         return Path(root) / self.images / f"label_{scan}.nii.gz"
 
-    def supervoxel_file(self, root: Path, scan: int) -> Path:
-        """File of the supervoxels of a scan."""
-        return Path(root) / self.supervoxels / f"superpix-MIDDLE_{scan}.nii.gz"
+    def segment_file(self, root: Path, scan: int, kind: str = "supervoxels") -> Path:
+        """File of the "supervoxels" or "superpixels" of a scan."""
+        return Path(root) / getattr(self, kind) / f"superpix-MIDDLE_{scan}.nii.gz"
 
     def scans(self, root: Path) -> list[int]:
         """Numbers of the scans on disk, ascending.

@@ -21,7 +21,7 @@ class FewShotMethod(nn.Module):
     Attributes:
         dims: number of spatial axes, 2 or 3.
         encoder_strides: output strides of the encoder maps the paper uses, shallow to deep.
-        recipe: the paper's schedule: values for `train.*`, `episode.*` and `test.*`; a key `datasets` holds what
+        recipe: the paper's values for `train.*`, `scans.*`, `episode.*` and `test.*`; a key `datasets` holds what
             differs by data set.
     """
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.augmentation import Ranges, draw_augmentation
+from dataloaders.augmentation import Ranges, draw_for_one
 from dataloaders.episodes import TrainingEpisodes, episode_loader
 from dataloaders.samplers import NeighboursSampler
 from dataloaders.scans import Scan
@@ -20,7 +20,7 @@ def episodes() -> TrainingEpisodes:
         segments[:, 5:20, 5:20], segments[2:, 22:35, 8:30] = 1, 2
         image = (segments + 0.3 * generator.standard_normal(segments.shape)).astype(np.float32)
         scans.append(Scan(number, image, None, segments, Geometry(), segments.shape))
-    sampler = NeighboursSampler([scan.supervoxels for scan in scans], min_size=50)
+    sampler = NeighboursSampler([scan.segments for scan in scans], min_size=50)
     return TrainingEpisodes(scans, sampler, Ranges(), seed=7)
 
 
@@ -70,7 +70,7 @@ def test_exactly_one_side_gets_each_change():
     generator = np.random.default_rng(0)
     sides = {"gamma": 0, "warp": 0}
     for _ in range(400):
-        support, query = draw_augmentation(generator, (8, 8), Ranges())
+        support, query = draw_for_one(generator, (8, 8), Ranges())
         for name in sides:
             assert (getattr(support, name) is None) != (getattr(query, name) is None)
             sides[name] += getattr(query, name) is not None
@@ -81,7 +81,7 @@ def test_draws_stay_in_their_ranges():
     ranges = Ranges(gamma=(0.8, 0.9), rotation=2, shift=3, shear=1, zoom=(1.1, 1.2), elastic=0)
     generator = np.random.default_rng(0)
     for _ in range(200):
-        changes = draw_augmentation(generator, (8, 8), ranges)
+        changes = draw_for_one(generator, (8, 8), ranges)
         gamma = next(c.gamma for c in changes if c.gamma is not None)
         warp = next(c.warp for c in changes if c.warp is not None)
         assert 0.8 <= gamma <= 0.9 and 1.1 <= warp.zoom <= 1.2 and abs(warp.rotation) <= 2

@@ -10,6 +10,7 @@ import models
 from tests.models.stub import TinyEncoder
 from util.episode import Episode
 
+SECTIONS = ("train", "scans", "episode", "test")
 SIDE = 64  # pixels; features of stride 8 are 8 x 8
 
 
@@ -162,7 +163,7 @@ def test_hyperparameters_are_the_configuration(name):
     positional = [p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     assert positional == ["self", "encoder"]
     known = known_keys()
-    for section in ("train", "episode", "test"):
+    for section in SECTIONS:
         for dataset in config.DATASETS:
             assert models.recipe(name, dataset, section).keys() <= known[section]
 
@@ -172,4 +173,4 @@ def known_keys() -> dict[str, set[str]]:
     experiment = config.CommandLine("probe")
     experiment.main(lambda: None)
     run = experiment._create_run()
-    return {section: set(run.config[section]) for section in ("train", "episode", "test")}
+    return {section: set(run.config[section]) for section in SECTIONS}

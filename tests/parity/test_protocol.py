@@ -22,6 +22,18 @@ def test_support_slices_and_chunks(cases, parts):
         assert protocols.chunk_borders(int(count), parts) == arrays[f"chunk_borders/n{parts}"][row].tolist()
 
 
+@pytest.mark.parametrize("parts", [1, 3, 5])
+def test_alpnet_parts(cases, parts):
+    facts, arrays = cases
+    first, margin = facts["alpnet_part_assign"]["z_min"], facts["alpnet_part_assign"]["margin"]
+    for row, count in enumerate(arrays["extent_values"]):
+        assert protocols.support_indices(int(count), parts) == arrays[f"alpnet_support_element/n{parts}"][row].tolist()
+        last = first + int(count) - 1
+        assigned = protocols.assign_extent(first, last, last + margin + 1, parts)[first - margin :]
+        expected = arrays[f"alpnet_part_assign/n{parts}"][row]
+        assert assigned.tolist() == expected[expected >= 0].tolist()
+
+
 @pytest.mark.parametrize("dataset", ["CHAOST2", "SABS", "CMR"])
 def test_legacy_folds(cases, dataset):
     facts, _ = cases
@@ -42,6 +54,7 @@ def test_strict_folds_are_alpnets_circular_ones(cases, dataset):
     for index, expected in facts["folds_alpnet_lineage"][dataset].items():
         fold = choose_fold(config.FOLDS, dataset, int(index))
         assert [*fold.query, fold.support] == expected["test_ids"]
+        assert protocols.legacy_fold(fold, -1, "circular") == fold
         assert [fold.support] == expected["support"]
 
 

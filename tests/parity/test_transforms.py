@@ -73,6 +73,20 @@ def test_whole_transform(cases, recipe):
         assert warped_mask.sum() == arrays[key + "mask_count"]
 
 
+def test_alpnet_transform(cases, recipe):
+    """Warp, then gamma on the image alone, in single precision (spec alpnet 6)."""
+    facts, arrays = cases
+    pattern = recipe.test_pattern(256, 256).astype(np.float32)
+    mask = recipe.ellipse(256, 256, *facts["geometry"]["mask_ellipse"])
+    for index, draw in enumerate(facts["geometry"]["draws"]):
+        change = augmentation.Augmentation(draw["alpnet_gamma"], geometric(draw), gamma_last=True)
+        image, warped_mask = change.apply(pattern, mask)
+        np.testing.assert_allclose(image[::4, ::4], arrays[f"alpnet/{index}_image"], **TOLERANCE)
+        expected = np.unpackbits(arrays[f"alpnet/{index}_mask_bits"]).reshape(256, 256)
+        assert np.count_nonzero(warped_mask != expected) <= 4
+        assert abs(warped_mask.sum() - arrays[f"alpnet/{index}_mask_count"]) <= 4
+
+
 def test_single_precision_stays_close(cases, recipe):
     """Training warps in float32, where OpenCV interpolates exactly instead of in fixed point (margin of the README)."""
     facts, arrays = cases

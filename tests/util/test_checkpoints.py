@@ -26,6 +26,7 @@ def content() -> dict:
         "encoder": "resnet18",
         "stride": 0,
         "config": {"seed": 1},
+        "intensities": None,
         "training_scans": [1, 2],
         "step": 3,
         "model": {"weight": torch.ones(2)},
