@@ -20,7 +20,7 @@ def segment(const double[:, :, ::1] image, const int32_t[:, ::1] offsets, const 
     checked here: `supervoxels.felzenszwalb` does that.
 
     Raises:
-        MemoryError: about 45 bytes a voxel are not to be had.
+        MemoryError: up to 54 bytes a voxel are not to be had.
     """
     labels = np.empty((image.shape[0], image.shape[1], image.shape[2]), dtype=np.int32)
     cdef int32_t[:, :, ::1] result = labels

@@ -125,7 +125,8 @@ def introsorted(costs, codes):
         with nogil:
             finished = introsort(&cost[0], &index[0], index.shape[0])
         if not finished:
-            raise RuntimeError("the legacy order needs NumPy's heap sort here, which is not reproduced; use order='stable'")
+            raise ValueError("this image drives NumPy's sort to its depth limit, where the legacy order is not "
+                             "reproduced; use order='stable'")
     return costs[order], codes[order]
 
 

@@ -33,7 +33,7 @@ OUTPUT_NAME = re.compile(r"superpix-MIDDLE_(\d+)\.nii\.gz")
 MANIFEST = "parameters.json"
 
 # peak memory of one scan, measured with benchmarks/supervoxels.py and rounded up; the rest is Python with its libraries
-BYTES_PER_VOXEL = {"stable": 64, "legacy": 520}
+BYTES_PER_VOXEL = {"stable": 80, "legacy": 520}
 BYTES_PER_WORKER = 250 << 20
 
 

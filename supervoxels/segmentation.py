@@ -69,8 +69,8 @@ def felzenszwalb(
     Raises
     ------
     ValueError
-        The image is not 2D or 3D, empty, too large for 32-bit voxel numbers, or not finite; or a parameter is out of
-        its range.
+        The image is not 2D or 3D, empty, too large for 32-bit voxel numbers, or not finite; a parameter is out of its
+        range; or the legacy order cannot be had for this image (never seen on a scan).
     """
     spacing = _checked_spacing(spacing)
     _check_parameters(scale, sigma, min_size, threads, order, kernel)

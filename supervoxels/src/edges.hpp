@@ -1,9 +1,10 @@
 // Finding and sorting the next cheapest edges.
 //
-// Kruskal's algorithm wants all 13 N edges in order of (cost, id). Most of them never matter: when their turn comes both
-// ends lie in one component already. So edges are not listed at all; they are looked for when their turn comes, a
-// stretch of costs at a time, and only those that can still matter by then are collected and sorted ("filter Kruskal",
-// Osipov, Sanders and Singler, ALENEX 2009). The order of what remains is the order of the full list.
+// Kruskal's algorithm wants all 13 N edges in order of (cost, id). Most of them never matter: when their turn comes
+// both ends lie in one component already. So edges are not listed at all; they are looked for when their turn
+// comes, a stretch of costs at a time, and only those that can still matter by then are collected and sorted
+// ("filter Kruskal", Osipov, Sanders and Singler, ALENEX 2009). The order of what remains is the order of the full
+// list.
 #pragma once
 
 #include <cstring>
@@ -48,10 +49,11 @@ inline int lowest_bit(uint32_t bits) {
 #endif
 }
 
-// Look for equal values in the rows after those of 64 voxels: bit 3 r + 1 + dx of hits[i] is set where voxel i is to be
-// joined with the neighbour dx = -1, 0, 1 to the side in row r. Runs of equals within a row are joined already, which
-// makes most of these edges redundant: an equal diagonal neighbour needs no edge beside an equal straight one, and none
-// to the left (nor the straight one) if the voxel's own left neighbour is equal, because that one has joined them.
+// Look for equal values in the rows after those of 64 voxels: bit 3 r + 1 + dx of hits[i] is set where voxel i is
+// to be joined with the neighbour dx = -1, 0, 1 to the side in row r. Runs of equals within a row are joined
+// already, which makes most of these edges redundant: an equal diagonal neighbour needs no edge beside an equal
+// straight one, and none to the left (nor the straight one) if the voxel's own left neighbour is equal, because
+// that one has joined them.
 SUPERVOXELS_CLONES
 inline void look_for_equals(const double* image, const int64_t* rows, int first_row, int last_row, int64_t* hits) {
     int64_t hit[kBlock], first[kBlock];
@@ -103,11 +105,13 @@ struct ShadeBounds {
     static int32_t clamped(double shades) { return static_cast<int32_t>(std::min<double>(shades, 2 * kShades)); }
 };
 
-// Look at the 13 edges of 64 voxels: bit `rank` of hits[i] is set where that edge may lie in the stretch and its ends are
-// not known to be settled. Returns a lower bound of cost * zoom for the unsettled edges that may lie beyond it.
+// Look at the 13 edges of 64 voxels: bit `rank` of hits[i] is set where that edge may lie in the stretch and its
+// ends are not known to be settled. Returns a lower bound of cost * zoom for the unsettled edges that may lie
+// beyond it.
 //
-// Settled: both ends in one component, or both in components of at least min_size voxels (their labels are negative).
-// Neither ever changes back, so such an edge can be dropped for good; a label that is out of date only costs time.
+// Settled: both ends in one component, or both in components of at least min_size voxels (their labels are
+// negative). Neither ever changes back, so such an edge can be dropped for good; a label that is out of date only
+// costs time.
 SUPERVOXELS_CLONES
 inline double look(const int32_t* shade, const int32_t* label, const int64_t* step, const ShadeBounds& bounds,
                    int32_t* hits) {
@@ -143,8 +147,8 @@ inline double look(const int32_t* shade, const int32_t* label, const int64_t* st
     return std::min(in_plane, across) >= kPadding - kShades ? kInfinity : bounds.least(in_plane, across);
 }
 
-// Collects edges up to a capacity. When it is full it keeps about the cheaper half and lowers its own upper end, so that what it
-// holds is always *every* open edge seen from `low` up to `high`.
+// Collects edges up to a capacity. When it is full it keeps about the cheaper half and lowers its own upper end, so
+// that what it holds is always *every* open edge seen from `low` up to `high`.
 class Collector {
   public:
     Collector(Edge low, Edge high, size_t capacity) : low(low), high(high), capacity_(std::max<size_t>(capacity, 64)) {}
@@ -183,9 +187,10 @@ class Collector {
     size_t capacity_;
 };
 
-// Put the edges of all collectors into `edges`, sorted by (cost, id); the collectors are empty afterwards. They hold
-// raster order, so a stable pass over the ranks puts edges in the order of their ids, and stable passes over the digits of
-// the cost do the rest. Costs are never negative, and the bits of non-negative doubles sort as the doubles do.
+// Put the edges of all collectors into `edges`, sorted by (cost, id); the collectors are empty afterwards. They
+// hold raster order, so a stable pass over the ranks puts edges in the order of their ids, and stable passes over
+// the digits of the cost do the rest. Costs are never negative, and the bits of non-negative doubles sort as the
+// doubles do.
 inline void sort_edges(std::vector<Collector>& parts, std::vector<Edge>& edges, std::vector<Edge>& spare) {
     constexpr int kDigitBits = 11, kDigits = 1 << kDigitBits;
     const int threads = static_cast<int>(parts.size());
@@ -223,7 +228,8 @@ inline void sort_edges(std::vector<Collector>& parts, std::vector<Edge>& edges, 
             int64_t* place = places[thread].data();
             Edge* sorted = target.data();
             const auto source = source_of(thread);
-            for (const Edge* edge = source.first; edge < source.second; ++edge) sorted[place[digit_of(*edge)]++] = *edge;
+            for (const Edge* edge = source.first; edge < source.second; ++edge)
+                sorted[place[digit_of(*edge)]++] = *edge;
         });
     };
     pass([&](int thread) {

@@ -6,13 +6,15 @@
 
 namespace supervoxels {
 
+constexpr int64_t kMostThreads = 256;  // more would only cost memory and time to start
+
 class Segmentation {
   public:
     Segmentation(const double* image, int64_t depth, int64_t height, int64_t width, const int32_t* offsets,
                  const double* weights, double k, int64_t min_size, int threads)
-        : threads_(static_cast<int>(std::min<int64_t>(threads, depth * height))), k_(k), min_size_(min_size),
-          grid_(image, depth, height, width, offsets, weights, threads_), label_(grid_.length), links_(grid_.length),
-          stretch_(std::max<int64_t>(4096, depth * height * width / 6)) {}
+        : threads_(static_cast<int>(std::min<int64_t>({threads, kMostThreads, depth * height}))), k_(k),
+          min_size_(min_size), grid_(image, depth, height, width, offsets, weights, threads_), label_(grid_.length),
+          links_(grid_.length), stretch_(std::max<int64_t>(4096, depth * height * width / 6)) {}
 
     void run(int32_t* result) {
         start();
@@ -23,9 +25,9 @@ class Segmentation {
 
   private:
     // ---- components -------------------------------------------------------------------------------------------------
-    // links_[v] is the voxel above v in its tree; at a root it is minus the number of voxels. label_[v] is the root that v
-    // had when labels were last brought up to date, and ~root where that component has min_size voxels or more. All
-    // padding counts as one component of its own, at position 0.
+    // links_[v] is the voxel above v in its tree; at a root it is minus the number of voxels. label_[v] is the root
+    // that v had when labels were last brought up to date, and ~root where that component has min_size voxels or
+    // more. All padding counts as one component of its own, at position 0.
 
     int64_t size(int32_t root) const { return -static_cast<int64_t>(links_[root]); }
     static int32_t root_of_label(int32_t label) { return label < 0 ? ~label : label; }
@@ -39,7 +41,8 @@ class Segmentation {
         return voxel;
     }
 
-    // The larger component keeps its root, so trees stay shallow and a component that is large keeps its label for good.
+    // The larger component keeps its root, so trees stay shallow and a component that is large keeps its label for
+    // good.
     int32_t join(int32_t a, int32_t b) {
         const int32_t voxels_a = links_[a], voxels_b = links_[b];
         const int32_t root = voxels_a <= voxels_b ? a : b, child = voxels_a <= voxels_b ? b : a;
@@ -62,9 +65,9 @@ class Segmentation {
 
     // ---- pass 1 -----------------------------------------------------------------------------------------------------
 
-    // Components before the first edge of positive cost. Edges between equal values cost nothing and come first, and pass
-    // 1 takes them all as long as the threshold k / size of spec 2.5 is positive even for the whole volume: their order is
-    // irrelevant, and the components are the connected regions of equal value.
+    // Components before the first edge of positive cost. Edges between equal values cost nothing and come first,
+    // and pass 1 takes them all as long as the threshold k / size of spec 2.5 is positive even for the whole
+    // volume: their order is irrelevant, and the components are the connected regions of equal value.
     void start() {
         const double voxels = static_cast<double>(grid_.depth * grid_.height * grid_.width);
         if (static_cast<float>(k_ / voxels) > 0) {
@@ -84,8 +87,10 @@ class Segmentation {
             const auto slices = share(grid_.depth, thread, threads_);
             if (slices.first == slices.second) return;
             const int64_t begin = grid_.position(slices.first, 0, 0), end = grid_.position(slices.second, 0, 0);
-            for (int64_t voxel = begin; voxel < end; ++voxel)
-                links_[voxel] = grid_.image[voxel] == grid_.image[voxel - 1] ? links_[voxel - 1] : static_cast<int32_t>(voxel);
+            for (int64_t voxel = begin; voxel < end; ++voxel) {
+                const bool left = grid_.image[voxel] == grid_.image[voxel - 1];
+                links_[voxel] = left ? links_[voxel - 1] : static_cast<int32_t>(voxel);
+            }
             join_equal_rows(begin, end, 0, 1);
             join_equal_rows(begin, end - grid_.slice, 1, 4);
         });
@@ -96,8 +101,8 @@ class Segmentation {
         }
     }
 
-    // Join each voxel of [begin, end) with its equals in the following rows: row 0 is the next one in the slice, rows 1 to
-    // 3 are those of the next slice.
+    // Join each voxel of [begin, end) with its equals in the following rows: row 0 is the next one in the slice,
+    // rows 1 to 3 are those of the next slice.
     void join_equal_rows(int64_t begin, int64_t end, int first_row, int last_row) {
         const int64_t rows[4] = {grid_.row, grid_.slice - grid_.row, grid_.slice, grid_.slice + grid_.row};
         int64_t hits[kBlock];
@@ -131,9 +136,9 @@ class Segmentation {
         for (int64_t voxel = 0; voxel < grid_.length; ++voxel) --links_[label_[voxel]];
     }
 
-    // Pass 1 (spec 2.5). No threshold ever exceeds 2 k: a component of two parts of at most n / 2 voxels has an internal
-    // cost below the smaller part's threshold, and so on down to single voxels (spec 3, fact 1). Float32 rounding may add
-    // a little, hence the 1e-4. Dearer edges need not be looked for.
+    // Pass 1 (spec 2.5). No threshold ever exceeds 2 k: a component of two parts of at most n / 2 voxels has an
+    // internal cost below the smaller part's threshold, and so on down to single voxels (spec 3, fact 1). Float32
+    // rounding may add a little, hence the 1e-4. Dearer edges need not be looked for.
     void grow_regions() {
         std::vector<double> internal;
         for_edges_in_order(2 * k_ * (1 + 1e-4), false, [&](const std::vector<Meeting>& meetings) {
@@ -168,8 +173,6 @@ class Segmentation {
             return small > 0;
         });
     }
-
-    static constexpr int64_t kRoom = 3;  // a stretch may have so many times the edges it aims at, then it is shortened
 
     // ---- edges in order ---------------------------------------------------------------------------------------------
 
@@ -219,9 +222,9 @@ class Segmentation {
         });
     }
 
-    // Where the next stretch should end so that it has the number of edges aimed at: a guess from a sample of blocks. Any
-    // end beyond `low` is right. A short stretch means that more edges are settled before they are looked for, a long one
-    // that the image is swept fewer times.
+    // Where the next stretch should end so that it has the number of edges aimed at: a guess from a sample of
+    // blocks. Any end beyond `low` is right. A short stretch means that more edges are settled before they are
+    // looked for, a long one that the image is swept fewer times.
     Edge choose_end(const std::vector<int64_t>& open, Edge low, Edge end) const {
         constexpr int64_t kSample = 160;
         const int64_t sampled = std::min<int64_t>(kSample, open.size());
@@ -242,8 +245,10 @@ class Segmentation {
         return std::min(low < rounded ? rounded : end, end);
     }
 
-    // Collect all open edges from `low` up to the end that all collectors have afterwards: `high`, unless they are too many.
-    std::vector<Collector> collect(Edge low, Edge high, const std::vector<int64_t>& open, std::vector<double>& cheapest) {
+    // Collect all open edges from `low` up to the end that all collectors have afterwards: `high`, unless they are
+    // too many.
+    std::vector<Collector> collect(Edge low, Edge high, const std::vector<int64_t>& open,
+                                   std::vector<double>& cheapest) {
         const ShadeBounds bounds(grid_, low.cost, high.cost);
         const double reach = high.cost == kInfinity ? kInfinity : high.cost * grid_.zoom;
         std::vector<Collector> parts(threads_, Collector(low, high, kRoom * stretch_ / threads_));
@@ -304,7 +309,8 @@ class Segmentation {
     int64_t min_size_;
     Grid grid_;
     Buffer<int32_t> label_, links_;
-    int64_t stretch_;  // number of edges that a stretch aims at
+    static constexpr int64_t kRoom = 3;
+    int64_t stretch_;  // number of edges a stretch aims at; it is shortened where they are kRoom times as many
 };
 
 inline void segment(const double* image, int64_t depth, int64_t height, int64_t width, const int32_t* offsets,
