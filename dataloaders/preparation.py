@@ -1,0 +1,227 @@
+"""Raw scans on the grid of the experiments: orientation, intensities, spacing, crop (spec alpnet section 3).
+
+`prepare` does to one scan what its `Plan` says; the steps below it are functions of their own. With `legacy` they do
+what the published preparation did, blank samples included; without, every sample lies in the scan and headers stay
+true.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from util.volume import Geometry, Volume
+
+LEFT_FRONT_HEAD = (1.0, -1.0, 1.0)  # columns run to the left, rows to the front, slices to the head: as published
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the prepared voxels depend on.
+
+    Attributes:
+        spacing: mm `(x, y, z)` of the result; None = the scan's, times `shrink` in the plane.
+        size: rows and columns of the result; None = as they come.
+        percentile: intensities above it are set to it; None leaves them.
+        window: intensities `(low, high)` that become 0 and 255; None leaves them.
+        border: share of the rows and columns that is cut off at each side.
+        shrink: factor on the in-plane spacing, where `spacing` is None.
+        orient: store rows and columns of all scans the same way round.
+        legacy: as the published preparation did it.
+    """
+
+    spacing: tuple[float, float, float] | None = None
+    size: int | None = 256
+    percentile: float | None = None
+    window: tuple[float, float] | None = None
+    border: float = 0.0
+    shrink: float = 1.0
+    orient: bool = True
+    legacy: bool = False
+
+
+def prepare(image: Volume, label: Volume, plan: Plan) -> tuple[Volume, Volume]:
+    """One scan `(D, H, W)` and its label on the grid of the plan; the label takes the image's geometry.
+
+    Returns:
+        image (its own integers or float32; float64 in legacy) and label (int16; float32 in legacy).
+    """
+    label = Volume(label.array, image.geometry)
+    if plan.orient:
+        image, label = orient(image), orient(label)
+    image = Volume(_intensities(image.array, plan), image.geometry)
+    if plan.border:
+        margin = int(plan.border * image.array.shape[2])
+        image, label = (crop_border(volume, margin, plan.legacy) for volume in (image, label))
+    x, y, z = image.geometry.spacing
+    spacing = plan.spacing or (x * plan.shrink, y * plan.shrink, z)
+    image, label = resample(image, spacing, plan.legacy), resample_label(label, spacing, plan.legacy)
+    if plan.size is not None:
+        lowest = image.array.min()
+        image, label = (
+            crop_or_pad(volume, plan.size, fill, plan.legacy) for volume, fill in ((image, lowest), (label, 0))
+        )
+    if plan.legacy:
+        image, label = (
+            Volume(volume.array.astype(kind), image.geometry)
+            for volume, kind in ((image, np.float64), (label, np.float32))
+        )
+    return image, label
+
+
+def _intensities(array: np.ndarray, plan: Plan) -> np.ndarray:
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    if plan.percentile is not None:
+        array = cut_bright(array, plan.percentile)
+    if plan.window is not None:
+        array = window(array, *plan.window, own_range=plan.legacy)
+    return array
+
+
+def cut_bright(array: np.ndarray, percentile: float = 99.5) -> np.ndarray:
+    """Set what lies above the percentile of all voxels to it; of integers the percentile is truncated (alpnet 3.3)."""
+    limit = np.percentile(array, percentile).astype(array.dtype)
+    return np.minimum(array, limit)
+
+
+def window(array: np.ndarray, low: float, high: float, own_range: bool = False) -> np.ndarray:
+    """Clip to `[low, high]` and stretch to 0..255, float32 (alpnet 3.4).
+
+    Args:
+        array: intensities, any shape.
+        low, high: the window, in Hounsfield units for CT.
+        own_range: stretch the range that is left after clipping, as published: a scan without air then looks
+            different from the others.
+    """
+    clipped = np.clip(array, low, high).astype(np.float32)
+    if own_range:
+        low, high = float(clipped.min()), float(clipped.max())
+    clipped -= np.float32(low)
+    clipped *= np.float32(255 / max(high - low, 1e-6))
+    return clipped
+
+
+def orient(volume: Volume, towards: tuple[float, float, float] = LEFT_FRONT_HEAD) -> Volume:
+    """Swap and flip rows and columns, and reverse slices, so that they run `towards` as nearly as they can.
+
+    Nothing is interpolated and every voxel keeps its place in the patient. Slices stay slices: an oblique plane is
+    stored the best way round that it has.
+
+    Args:
+        volume: `(D, H, W)`.
+        towards: signs of left (columns), back (rows), head (slices).
+    """
+    array, geometry = volume.array, volume.geometry
+    axes = np.reshape(geometry.direction, (3, 3)).T  # one row an array axis x, y, z
+    spacing = list(geometry.spacing)
+    if abs(axes[0, 1]) + abs(axes[1, 0]) > abs(axes[0, 0]) + abs(axes[1, 1]):
+        array, axes, spacing = array.swapaxes(1, 2), axes[[1, 0, 2]], [spacing[1], spacing[0], spacing[2]]
+    signs = np.where(axes.diagonal() * towards < 0, -1, 1)
+    last = (np.array(array.shape[::-1]) - 1) * (signs < 0)  # the voxel that becomes the first
+    origin = np.array(geometry.origin) + (last * spacing) @ axes
+    turned = Geometry(tuple(spacing), tuple(origin.tolist()), tuple((axes * signs[:, None]).T.ravel().tolist()))
+    return Volume(np.ascontiguousarray(array[tuple(slice(None, None, sign) for sign in signs[::-1])]), turned)
+
+
+def output_size(size: int, spacing: float, target: float, legacy: bool = False) -> int:
+    """Samples along one axis: rounded, at least one; legacy: floor + 1, of which the last may be blank (alpnet 3.2)."""
+    samples = size * spacing / target
+    return int(samples + 1) if legacy else max(1, math.floor(samples + 0.5))
+
+
+def target_grid(
+    shape: tuple[int, ...], geometry: Geometry, spacing: tuple[float, ...], legacy: bool = False
+) -> tuple[tuple[int, ...], Geometry]:
+    """Size `(x, y, z)` and geometry after resampling to `spacing` mm.
+
+    Published: the first voxels' centres coincide, so samples may lie behind the scan's end. Here the middles of both
+    grids coincide, so that the outermost samples lie within half a new voxel of the scan's border, inside it.
+    """
+    old = np.array(shape[::-1])
+    size = tuple(output_size(*values, legacy) for values in zip(shape[::-1], geometry.spacing, spacing, strict=True))
+    if legacy:
+        return size, Geometry(tuple(spacing), geometry.origin, geometry.direction)
+    shift = ((old - 1) * geometry.spacing - (np.array(size) - 1) * spacing) / 2
+    return size, Geometry(tuple(spacing), _place(geometry, shift), geometry.direction)
+
+
+def resample(volume: Volume, spacing: tuple[float, ...], legacy: bool = False) -> Volume:
+    """Linear interpolation to `spacing` mm `(x, y, z)`; integers stay integers, outside the scan is 0."""
+    size, grid = target_grid(volume.array.shape, volume.geometry, spacing, legacy)
+    return Volume(_interpolate(volume.array, volume.geometry, size, grid), grid)
+
+
+def resample_label(volume: Volume, spacing: tuple[float, ...], legacy: bool = False) -> Volume:
+    """Labels to `spacing` mm, int16: each id is interpolated as a share of the voxel, and the largest share wins.
+
+    Published: an id wins with more than half of the voxel, and where rounding lets two do so the larger id.
+    """
+    size, grid = target_grid(volume.array.shape, volume.geometry, spacing, legacy)
+    result = np.zeros(size[::-1], np.int16)
+    best, background = np.zeros(result.shape, np.float32), np.ones(result.shape, np.float32)
+    for identifier in _present(volume.array):
+        share = _interpolate((volume.array == identifier).astype(np.float32), volume.geometry, size, grid)
+        wins = np.rint(share) == 1 if legacy else share > best
+        result[wins] = identifier
+        np.maximum(best, share, out=best)
+        background -= share
+    if not legacy:
+        result[background >= best] = 0
+    return Volume(result, grid)
+
+
+def _present(label: np.ndarray) -> list[int]:
+    """Ids other than 0, ascending."""
+    return np.unique(label[label > 0]).astype(int).tolist()
+
+
+def _interpolate(array: np.ndarray, geometry: Geometry, size: tuple[int, ...], grid: Geometry) -> np.ndarray:
+    if size == array.shape[::-1] and grid.matches(geometry, 1e-9):
+        return array
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetNumberOfThreads(1)  # scans are worked on side by side
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetSize(size)
+    resampler.SetOutputSpacing(grid.spacing)
+    resampler.SetOutputOrigin(grid.origin)
+    resampler.SetOutputDirection(grid.direction)
+    return sitk.GetArrayFromImage(resampler.Execute(image))
+
+
+def crop_border(volume: Volume, margin: int, legacy: bool = False) -> Volume:
+    """Cut `margin` pixels off at each side of the plane; legacy leaves the origin where it was (alpnet 3.4)."""
+    inside = volume.array[:, margin : volume.array.shape[1] - margin, margin : volume.array.shape[2] - margin]
+    return Volume(inside, volume.geometry if legacy else _moved(volume.geometry, (margin, margin, 0)))
+
+
+def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, legacy: bool = False) -> Volume:
+    """`size` rows and columns about the middle n // 2 (an odd size has one more before it); `fill` where the scan ends.
+
+    Legacy leaves the origin where it was (alpnet 3.3).
+    """
+    rows, columns = (size, size) if isinstance(size, int) else size
+    depth, height, width = volume.array.shape
+    top, left = height // 2 - (rows + 1) // 2, width // 2 - (columns + 1) // 2
+    result = np.full((depth, rows, columns), fill, volume.array.dtype)
+    source = tuple(slice(max(a, 0), max(min(a + n, end), 0)) for a, n, end in
+                   ((top, rows, height), (left, columns, width)))  # fmt: skip
+    target = tuple(slice(part.start - a, part.stop - a) for part, a in zip(source, (top, left), strict=True))
+    result[:, *target] = volume.array[:, *source]
+    return Volume(result, volume.geometry if legacy else _moved(volume.geometry, (left, top, 0)))
+
+
+def _moved(geometry: Geometry, voxels: tuple[float, ...]) -> Geometry:
+    """The same grid counted from another voxel `(x, y, z)`."""
+    origin = _place(geometry, np.multiply(voxels, geometry.spacing))
+    return Geometry(geometry.spacing, origin, geometry.direction)
+
+
+def _place(geometry: Geometry, millimetres: np.ndarray) -> tuple[float, ...]:
+    """World position of a point given in mm along the grid's axes from its first voxel."""
+    return tuple((np.array(geometry.origin) + np.reshape(geometry.direction, (3, 3)) @ millimetres).tolist())
