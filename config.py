@@ -148,6 +148,7 @@ def options():
         "save_every": 1000,  # steps between checkpoints
         "log_every": 10,  # steps between rows of metrics.csv
         **models.recipe(method, dataset, "train"),
+        **encoders.training_options(encoder),
     }
     scans = {
         "normalise": "scan",  # z-score by the scan's own statistics, or by those of all training scans (ALPNet on CT)

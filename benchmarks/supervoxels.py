@@ -101,8 +101,13 @@ def skimage_slices(image, _spacing, _min_size):
 
 def skimage_slic(image, spacing, min_size):
     """3D SLIC with as many clusters as minimum sizes fit."""
-    return segmentation.slic(image, n_segments=image.size // min_size, spacing=(spacing[0], spacing[2], spacing[1]),
-                             compactness=10, channel_axis=None)  # fmt: skip
+    return segmentation.slic(
+        image,
+        n_segments=image.size // min_size,
+        spacing=(spacing[0], spacing[2], spacing[1]),
+        compactness=10,
+        channel_axis=None,
+    )
 
 
 def itk_slic(image, _spacing, min_size):
@@ -114,9 +119,13 @@ def itk_slic(image, _spacing, min_size):
 
 
 METHODS = {
-    "fast": fast, "fast-2-threads": fast_two_threads, "sort-all-edges": oracle, "skimage-2d-slices": skimage_slices,
-    "skimage-slic-3d": skimage_slic, "simpleitk-slic-3d": itk_slic,
-}  # fmt: skip
+    "fast": fast,
+    "fast-2-threads": fast_two_threads,
+    "sort-all-edges": oracle,
+    "skimage-2d-slices": skimage_slices,
+    "skimage-slic-3d": skimage_slic,
+    "simpleitk-slic-3d": itk_slic,
+}
 
 
 def measure(source, method, repeats):
@@ -252,18 +261,31 @@ def picture(path, image_path):
 def main():
     """Run the parts asked for."""
     about, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(description=about, epilog=examples,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="folder of image_<N>.nii.gz, perhaps label_<N>.nii.gz"
     )
     parser.add_argument("--scans", type=int, default=4, help="real scans used for speed (default: 4); quality uses all")
     parser.add_argument("--min-size", type=int, default=5000, help="for real scans (default: 5000)")
     parser.add_argument("--repeats", type=int, default=3, help="calls a measurement (default: 3)")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD",
-                        help=f"which of: {', '.join(METHODS)}")  # fmt: skip
-    parser.add_argument("--parts", nargs="+", default=["speed", "growth", "quality"], metavar="PART",
-                        choices=["speed", "growth", "quality"], help="which of them (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        choices=METHODS,
+        metavar="METHOD",
+        help=f"which of: {', '.join(METHODS)}",
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=["speed", "growth", "quality"],
+        metavar="PART",
+        choices=["speed", "growth", "quality"],
+        help="which of them (default: all)",
+    )
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="borders beside the organs; needs --data")
     options = parser.parse_args()
     images = []

@@ -16,10 +16,20 @@ from supervoxels import _felzenszwalb, _oracle
 # The 13 edges of a voxel to neighbours that come later in raster order, in the order in which ties are visited, each
 # with its kind: 1 within a slice, 2 straight across, 3 and 4 diagonally across (spec 2.3, 2.4).
 DIRECTIONS = (
-    ((0, 1, 0), 1), ((0, 1, 1), 1), ((0, 0, 1), 1), ((0, 1, -1), 1),
-    ((1, 1, 0), 3), ((1, 1, 1), 4), ((1, 0, 1), 3), ((1, -1, 0), 3), ((1, -1, -1), 4),
-    ((1, 0, -1), 3), ((1, 1, -1), 4), ((1, -1, 1), 4), ((1, 0, 0), 2),
-)  # fmt: skip
+    ((0, 1, 0), 1),
+    ((0, 1, 1), 1),
+    ((0, 0, 1), 1),
+    ((0, 1, -1), 1),
+    ((1, 1, 0), 3),
+    ((1, 1, 1), 4),
+    ((1, 0, 1), 3),
+    ((1, -1, 0), 3),
+    ((1, -1, -1), 4),
+    ((1, 0, -1), 3),
+    ((1, 1, -1), 4),
+    ((1, -1, 1), 4),
+    ((1, 0, 0), 2),
+)
 OFFSETS = np.array([offset for offset, _ in DIRECTIONS], dtype=np.int32)
 
 MAX_VOXELS = 2**31 - 1

@@ -7,7 +7,7 @@ from supervoxels.segmentation import foreground_mask
 
 
 def superpixels(
-    volume: np.ndarray, *, threshold: float, min_size: int = 400, sigma: float = 1.0, published: bool = False
+    volume: np.ndarray, threshold: float, min_size: int = 400, sigma: float = 1.0, published: bool = False
 ) -> np.ndarray:
     """Superpixels of every slice of a prepared scan, intensities as they are (no rescaling to 0..1).
 

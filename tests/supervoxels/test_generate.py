@@ -13,6 +13,8 @@ import pytest
 
 from supervoxels import supervoxels
 from supervoxels.generate import main
+from supervoxels.superpixels import superpixels
+from util.dataset import Dataset
 from util.volume import Geometry, read_volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +45,12 @@ def _files(folder):
 
 def test_every_scan_gets_its_supervoxels_with_its_geometry(images, tmp_path):
     assert _generate(images, tmp_path / "out") == 0
-    assert sorted(_files(tmp_path / "out")) == ["parameters.json", "superpix-MIDDLE_1.nii.gz",
-                                                "superpix-MIDDLE_10.nii.gz", "superpix-MIDDLE_2.nii.gz"]  # fmt: skip
+    assert sorted(_files(tmp_path / "out")) == [
+        "parameters.json",
+        "superpix-MIDDLE_1.nii.gz",
+        "superpix-MIDDLE_10.nii.gz",
+        "superpix-MIDDLE_2.nii.gz",
+    ]
     for number in (1, 2, 10):
         made = read_volume(tmp_path / f"out/superpix-MIDDLE_{number}.nii.gz")
         scan = read_volume(images / f"image_{number}.nii.gz")
@@ -144,7 +150,7 @@ def test_memory_below_one_scan_is_refused(images, tmp_path, capsys):
 
 
 def test_a_data_set_is_found_by_its_name(images, tmp_path, monkeypatch, capsys):
-    row = types.SimpleNamespace(images="images", supervoxels="supervoxels_50", supervoxel_size=50)
+    row = Dataset("images", "supervoxels_50", 50, "superpixels_20", 50.0, {})
     monkeypatch.setitem(sys.modules, "config", types.SimpleNamespace(DATASETS={"TINY": row}))
     assert main(["TINY", "--data-root", str(tmp_path), "--backend", "threading"]) == 0
     assert _generate(images, tmp_path / "plain") == 0
@@ -155,9 +161,13 @@ def test_a_data_set_is_found_by_its_name(images, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["images", "out"], ["images", "out", "--min-size", "0"], ["NAME", "--min-size", "5"],
-     ["images", "out", "--min-size", "5", "--max-memory", "lots"]],
-)  # fmt: skip
+    [
+        ["images", "out"],
+        ["images", "out", "--min-size", "0"],
+        ["NAME", "--min-size", "5"],
+        ["images", "out", "--min-size", "5", "--max-memory", "lots"],
+    ],
+)
 def test_wrong_arguments_are_explained_and_leave_with_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -188,3 +198,14 @@ def test_a_run_stopped_in_the_middle_leaves_whole_files_and_is_completed_by_the_
     assert main([str(images), str(tmp_path / "fresh"), "--min-size", "50", "--backend", "threading"]) == 0
     fresh = _files(tmp_path / "fresh")
     assert {name: content for name, content in _files(out).items() if name in fresh} == fresh
+
+
+def test_superpixels_of_every_slice(images, tmp_path, capsys):
+    options = ["--slices", "--patient-threshold", "10", "--min-size", "30", "--backend", "threading"]
+    assert main([str(images), str(tmp_path / "flat"), *options]) == 0
+    for number in (2, 10):
+        scan = read_volume(images / f"image_{number}.nii.gz")
+        found = read_volume(tmp_path / f"flat/superpix-MIDDLE_{number}.nii.gz")
+        assert np.array_equal(found.array, superpixels(scan.array, 10.0, min_size=30))
+    assert main([str(images), str(tmp_path / "flat"), "--min-size", "30"]) == 1
+    assert "other parameters" in capsys.readouterr().err

@@ -116,8 +116,15 @@ def test_read_only_strided_integer_and_two_dimensional_images_give_the_labels_of
     expected = felzenszwalb(volume.astype(float), min_size=9)
     frozen = volume.astype(float)
     frozen.flags.writeable = False
-    for same in (frozen, volume, volume.astype(np.int16), volume.astype(np.float32), np.asfortranarray(volume),
-                 np.repeat(volume, 2, axis=2)[:, :, ::2], volume.tolist()):  # fmt: skip
+    for same in (
+        frozen,
+        volume,
+        volume.astype(np.int16),
+        volume.astype(np.float32),
+        np.asfortranarray(volume),
+        np.repeat(volume, 2, axis=2)[:, :, ::2],
+        volume.tolist(),
+    ):
         np.testing.assert_array_equal(felzenszwalb(same, min_size=9), expected)
     plane = felzenszwalb(volume[0], min_size=9)
     assert plane.shape == (12, 14) and plane.dtype == np.int32
