@@ -85,7 +85,7 @@ class QNet(FewShotMethod):
         logits = ops.log_probabilities(probability)
         if query_masks is None:
             return Output(logits)
-        losses = {"query": ops.weighted_nll(logits, query_masks, self.background_weight)}
+        losses = {"query": ops.episode_nll(logits, query_masks, self.background_weight).mean()}
         if self.training:
             losses["align"] = self.alignment_loss(supports, support_masks, queries, thresholds, probability)
         return Output(logits, losses)

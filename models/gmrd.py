@@ -1,0 +1,222 @@
+"""GMRD: Cheng et al., "Few-shot medical image segmentation via generating multiple representative descriptors",
+IEEE Transactions on Medical Imaging 2024.
+
+A class is described by many vectors instead of one prototype: an MLP over the pixel axis generates them from the
+features of the class, spread over the whole image. The cosines of a query with all descriptors of the foreground, and
+with those of the background, are decoded into one logit map each. spec/gmrd.md.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.parts import ops
+from models.parts.base import Features, FewShotMethod
+from models.parts.descriptors import DescriptorPath, random_order
+from models.parts.dual_scale import DualScale
+from util.episode import Output
+from util.errors import UserError
+
+LOG_RANGE = math.log(ops.EPSILON), math.log(1 - ops.EPSILON)  # of probabilities that are clamped by EPSILON
+EDGE = 2  # width of an edge in pixels
+
+
+class GMRD(FewShotMethod):
+    """GMRD. Generation C of its code, which trains without the paper's two losses, is the default; `mlp_relu=True,
+    aux_weight=0.5` is generation B, the code at the time of acceptance.
+
+    Args:
+        encoder: a 2D encoder with two maps; only the shallow one is described.
+        channels: width of the features.
+        image_size: side of the images in pixels; the MLPs have an input a pixel.
+        foreground_descriptors: how many are generated; two means (region, edge) join them.
+        background_descriptors: the same for the background.
+        mlp_relu: a ReLU between the layers of the MLPs.
+        aux_weight: weight of the losses within and between classes.
+        outer_edge: "coded": the background's edge as published, which is all background minus the eroded organ;
+            "fixed": the ring around the organ.
+        filler_seed: decides which pixels of a class fill the others' places; in training also the step does.
+        background_weight: weight of background pixels in the query loss.
+    """
+
+    encoder_strides = (4, 8)
+    # the threshold only answers empty supports; the deep map only leads to the threshold
+    without_gradient = ("heads.threshold", "encoder")
+    recipe = {
+        "train": dict(steps=36_000, decay=0.98, decay_every=3000),
+        "episode": dict(size_of="larger", runs=True),
+        "test": dict(support_index=2),
+    }
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        channels: int = 512,
+        image_size: int = 256,
+        foreground_descriptors: int = 100,
+        background_descriptors: int = 600,
+        mlp_relu: bool = False,
+        aux_weight: float = 0.0,
+        outer_edge: str = "coded",
+        filler_seed: int = 2025,
+        background_weight: float = 0.1,
+    ) -> None:
+        super().__init__(encoder)
+        if outer_edge not in ("coded", "fixed"):
+            raise UserError(f"model.outer_edge={outer_edge}: choose coded or fixed")
+        self.heads = DualScale(encoder, channels=channels, coarse=False)
+        self.background = DescriptorPath(image_size**2, background_descriptors, mlp_relu)
+        self.foreground = DescriptorPath(image_size**2, foreground_descriptors, mlp_relu)
+        self.image_size = image_size
+        self.aux_weight = aux_weight
+        self.outer_edge = outer_edge
+        self.filler_seed = filler_seed
+        self.background_weight = background_weight
+        self.register_buffer("draws", torch.tensor(0))
+
+    def encode(self, images: Tensor) -> Features:
+        """Images `(N, 1, H, W)` -> map `(N, channels, h, w)`, thresholds `(N,)`.
+
+        As published, the deep map does not learn; cutting it off also spares its backward pass.
+        """
+        shallow, deep = self.encoder(images)
+        return self.heads((shallow, deep.detach()))
+
+    def match(
+        self,
+        support_features: Features,
+        support_masks: Tensor,
+        query_features: Features,
+        query_masks: Tensor | None = None,
+    ) -> Output:
+        """Describe both classes in the supports, decode the queries' affinities with them (spec 3)."""
+        (support, _), (query, thresholds) = support_features, query_features
+        self._require_size(support_masks)
+        support_masks = support_masks > 0.5
+        descriptors = self.describe(support, support_masks)
+        logits = torch.where(
+            is_empty(support_masks), self.answer_without_support(query, thresholds), self.decode(query, descriptors)
+        )
+        if query_masks is None:
+            return Output(logits)
+        losses = {"query": ops.episode_nll(logits, query_masks, self.background_weight).mean()}
+        if self.training:
+            predicted = logits[:, :, 1] > logits[:, :, 0]
+            losses |= self.alignment_losses(support, support_masks, query, thresholds, predicted, descriptors)
+        return Output(logits, losses)
+
+    @ops.in_full_precision
+    def describe(self, features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Descriptors `(B, K, C)` of background and foreground, averaged over the images `(B, S, ...)` with foreground.
+
+        The descriptors of an image without any are left out; where no image has any, they are zero.
+        """
+        masks = masks.to(features.dtype)
+        inner, background = ops.erode(masks, EDGE), 1 - masks
+        outer_edge = background - inner if self.outer_edge == "coded" else ops.dilate(masks, EDGE) - masks
+        of_foreground = self.foreground.describe(features, masks, masks - inner, self.pixel_order)
+        of_background = self.background.describe(features, background, outer_edge, self.pixel_order)
+        valid = masks.flatten(2).any(2).to(features.dtype)
+        share = valid / valid.sum(1, keepdim=True).clamp(min=1)
+        return tuple(torch.einsum("bs,bskc->bkc", share, rows) for rows in (of_background, of_foreground))
+
+    def decode(self, features: Tensor, descriptors: tuple[Tensor, Tensor]) -> Tensor:
+        """Logits `(B, Q, 2, H, W)` of features `(B, Q, C, h, w)`, given the descriptors of both classes."""
+        return class_logits(self.scores(features, descriptors), (self.image_size, self.image_size))
+
+    def scores(self, features: Tensor, descriptors: tuple[Tensor, Tensor]) -> Tensor:
+        """Decoded cosines of features `(B, Q, C, h, w)` with each class's descriptors: `(B, Q, 2, h, w)` (spec 6)."""
+        directions = unit(features)
+        decoded = [
+            path.decoder(torch.einsum("bkc,bqchw->bqkhw", unit(rows), directions).flatten(0, 1))
+            for path, rows in zip((self.background, self.foreground), descriptors, strict=True)
+        ]
+        return torch.cat(decoded, dim=1).unflatten(0, features.shape[:2])
+
+    def answer_without_support(self, features: Tensor, thresholds: Tensor, prototype: Tensor | None = None) -> Tensor:
+        """Logits from one prototype `(B, 1, C)`, or none (the zero vector), as in Q-Net (spec 8)."""
+        if prototype is None:
+            prototype = features.new_zeros(features.shape[0], 1, features.shape[2])
+        probability = ops.foreground_probability(features, prototype, thresholds)
+        return ops.upsampled_logits(probability, (self.image_size, self.image_size))
+
+    def alignment_losses(
+        self,
+        support: Tensor,
+        support_masks: Tensor,
+        query: Tensor,
+        thresholds: Tensor,
+        predicted: Tensor,
+        descriptors: tuple[Tensor, Tensor],
+    ) -> dict[str, Tensor]:
+        """The predicted queries segment their own supports (spec 7); zero where nothing is predicted."""
+        empty, found = is_empty(support_masks), ~is_empty(predicted).flatten()
+        described = self.describe(query, predicted)
+        prototype = ops.joint_masked_average(query, predicted, align_corners=True)
+        single = self.answer_without_support(support, thresholds.mean(1, keepdim=True), prototype)
+        logits = torch.where(empty, single, self.decode(support, described))
+        align = ops.pixel_nll(logits, support_masks).mean(1)
+        losses = {"align": torch.where(found, align, 0.0).mean()}
+        if self.aux_weight:
+            aux = self.aux_weight * class_losses(*descriptors, *described)
+            losses["aux"] = torch.where(found & ~empty.flatten(), aux, 0.0).mean()
+        return losses
+
+    def pixel_order(self, members: Tensor) -> Tensor:
+        """Random permutations of the pixels for `members` `(N, P)`: new ones at each call in training, else the same.
+
+        One permutation serves all images, so that a prediction does not depend on what else is in the batch.
+        """
+        if self.training:
+            self.draws += 1
+        draw = self.draws if self.training else torch.zeros_like(self.draws)
+        return random_order(members.shape[1], self.filler_seed, draw).expand_as(members)
+
+    def _require_size(self, masks: Tensor) -> None:
+        if masks.shape[-2:] != (self.image_size, self.image_size):
+            height, width = masks.shape[-2:]
+            raise UserError(
+                f"model.image_size={self.image_size}: the images are {height} x {width}; set it to their side"
+            )
+
+
+@ops.in_full_precision
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors along the axis of channels, `(B, K, C)` or `(B, Q, C, h, w)`, scaled to length 1."""
+    return functional.normalize(vectors, dim=2)
+
+
+@ops.in_full_precision
+def class_logits(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scores `(B, Q, 2, h, w)` -> log-probabilities `(B, Q, 2, H, W)`, those of probabilities clamped by EPSILON."""
+    return ops.resize(scores, size, align_corners=True).log_softmax(2).clamp(*LOG_RANGE)
+
+
+def is_empty(masks: Tensor) -> Tensor:
+    """Whether the masks `(B, S, H, W)` of an episode are all empty: `(B, 1, 1, 1, 1)`."""
+    return ~masks.flatten(1).any(1)[:, None, None, None, None]
+
+
+@ops.in_full_precision
+def class_losses(background: Tensor, foreground: Tensor, other_background: Tensor, other_foreground: Tensor) -> Tensor:
+    """Descriptors of a class agree between supports and queries, those of two classes do not (spec 7.3): `(B,)`."""
+    everything = (background, foreground, other_background, other_foreground)
+    background, foreground, other_background, other_foreground = map(unit, everything)
+    within = agreement(foreground, other_foreground) + agreement(background, other_background)
+    between = mean_cosine(foreground, background).relu() + mean_cosine(other_foreground, other_background).relu()
+    return 2 - within + between
+
+
+def mean_cosine(rows: Tensor, others: Tensor) -> Tensor:
+    """Mean over all pairs of unit rows `(B, K, C)` and others: `(B,)`."""
+    return (rows.mean(1) * others.mean(1)).sum(1)
+
+
+def agreement(rows: Tensor, others: Tensor) -> Tensor:
+    """Mean cosine of unit rows `(B, K + 2, C)` with others: generated ones with their best, means with their like."""
+    best = (rows[:, :-2] @ others[:, :-2].transpose(1, 2)).amax(2)
+    own = (rows[:, -2:] * others[:, -2:]).sum(2)
+    return torch.cat((best, own), dim=1).mean(1)

@@ -1,0 +1,121 @@
+"""GMRD's descriptors: the MLP over pixels with its filler, and the decoder of affinities (spec/gmrd.md 4 to 6)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from models.parts import ops
+
+MASK = 0xFFFFFFFF  # 32 bits
+
+
+class DescriptorPath(nn.Module):
+    """What one class has of its own: the MLP that generates its descriptors, and the decoder of its affinities.
+
+    Args:
+        pixels: of an image.
+        count: number of generated descriptors.
+        relu: a ReLU between the layers of the MLP.
+    """
+
+    def __init__(self, pixels: int, count: int, relu: bool) -> None:
+        super().__init__()
+        self.spread = nn.Linear(pixels, count)
+        self.mix = nn.Sequential(nn.Dropout(0.2), nn.ReLU() if relu else nn.Identity(), nn.Linear(count, count))
+        self.decoder = Decoder(count + 2, count)
+
+    def describe(
+        self, features: Tensor, masks: Tensor, edges: Tensor, pixel_order: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Features `(B, S, C, h, w)` of a class -> descriptors `(B, S, K + 2, C)` (spec 4 and 5).
+
+        K generated ones, the mean over `masks` `(B, S, H, W)`, the mean over `edges` (weights of either sign).
+
+        The paper upsamples the features to the image, fills the pixels outside the class with samples from inside, and
+        applies a linear layer over the pixels. All of this is linear in the features: filling the map equals adding a
+        filled pixel's weight to the weight of the pixel it is taken from, and upsampling is pulled back likewise. So no
+        map at image resolution is built, only weights.
+        """
+        members = masks.flatten(2).flatten(0, 1) > 0.5
+        source = fill_source(members, pixel_order(members))[:, None].expand(-1, self.spread.out_features, -1)
+        weights = self.spread.weight.expand_as(source)
+        weights = torch.zeros_like(weights).scatter_add(2, source, weights) * members.any(1)[:, None, None]
+        weights = weights.unflatten(2, masks.shape[2:]).unflatten(0, masks.shape[:2])
+        means = torch.stack((masks, edges), dim=2)
+        means = means / (means.sum((-2, -1), keepdim=True) + 1e-5)
+        weights = ops.pull_back(torch.cat((weights, means), dim=2), features.shape[-2:], align_corners=True)
+        rows = torch.einsum("bskhw,bschw->bskc", weights, features)
+        generated = self.mix(rows[:, :, :-2].transpose(2, 3) + self.spread.bias).transpose(2, 3)
+        return torch.cat((generated, rows[:, :, -2:]), dim=2)
+
+
+class Decoder(nn.Module):
+    """Affinity maps `(N, inputs, h, w)` -> one logit map `(N, 1, h, w)`; convolutions without bias (spec 6)."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(convolution(inputs, width, 1), nn.ReLU())
+        self.residual = nn.Sequential(convolution(width, width, 3), nn.ReLU(), convolution(width, width, 3), nn.ReLU())
+        self.leave = nn.Sequential(convolution(width, 100, 3), nn.ReLU(), nn.Dropout2d(0.1), convolution(100, 1, 1))
+
+    def forward(self, affinity: Tensor) -> Tensor:
+        """See the class."""
+        entered = self.enter(affinity)
+        return self.leave(entered + self.residual(entered))
+
+
+def convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    """A convolution that keeps the size, without bias."""
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+
+
+def fill_source(members: Tensor, order: Tensor) -> Tensor:
+    """From which pixel each pixel of a filled map takes its features.
+
+    With n members and m others: members keep their own. The j-th other takes the j-th filler: a random sample of m
+    members if n >= m; else m mod n random members, then complete copies of all members in raster order. Without
+    members the result means nothing.
+
+    Args:
+        members: `(N, P)` bool, the class of P pixels in raster order.
+        order: `(N, P)` permutations of the pixels; a sample is the first members in this order.
+
+    Returns:
+        `(N, P)` indices.
+    """
+    n = members.sum(1, keepdim=True)
+    m = members.shape[1] - n
+    some = n.clamp(min=1)
+    raster = torch.arange(members.shape[1], device=members.device).expand_as(members)
+    sampled, copies = members_first(members, order), members_first(members, raster)
+    drawn = torch.where(n >= m, m, m % some)
+    number = (~members).cumsum(1) - 1
+    filler = torch.where(
+        number < drawn, sampled.gather(1, number.clamp(min=0)), copies.gather(1, (number - drawn) % some)
+    )
+    return torch.where(members, raster, filler)
+
+
+def members_first(members: Tensor, order: Tensor) -> Tensor:
+    """Pixels `(N, P)` in the given order, but all members before all others."""
+    inside = members.gather(1, order)
+    rank = torch.where(inside, inside.cumsum(1) - 1, inside.sum(1, keepdim=True) + (~inside).cumsum(1) - 1)
+    return torch.zeros_like(rank).scatter(1, rank, order)
+
+
+def random_order(pixels: int, seed: int, draw: Tensor) -> Tensor:
+    """A permutation `(pixels,)` that is a pure function of the seed and of `draw`, an integer scalar.
+
+    A counter through a hash instead of a torch generator: it lives on the device, in the checkpoint and in a compiled
+    graph alike.
+    """
+    index = torch.arange(pixels, device=draw.device)
+    return scramble(index ^ scramble(draw ^ scramble(torch.full_like(draw, seed & MASK)))).argsort()
+
+
+def scramble(x: Tensor) -> Tensor:
+    """A bijection of 32-bit integers (held in int64) that looks random: Wellons' `lowbias32`."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & MASK
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & MASK
+    return x ^ (x >> 16)
