@@ -36,8 +36,9 @@ def positions(scan: Scan, organ: int) -> np.ndarray:
 def best_interval_dice(image: np.ndarray, mask: np.ndarray) -> float:
     """Dice of the best of all intensity intervals: what a threshold that knows the answer would reach."""
     edges = np.unique(np.percentile(image[image > np.percentile(image, 30)], np.linspace(0, 100, 40)))
-    inside, everywhere = (np.concatenate([[0], np.histogram(values, edges)[0].cumsum()])
-                          for values in (image[mask], image))  # fmt: skip
+    inside, everywhere = (
+        np.concatenate([[0], np.histogram(values, edges)[0].cumsum()]) for values in (image[mask], image)
+    )
     hits, chosen = (counts[None, :] - counts[:, None] for counts in (inside, everywhere))
     return float((2 * hits / np.maximum(chosen + mask.sum(), 1)).max())
 
@@ -149,7 +150,11 @@ def test_the_command_writes_scans_with_geometry_and_keeps_them(tmp_path, capsys)
     assert main(command(tmp_path)) == 0
     folder = tmp_path / "phantom_MR_normalized"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "image_1.nii.gz", "image_2.nii.gz", "label_1.nii.gz", "label_2.nii.gz"]  # fmt: skip
+        "image_1.nii.gz",
+        "image_2.nii.gz",
+        "label_1.nii.gz",
+        "label_2.nii.gz",
+    ]
     image, label = read_volume(folder / "image_2.nii.gz"), read_volume(folder / "label_2.nii.gz")
     scan = phantom_scan(1, 2, **TINY)
     assert np.array_equal(image.array, scan.image)
@@ -201,8 +206,12 @@ def test_impossible_options_are_refused(tmp_path, wrong):
 
 def test_a_killed_run_leaves_whole_files_and_is_taken_up(tmp_path):
     arguments = [str(tmp_path), "--scans", "40", "--size", "64", "--slices", "8", "--jobs", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "data.phantom", *arguments], cwd=ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "data.phantom", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 60
     while len(list(tmp_path.rglob("label_*.nii.gz"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
