@@ -26,7 +26,8 @@ class NearestPrototype(FewShotMethod):
         self.sharpness = nn.Parameter(torch.tensor(sharpness))
 
     def match(self, support_features, support_masks, query_features, query_masks=None) -> Output:
-        prototypes = [ops.masked_average(support_features[-1], m).mean(1, True) for m in (1 - support_masks, support_masks)]
+        both = (1 - support_masks, support_masks)
+        prototypes = [ops.masked_average(support_features[-1], masks).mean(1, True) for masks in both]
         scores = torch.stack([self.sharpness * ops.cosine_map(query_features[-1], p) for p in prototypes], dim=2)
         logits = ops.resize(scores, support_masks.shape[-2:], align_corners=False).log_softmax(2)
         return Output(logits, {} if query_masks is None else {"query": ops.weighted_nll(logits, query_masks, 0.1)})
