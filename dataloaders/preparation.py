@@ -113,15 +113,22 @@ def orient(volume: Volume, towards: tuple[float, float, float] = LEFT_FRONT_HEAD
         volume: `(D, H, W)`.
         towards: signs of left (columns), back (rows), head (slices).
     """
-    array, geometry = volume.array, volume.geometry
-    axes = np.reshape(geometry.direction, (3, 3)).T  # one row an array axis x, y, z
-    spacing = list(geometry.spacing)
-    if abs(axes[0, 1]) + abs(axes[1, 0]) > abs(axes[0, 0]) + abs(axes[1, 1]):
-        array, axes, spacing = array.swapaxes(1, 2), axes[[1, 0, 2]], [spacing[1], spacing[0], spacing[2]]
-    signs = np.where(axes.diagonal() * towards < 0, -1, 1)
-    last = (np.array(array.shape[::-1]) - 1) * (signs < 0)  # the voxel that becomes the first
-    origin = np.array(geometry.origin) + (last * spacing) @ axes
-    turned = Geometry(tuple(spacing), tuple(origin.tolist()), tuple((axes * signs[:, None]).T.ravel().tolist()))
+    axes = np.reshape(volume.geometry.direction, (3, 3)).T  # one row an array axis x, y, z
+    swap = abs(axes[0, 1]) + abs(axes[1, 0]) > abs(axes[0, 0]) + abs(axes[1, 1])
+    axes = axes[[1, 0, 2]] if swap else axes
+    return reordered(volume, swap, tuple(np.where(axes.diagonal() * towards < 0, -1, 1).tolist()))
+
+
+def reordered(volume: Volume, swap: bool, signs: tuple[int, int, int]) -> Volume:
+    """The same volume stored another way: rows and columns swapped, then axes x, y, z reversed where the sign is -1."""
+    array, spacing = volume.array, np.array(volume.geometry.spacing)
+    axes = np.reshape(volume.geometry.direction, (3, 3)).T
+    if swap:
+        array, axes, spacing = array.swapaxes(1, 2), axes[[1, 0, 2]], spacing[[1, 0, 2]]
+    last = (np.array(array.shape[::-1]) - 1) * (np.array(signs) < 0)  # the voxel that becomes the first
+    origin = np.array(volume.geometry.origin) + (last * spacing) @ axes
+    direction = (axes * np.reshape(signs, (3, 1))).T
+    turned = Geometry(tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction.ravel().tolist()))
     return Volume(np.ascontiguousarray(array[tuple(slice(None, None, sign) for sign in signs[::-1])]), turned)
 
 
@@ -209,8 +216,9 @@ def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, legacy
     depth, height, width = volume.array.shape
     top, left = height // 2 - (rows + 1) // 2, width // 2 - (columns + 1) // 2
     result = np.full((depth, rows, columns), fill, volume.array.dtype)
-    source = tuple(slice(max(a, 0), max(min(a + n, end), 0)) for a, n, end in
-                   ((top, rows, height), (left, columns, width)))  # fmt: skip
+    source = tuple(
+        slice(max(a, 0), max(min(a + n, end), 0)) for a, n, end in ((top, rows, height), (left, columns, width))
+    )
     target = tuple(slice(part.start - a, part.stop - a) for part, a in zip(source, (top, left), strict=True))
     result[:, *target] = volume.array[:, *source]
     return Volume(result, volume.geometry if legacy else _moved(volume.geometry, (left, top, 0)))

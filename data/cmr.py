@@ -1,0 +1,55 @@
+"""Prepare MS-CMRSeg 2019 cardiac MR (bSSFP) -> CMR (spec training_protocol 8.3).
+
+    python -m data.cmr RAW data/CMR
+
+RAW holds, at any level, patientN_C0.nii.gz with patientN_C0_manual.nii.gz or patientN_C0_gd.nii.gz. Label values stay
+200 (left ventricle's muscle), 500 (its blood pool), 600 (right ventricle). Scans of this set are stored in different
+orientations: rows, columns and slices are made to run the same way, unless --keep-orientation or --legacy.
+"""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from data import command
+from data.convert import Converter
+from data.sources import Source, one_of_each
+from dataloaders.preparation import Plan
+
+PLAN = Plan(spacing=(1.25, 1.25, 7.99), size=256, percentile=99.5)
+NAME = re.compile(r"patient(\d+)_C0(_manual|_gd)?\.nii(\.gz)?")
+ORGANS = {200: "LV myocardium", 500: "LV blood pool", 600: "right ventricle"}
+
+
+def find(raw: Path) -> tuple[dict[int, Source], list[str]]:
+    """Labelled scans by patient, and a remark on those without label."""
+    images: dict[int, list[Path]] = {}
+    labels: dict[int, list[Path]] = {}
+    for path in sorted(raw.rglob("patient*_C0*.nii*")):
+        if match := NAME.fullmatch(path.name):
+            (labels if match[2] else images).setdefault(int(match[1]), []).append(path)
+    found = {number: one_of_each(images[number], labels[number]) for number in sorted(set(images) & set(labels))}
+    without = sorted(set(images) - set(found))
+    return found, [f"{len(without)} scans without label left out: patients {without}"] if without else []
+
+
+CONVERTER = Converter(
+    name="CMR",
+    folder="cmr_MR_normalized",
+    expected=tuple(range(1, 36)),
+    find=find,
+    plan=PLAN,
+    legacy=replace(PLAN, orient=False, legacy=True),
+    ids={0: 0, **{value: value for value in ORGANS}},
+    organs=ORGANS,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return command.main(CONVERTER, __doc__, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Prepare Synapse multi-atlas abdominal CT (BTCV) -> SABS (spec alpnet 3.4).
+
+    python -m data.sabs RAW data/SABS
+
+RAW is the unpacked download, at any level: img/img0001.nii.gz with label/label0001.nii.gz (scans 1-10 and 21-40 become
+0-29), or averaged-training-images/DET0000101_avg.nii.gz with averaged-training-labels/DET0000101_avg_seg.nii.gz
+(numbered 0, 1, ... in the order of names).
+"""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from data import command
+from data.convert import Converter
+from data.sources import Source, one_of_each
+from dataloaders.preparation import Plan
+from util.errors import UserError
+
+# 512 pixels: 32 off at each side leave 448, a spacing 1.75 times as large leaves 256
+PLAN = Plan(size=256, window=(-125, 275), border=1 / 16, shrink=1.75)
+NUMBER_OF = {name: number for number, name in enumerate((*range(1, 11), *range(21, 41)))}
+IMAGE = re.compile(r"(?:img(\d{4})|(DET\d+)_avg)\.nii(?:\.gz)?")
+LABEL = re.compile(r"(?:label(\d{4})|(DET\d+)_avg_seg)\.nii(?:\.gz)?")
+ORGANS = {
+    1: "spleen",
+    2: "right kidney",
+    3: "left kidney",
+    4: "gallbladder",
+    5: "oesophagus",
+    6: "liver",
+    7: "stomach",
+    8: "aorta",
+    9: "inferior vena cava",
+    10: "portal and splenic vein",
+    11: "pancreas",
+    12: "right adrenal gland",
+    13: "left adrenal gland",
+}
+
+
+def find(raw: Path) -> tuple[dict[int, Source], list[str]]:
+    """Labelled scans by number, and a remark on those without label (the challenge's test set).
+
+    Raises:
+        UserError: files of both layouts, or one that is none of the training scans.
+    """
+    images: dict[str, list[Path]] = {}
+    labels: dict[str, list[Path]] = {}
+    for path in sorted(raw.rglob("*.nii*")):
+        if match := IMAGE.fullmatch(path.name):
+            images.setdefault(match[1] or match[2], []).append(path)
+        elif match := LABEL.fullmatch(path.name):
+            labels.setdefault(match[1] or match[2], []).append(path)
+    if len({name.isdigit() for name in images}) > 1:
+        raise UserError(f"{raw}: holds images of both layouts, img0001 and DET0000101_avg; name the folder of one")
+    labelled = sorted(set(images) & set(labels))
+    strange = [name for name in labelled if name.isdigit() and int(name) not in NUMBER_OF]
+    if strange:
+        raise UserError(f"{images[strange[0]][0]}: is none of the 30 training scans img0001-img0010, img0021-img0040")
+    numbers = {name: NUMBER_OF[int(name)] if name.isdigit() else place for place, name in enumerate(labelled)}
+    found = {number: one_of_each(images[name], labels[name]) for name, number in numbers.items()}
+    without = len(images) - len(labelled)
+    return found, [f"{without} images without label left out"] if without else []
+
+
+CONVERTER = Converter(
+    name="SABS",
+    folder="sabs_CT_normalized",
+    expected=tuple(range(30)),
+    find=find,
+    plan=PLAN,
+    legacy=replace(PLAN, size=None, orient=False, legacy=True),  # 257 wide, the last row and column blank
+    ids={0: 0, **{identifier: identifier for identifier in ORGANS}},
+    organs={identifier: ORGANS[identifier] for identifier in (1, 2, 3, 6)},
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return command.main(CONVERTER, __doc__, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
