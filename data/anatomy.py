@@ -63,7 +63,7 @@ def _product(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shape:
-    """One piece of anatomy: a row of the tables below and, once `_individual` varied it, a piece of one patient.
+    """One piece of anatomy: a row of the tables below and, once `individual` varied it, a piece of one patient.
 
     Attributes:
         layers: tissues from the surface inwards as an onion's, each with its depth in mm (negative: around the shape).
@@ -187,7 +187,7 @@ def draw_patient(generator: np.random.Generator) -> Patient:
               *_liver_vessels(generator), GALLBLADDER, *_kidneys(2 + fat / 4), *SPINE, *_discs(generator))  # fmt: skip
     groups: dict[str, np.ndarray] = {}
     return Patient(
-        shapes=tuple(_individual(shape, groups, generator) for shape in shapes),
+        shapes=tuple(individual(shape, groups, generator) for shape in shapes),
         fat=fat,
         stretch=generator.normal(1.0, 0.05, 3).clip(0.9, 1.1),
         sway=np.stack([generator.uniform(1.0, 4.0, (3, 2)), 2 * np.pi / generator.uniform(150, 300, (3, 2)),
@@ -198,7 +198,7 @@ def draw_patient(generator: np.random.Generator) -> Patient:
     )  # fmt: skip
 
 
-def _individual(shape: Shape, groups: dict[str, np.ndarray], generator: np.random.Generator) -> Shape:
+def individual(shape: Shape, groups: dict[str, np.ndarray], generator: np.random.Generator) -> Shape:
     """The shape in one patient: moved, scaled, turned a little, its surface undulating."""
     drawn = generator.normal(0, 1, (3, 3)).clip(-2, 2)
     drawn = groups.setdefault(shape.group, drawn) if shape.group else drawn

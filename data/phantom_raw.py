@@ -1,0 +1,221 @@
+"""Synthetic patients as raw downloads: CHAOS DICOM and pictures, Synapse CT, MS-CMRSeg hearts.
+
+    python -m data.phantom_raw chaost2 raw/CHAOS --scans 3
+
+Everything that makes raw data tedious is here on purpose: DICOM slices under shuffled names with a rescale slope and
+oblique planes, Hounsfield units, hearts stored in three orientations, label values of each download. `data.chaost2`,
+`data.sabs` and `data.cmr` take the folders as they take the real ones.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from joblib import Parallel, delayed
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.valuerep import DSfloat
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from data.anatomy import Patient, draw_patient, paint
+from data.chaost2 import NUMBERS
+from data.heart import CENTRE, draw_heart, short_axis
+from data.phantom import MR_CONTRAST
+from dataloaders.preparation import reordered
+from util.errors import UserError
+from util.volume import Geometry, Volume, write_volume
+
+THIN = (-1 / 3, 0.0, 1 / 3)  # a thick slice is the mean of three thin ones
+ABDOMEN = (320.0, 320.0, 246.4)  # field of view, mm
+HEART = (220.0, 220.0, 130.0)
+SLOPE = 0.5  # of the DICOM files
+GREY = np.array([0, 63, 126, 189, 252], np.uint8)  # liver, right kidney, left kidney, spleen
+SYNAPSE = np.array([0, 6, 2, 3, 1], np.int16)
+CARDIAC = np.array([0, 200, 500, 600, 0], np.int16)
+# how a grid is stored: swap rows and columns, signs of x, y, z
+STORED = ((False, (1, 1, 1)), (False, (-1, -1, 1)), (True, (1, -1, 1)))
+
+HOUNSFIELD = {
+    "air": -1000,
+    "subcutaneous fat": -100,
+    "muscle": 55,
+    "visceral fat": -105,
+    "lung": -820,
+    "heart": 130,
+    "liver": 110,
+    "vein": 160,
+    "spleen": 122,
+    "cortex": 190,
+    "medulla": 165,
+    "renal sinus": -10,
+    "gallbladder": 8,
+    "pancreas": 95,
+    "bowel wall": 60,
+    "bowel content": 20,
+    "colon content": -40,
+    "stomach content": 25,
+    "vessel wall": 60,
+    "blood": 170,
+    "bone": 260,
+    "disc": 90,
+    "cortical bone": 650,
+    "cerebrospinal fluid": 10,
+    "cord": 35,
+}
+BSSFP = {
+    "air": 0.0,
+    "subcutaneous fat": 0.8,
+    "muscle": 0.3,
+    "visceral fat": 0.7,
+    "lung": 0.06,
+    "blood": 0.95,
+    "myocardium": 0.33,
+}
+
+
+def patient_of(kind: str, seed: int, number: int) -> tuple[Patient, np.random.Generator]:
+    """The anatomy of a raw scan, and the generator of its acquisition."""
+    anatomy, acquisition = np.random.default_rng(np.random.SeedSequence([seed, number, len(kind)])).spawn(2)
+    return (draw_heart if kind == "cmr" else draw_patient)(anatomy), acquisition
+
+
+def sample(
+    patient: Patient, geometry: Geometry, shape: tuple[int, ...], values: Mapping[str, tuple[float, float]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signal (float32) and label of the anatomy (uint8, its own ids), both `(D, H, W)`, on any grid.
+
+    A voxel has the label that covers most of it.
+    """
+    depth, height, width = shape
+    axes = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
+    y, x = np.mgrid[:height, :width]
+    signal, label = np.empty(shape, np.float32), np.empty(shape, np.uint8)
+    for z in range(depth):
+        points = [axes @ np.stack([x.ravel(), y.ravel(), np.full(x.size, z + thin)]) for thin in THIN]
+        points = np.concatenate(points, axis=1) + np.reshape(geometry.origin, (3, 1))
+        painted, covered = paint(patient, points.astype(np.float32), geometry.spacing[0], values)
+        signal[z] = painted.reshape(3, height, width).mean(0)
+        label[z] = covered.reshape(-1, 3, height, width).mean(1).argmax(0)
+    return signal, label
+
+
+def centred(middle: np.ndarray, axes: np.ndarray, field: tuple[float, ...], shape: tuple[int, ...]) -> Geometry:
+    """The grid of `shape` `(D, H, W)` over a field of view in mm about a point."""
+    spacing = np.array(field) / shape[::-1]
+    origin = middle - axes @ (spacing * (np.array(shape[::-1]) - 1) / 2)
+    return Geometry(tuple(spacing.tolist()), tuple(origin.tolist()), tuple(axes.ravel().tolist()))
+
+
+def write_chaos(out: Path, seed: int, index: int, shape: tuple[int, int, int]) -> None:
+    """One patient of the CHAOS download: oblique slices under shuffled names."""
+    patient, generator = patient_of("chaost2", seed, index)
+    axes = Rotation.from_euler("zx", generator.uniform(4, 9, 2) * generator.choice([-1, 1], 2), degrees=True)
+    grid = centred(np.array([0.0, 0.0, 28.0]), axes.as_matrix(), ABDOMEN, shape)
+    signal, label = sample(patient, grid, shape, {tissue: (mean, 0.0) for tissue, (mean, *_) in MR_CONTRAST.items()})
+    image = np.hypot(signal + 0.02 * generator.standard_normal(shape), 0.02 * generator.standard_normal(shape)) * 800
+    folder = out / f"CHAOS_Train_Sets/Train_Sets/MR/{NUMBERS[index]}/T2SPIR"
+    names = [f"IMG-{index:04d}-{number + 1:05d}" for number in generator.permutation(len(image))]
+    write_series(folder / "DICOM_anon", names, np.rint(image / SLOPE), grid, f"1.2.826.{seed}.{index + 1}")
+    (folder / "Ground").mkdir(exist_ok=True)
+    for name, picture in zip(names, GREY[label], strict=True):
+        sitk.WriteImage(sitk.GetImageFromArray(picture), str(folder / "Ground" / f"{name}.png"))
+
+
+def write_series(folder: Path, names: Sequence[str], array: np.ndarray, geometry: Geometry, series: str) -> None:
+    """Slices `(D, H, W)` of whole numbers 0 to 65535 as MR files `names[z].dcm`; they mean `SLOPE` times as much."""
+    folder.mkdir(parents=True, exist_ok=True)
+    axes = np.reshape(geometry.direction, (3, 3))
+    for z, name in enumerate(names):
+        origin = np.array(geometry.origin) + axes[:, 2] * geometry.spacing[2] * z
+        pixels = array[z].astype(np.uint16)
+        file = Dataset()
+        file.file_meta = FileMetaDataset()
+        file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = MRImageStorage
+        file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = f"{series}.{z + 1}"
+        file.Modality, file.SeriesInstanceUID, file.StudyInstanceUID = "MR", series, f"{series}.0"
+        file.InstanceNumber = z + 1
+        file.ImagePositionPatient = [DSfloat(value, auto_format=True) for value in origin]
+        file.ImageOrientationPatient = [DSfloat(value, auto_format=True) for value in axes.T[:2].ravel()]
+        file.PixelSpacing = [DSfloat(value, auto_format=True) for value in geometry.spacing[1::-1]]
+        file.RescaleSlope, file.RescaleIntercept = SLOPE, 0
+        file.Rows, file.Columns = pixels.shape
+        file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0
+        file.BitsAllocated, file.BitsStored, file.HighBit = 16, 16, 15
+        file.PixelData = pixels.tobytes()
+        file.save_as(folder / f"{name}.dcm", enforce_file_format=True)
+
+
+def write_synapse(out: Path, seed: int, index: int, shape: tuple[int, int, int]) -> None:
+    """One scan of the Synapse multi-atlas abdomen; three ways of storing the grid take turns."""
+    patient, generator = patient_of("sabs", seed, index)
+    grid = centred(np.array([0.0, 0.0, 28.0]), np.diag([1.0, -1.0, 1.0]), ABDOMEN, shape)
+    signal, label = sample(patient, grid, shape, {tissue: (value, 0.0) for tissue, value in HOUNSFIELD.items()})
+    signal = gaussian_filter(signal, (0, 0.6, 0.6)) + 12 * generator.standard_normal(shape, np.float32)
+    name = f"{index + 1 if index < 10 else index + 11:04d}"
+    for kind, array in (("img", np.rint(signal).astype(np.int16)), ("label", SYNAPSE[label])):
+        volume = reordered(Volume(array, grid), *STORED[index % 3])
+        write_volume(out / f"RawData/Training/{kind}/{kind}{name}.nii.gz", volume.array, volume.geometry)
+
+
+def write_cardiac(out: Path, seed: int, index: int, shape: tuple[int, int, int]) -> None:
+    """One scan of MS-CMRSeg: short-axis slices; three ways of storing the grid take turns."""
+    patient, generator = patient_of("cmr", seed, index)
+    grid = centred(CENTRE, short_axis(), HEART, shape)
+    signal, label = sample(patient, grid, shape, {tissue: (value, 0.0) for tissue, value in BSSFP.items()})
+    image = np.hypot(signal + 0.03 * generator.standard_normal(shape), 0.03 * generator.standard_normal(shape)) * 600
+    name = f"patient{index + 1}_C0"
+    ending = ("manual", "gd")[index % 2]
+    for file, array in ((name, image.astype(np.int16)), (f"{name}_{ending}", CARDIAC[label])):
+        volume = reordered(Volume(array, grid), *STORED[index % 3])
+        write_volume(out / f"{file}.nii.gz", volume.array, volume.geometry)
+
+
+WRITERS: dict[str, Callable[[Path, int, int, tuple[int, int, int]], None]] = {
+    "chaost2": write_chaos,
+    "sabs": write_synapse,
+    "cmr": write_cardiac,
+}
+SCANS = {"chaost2": 20, "sabs": 30, "cmr": 35}  # as many as the downloads have
+SHAPES = {"chaost2": (30, 256, 256), "sabs": (80, 512, 512), "cmr": (12, 240, 240)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    about, examples = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        prog="python -m data.phantom_raw",
+        description=about,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("kind", choices=tuple(WRITERS), help="which download to imitate")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write to")
+    parser.add_argument("--scans", type=int, default=3, help="number of patients (default: 3)")
+    parser.add_argument("--seed", type=int, default=1, help="another seed, other patients (default: 1)")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("SLICES", "ROWS", "COLUMNS"), help="voxels of a scan")
+    parser.add_argument("--jobs", type=int, default=-1, help="scans computed at once (default: one a core)")
+    options = parser.parse_args(arguments)
+    if not 1 <= options.scans <= SCANS[options.kind]:
+        parser.error(f"--scans {options.scans}: 1 to {SCANS[options.kind]}")
+    shape = tuple(options.shape or SHAPES[options.kind])
+    write = delayed(WRITERS[options.kind])
+    try:
+        work = Parallel(n_jobs=options.jobs, return_as="generator")(
+            write(options.out, options.seed, index, shape) for index in range(options.scans)
+        )
+        for _ in tqdm(work, total=options.scans, desc=options.kind, unit="scan", disable=None):
+            pass
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
