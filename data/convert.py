@@ -101,6 +101,7 @@ def convert(
         print(line)
     parameters = {"recipe": RECIPE, **json.loads(json.dumps(asdict(plan))), "trust_label_voxels": trust_voxels}
     manifest = claim(out, converter.folder, converter.name, parameters, overwrite)
+    write_manifest(out / MANIFEST, manifest)  # at once: a killed command must find its own folder again
     tasks = [
         Task(
             number,

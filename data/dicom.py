@@ -97,19 +97,18 @@ def _require_one_series(slices: Sequence[Slice]) -> None:
     if len(series) > 1:
         counts = " and ".join(map(str, sorted(series.values(), reverse=True)))
         raise UserError(f"{folder}: holds {len(series)} DICOM series ({counts} slices); leave one series in a folder")
-    first = slices[0]
-    for piece in slices[1:]:
-        for name, same in (
-            ("size", piece.size == first.size),
-            ("spacing", np.allclose(piece.spacing, first.spacing, rtol=1e-3)),
-            ("orientation", np.allclose(piece.axes, first.axes, atol=1e-3)),
+    kinds = [(piece.size, *np.round(piece.spacing, 3), *np.round(piece.axes.ravel(), 3)) for piece in slices]
+    usual = slices[kinds.index(Counter(kinds).most_common(1)[0][0])]  # the odd ones out are to be named
+    for piece in slices:
+        for name, value, other, tolerance in (
+            ("size", piece.size, usual.size, 0),
+            ("spacing", piece.spacing, usual.spacing, 1e-3),
+            ("orientation", piece.axes, usual.axes, 1e-3),
         ):
-            if not same:
-                what = "axes" if name == "orientation" else name
-                values = [np.round(getattr(p, what), 4).tolist() for p in (piece, first)]
+            if not np.allclose(value, other, rtol=0, atol=tolerance):
                 raise UserError(
-                    f"{piece.file}: the {name} differs within the series ({values[0]} against {values[1]} in "
-                    f"{first.file.name}); remove what does not belong"
+                    f"{piece.file}: the {name} differs within the series ({np.round(value, 4).tolist()} against "
+                    f"{np.round(other, 4).tolist()} in {usual.file.name}); remove what does not belong"
                 )
 
 

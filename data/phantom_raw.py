@@ -35,8 +35,12 @@ ABDOMEN = (320.0, 320.0, 246.4)  # field of view, mm
 HEART = (220.0, 220.0, 130.0)
 SLOPE = 0.5  # of the DICOM files
 GREY = np.array([0, 63, 126, 189, 252], np.uint8)  # liver, right kidney, left kidney, spleen
-SYNAPSE = np.array([0, 6, 2, 3, 1], np.int16)
-CARDIAC = np.array([0, 200, 500, 600, 0], np.int16)
+# the anatomy's label -> id in the prepared data set
+IDS = {
+    "chaost2": np.array([0, 1, 2, 3, 4], np.int16),
+    "sabs": np.array([0, 6, 2, 3, 1], np.int16),
+    "cmr": np.array([0, 200, 500, 600, 0], np.int16),
+}
 # how a grid is stored: swap rows and columns, signs of x, y, z
 STORED = ((False, (1, 1, 1)), (False, (-1, -1, 1)), (True, (1, -1, 1)))
 
@@ -77,11 +81,27 @@ BSSFP = {
     "myocardium": 0.33,
 }
 
+# tissue -> signal and its spread, as data.anatomy.paint takes them
+SIGNAL = {
+    kind: {tissue: (value, 0.0) for tissue, value in values.items()}
+    for kind, values in (
+        ("chaost2", {tissue: mean for tissue, (mean, *_) in MR_CONTRAST.items()}),
+        ("sabs", HOUNSFIELD),
+        ("cmr", BSSFP),
+    )
+}
+
 
 def patient_of(kind: str, seed: int, number: int) -> tuple[Patient, np.random.Generator]:
     """The anatomy of a raw scan, and the generator of its acquisition."""
     anatomy, acquisition = np.random.default_rng(np.random.SeedSequence([seed, number, len(kind)])).spawn(2)
     return (draw_heart if kind == "cmr" else draw_patient)(anatomy), acquisition
+
+
+def truth(kind: str, seed: int, index: int, geometry: Geometry, shape: tuple[int, ...]) -> np.ndarray:
+    """The label `(D, H, W)`, int16, that a preparation without any loss would give scan `index` on a grid."""
+    patient, _ = patient_of(kind, seed, index)
+    return IDS[kind][sample(patient, geometry, shape, SIGNAL[kind])[1]]
 
 
 def sample(
@@ -116,7 +136,7 @@ def write_chaos(out: Path, seed: int, index: int, shape: tuple[int, int, int]) -
     patient, generator = patient_of("chaost2", seed, index)
     axes = Rotation.from_euler("zx", generator.uniform(4, 9, 2) * generator.choice([-1, 1], 2), degrees=True)
     grid = centred(np.array([0.0, 0.0, 28.0]), axes.as_matrix(), ABDOMEN, shape)
-    signal, label = sample(patient, grid, shape, {tissue: (mean, 0.0) for tissue, (mean, *_) in MR_CONTRAST.items()})
+    signal, label = sample(patient, grid, shape, SIGNAL["chaost2"])
     image = np.hypot(signal + 0.02 * generator.standard_normal(shape), 0.02 * generator.standard_normal(shape)) * 800
     folder = out / f"CHAOS_Train_Sets/Train_Sets/MR/{NUMBERS[index]}/T2SPIR"
     names = [f"IMG-{index:04d}-{number + 1:05d}" for number in generator.permutation(len(image))]
@@ -155,10 +175,10 @@ def write_synapse(out: Path, seed: int, index: int, shape: tuple[int, int, int])
     """One scan of the Synapse multi-atlas abdomen; three ways of storing the grid take turns."""
     patient, generator = patient_of("sabs", seed, index)
     grid = centred(np.array([0.0, 0.0, 28.0]), np.diag([1.0, -1.0, 1.0]), ABDOMEN, shape)
-    signal, label = sample(patient, grid, shape, {tissue: (value, 0.0) for tissue, value in HOUNSFIELD.items()})
+    signal, label = sample(patient, grid, shape, SIGNAL["sabs"])
     signal = gaussian_filter(signal, (0, 0.6, 0.6)) + 12 * generator.standard_normal(shape, np.float32)
     name = f"{index + 1 if index < 10 else index + 11:04d}"
-    for kind, array in (("img", np.rint(signal).astype(np.int16)), ("label", SYNAPSE[label])):
+    for kind, array in (("img", np.rint(signal).astype(np.int16)), ("label", IDS["sabs"][label])):
         volume = reordered(Volume(array, grid), *STORED[index % 3])
         write_volume(out / f"RawData/Training/{kind}/{kind}{name}.nii.gz", volume.array, volume.geometry)
 
@@ -167,11 +187,11 @@ def write_cardiac(out: Path, seed: int, index: int, shape: tuple[int, int, int])
     """One scan of MS-CMRSeg: short-axis slices; three ways of storing the grid take turns."""
     patient, generator = patient_of("cmr", seed, index)
     grid = centred(CENTRE, short_axis(), HEART, shape)
-    signal, label = sample(patient, grid, shape, {tissue: (value, 0.0) for tissue, value in BSSFP.items()})
+    signal, label = sample(patient, grid, shape, SIGNAL["cmr"])
     image = np.hypot(signal + 0.03 * generator.standard_normal(shape), 0.03 * generator.standard_normal(shape)) * 600
     name = f"patient{index + 1}_C0"
     ending = ("manual", "gd")[index % 2]
-    for file, array in ((name, image.astype(np.int16)), (f"{name}_{ending}", CARDIAC[label])):
+    for file, array in ((name, image.astype(np.int16)), (f"{name}_{ending}", IDS["cmr"][label])):
         volume = reordered(Volume(array, grid), *STORED[index % 3])
         write_volume(out / f"{file}.nii.gz", volume.array, volume.geometry)
 
