@@ -21,7 +21,7 @@ from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt
 import models
 from models.parts import encoders
 from util import settings
-from util.dataset import Dataset
+from util.dataset import Dataset, from_file
 from util.errors import UserError
 
 # Folders are below `data_root`. Organs are the tested ones: name -> id in the label files.
@@ -33,6 +33,7 @@ DATASETS = {
         superpixels="CHAOST2/superpixels_400",
         patient_threshold=50.0001,
         organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
+        groups={"upper": ("liver", "spleen"), "lower": ("right kidney", "left kidney")},
     ),
     "SABS": Dataset(
         images="SABS/sabs_CT_normalized",
@@ -41,6 +42,18 @@ DATASETS = {
         superpixels="SABS/superpixels_400",
         patient_threshold=1e-4,
         organs={"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6},
+        others={
+            "gallbladder": 4,
+            "oesophagus": 5,
+            "stomach": 7,
+            "aorta": 8,
+            "inferior vena cava": 9,
+            "portal and splenic vein": 10,
+            "pancreas": 11,
+            "right adrenal gland": 12,
+            "left adrenal gland": 13,
+        },
+        groups={"upper": ("liver", "spleen"), "lower": ("right kidney", "left kidney")},
         size=256,
     ),
     "CMR": Dataset(
@@ -58,6 +71,7 @@ DATASETS = {
         superpixels="PHANTOM/superpixels_400",
         patient_threshold=50.0001,
         organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
+        groups={"upper": ("liver", "spleen"), "lower": ("right kidney", "left kidney")},
     ),
 }
 
@@ -93,7 +107,7 @@ FOLDS = {
 }
 
 CHOICES = {
-    "dataset": tuple(DATASETS),
+    "dataset": DATASETS,
     "setting": (1, 2),
     "exclude": ("any", "all"),
     "protocol": ("strict", "legacy"),
@@ -125,9 +139,10 @@ MINIMA = {
 def options():
     """Every option; the method's own keys and schedule come from its file in models/."""
     method = "adnet"  # a file in models/
-    dataset = "CHAOST2"  # a row of DATASETS
+    dataset = "CHAOST2"  # a row of DATASETS, or a file (data/MINE/MINE.json)
     fold = 0  # a line of FOLDS[dataset]
     setting = 1  # 2: training slices that show test organs are removed
+    organs = "all"  # what is tested, and removed in setting 2: a group (upper, lower) or "liver,spleen"
     exclude = "any"  # setting 2 removes slices with any test organ; "all": only slices with every one, as published
     protocol = "strict"  # "legacy": the published book-keeping
     data_root = "data"  # folder that holds CHAOST2/, SABS/, CMR/, PHANTOM/
@@ -222,13 +237,14 @@ class CommandLine(Experiment):
         run = super()._create_run(*args, **kwargs)
         settings.check_types(run.config_modifications.typechanged)
         settings.check_values(run.config, CHOICES, MINIMA)
+        DATASETS[run.config["dataset"]].chosen(run.config["organs"])
         run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
         return run
 
     def run(self, command_name=None, config_updates=None, *args, **kwargs):
         """Run a command; everything a user can put right is raised as one line."""
         try:
-            config_updates = settings.with_resumed(config_updates or {})
+            config_updates = with_dataset_file(settings.with_resumed(config_updates or {}))
             return super().run(command_name, config_updates, *args, **kwargs)
         except ConfigAddedError as error:
             raise _Error(settings.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
@@ -241,9 +257,28 @@ class CommandLine(Experiment):
     def _observe(self, config: dict, command: str) -> None:
         """One numbered folder a run; under torchrun only the first process writes."""
         if command == self.default_command and int(os.environ.get("RANK", 0)) == 0:
-            folder = Path(config["runs"]) / f"{config['method']}_{config['dataset']}_fold{config['fold']}"
+            folder = run_folder(config)
             settings.require_writable(folder)
             self.observers[:] = [FileStorageObserver(folder, copy_sources=False)]
+
+
+def with_dataset_file(updates: dict) -> dict:
+    """A data set that is named by its file becomes a row of DATASETS and FOLDS under the file's full path.
+
+    Raises:
+        UserError: the file cannot be read, or does not describe a data set.
+    """
+    name = updates.get("dataset")
+    if not isinstance(name, str) or not name.endswith(".json"):
+        return updates
+    path = str(Path(name).resolve())
+    DATASETS[path], FOLDS[path] = from_file(path)
+    return {**updates, "dataset": path}
+
+
+def run_folder(config: Mapping) -> Path:
+    """Folder of the runs of a method on a fold; a data set's file gives its stem."""
+    return Path(config["runs"]) / f"{config['method']}_{Path(config['dataset']).stem}_fold{config['fold']}"
 
 
 def plain(config: Mapping) -> dict:

@@ -39,7 +39,7 @@ def score(_run) -> float:
     options = config["test"]
     tasks = make_tasks(
         fold,
-        dataset.organs,
+        dataset.chosen(config["organs"]),
         {number: scan.label for number, scan in scans.items()},
         match=options["match"],
         parts=options["parts"],
@@ -87,7 +87,7 @@ def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str, tuple[flo
         keys = ("encoder", "weights", "stride")
         method = models.build(config["method"], config["model"], **{key: config[key] for key in keys})
         return method, UNTRAINED, shared_intensities(config, fold)
-    folder = Path(config["runs"]) / f"{config['method']}_{config['dataset']}_fold{config['fold']}"
+    folder = tables.run_folder(config)
     path = runs.newest_finished(folder) if wanted == "newest" else Path(wanted)
     content = checkpoints.load_checkpoint(path)
     if content["method"] != config["method"]:
@@ -100,12 +100,27 @@ def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str, tuple[flo
         )
     if dataset != config["dataset"]:
         log.warning("%s was trained on %s: this is a test across data sets", path, dataset)
+    warn_of_leak(config, content["config"], path)
     log.info("checkpoint %s: %s on %s, %d steps", path, content["method"], content["encoder"], content["step"])
     method = models.build(
         content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
     )
     checkpoints.load_weights(method, content, path)
     return method, str(path), content["intensities"]
+
+
+def warn_of_leak(config: dict, trained: dict, path: Path) -> None:
+    """Setting 2 promises organs that training never saw; say so where other ones are tested than were removed."""
+    if trained["setting"] == 2 and trained["dataset"] == config["dataset"]:
+        dataset = tables.DATASETS[config["dataset"]]
+        seen = set(dataset.chosen(config["organs"])) - set(dataset.chosen(trained.get("organs", "all")))
+        if seen:
+            log.warning(
+                "%s was trained with organs=%s removed: it may have seen %s",
+                path,
+                trained.get("organs", "all"),
+                ", ".join(sorted(seen)),
+            )
 
 
 def shared_intensities(config: dict, fold: Fold) -> tuple[float, float] | None:

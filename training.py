@@ -17,14 +17,16 @@ import config as tables
 import models
 from dataloaders.augmentation import Ranges
 from dataloaders.episodes import TrainingEpisodes, episode_loader
+from dataloaders.exclusion import removal_table
 from dataloaders.samplers import NeighboursSampler, SliceSampler, excluded_slices
 from dataloaders.scans import Scan, read_scans, training_intensities
-from util import checkpoints
+from util import checkpoints, report
 from util.dataset import choose_fold, require_scans
 from util.episode import Episode
 from util.errors import UserError
 from util.losses_log import LossesLog
 from util.settings import resumed_checkpoint
+from util.tables import text_table
 
 log = logging.getLogger("training")
 experiment = tables.CommandLine("training")
@@ -82,7 +84,7 @@ class Trainer:
         self.scans, self.intensities = training_scans(config)
         self.episodes = TrainingEpisodes(
             self.scans,
-            make_sampler(config, self.scans),
+            make_sampler(config, self.scans, folder),
             make_ranges(config["episode"]),
             config["seed"],
             config["episode"]["augment"],
@@ -250,18 +252,24 @@ def training_scans(config: dict) -> tuple[list[Scan], tuple[float, float] | None
     return read_scans(dataset, root, numbers, **options), intensities
 
 
-def make_sampler(config: dict, scans: list[Scan]) -> NeighboursSampler | SliceSampler:
-    """The sampler of the configuration over the training scans."""
+def make_sampler(config: dict, scans: list[Scan], folder: Path | None = None) -> NeighboursSampler | SliceSampler:
+    """The sampler of the configuration over the training scans; setting 2 leaves removed_slices.csv in the folder."""
     excluded = None
     if config["setting"] == 2:
-        organs = tables.DATASETS[config["dataset"]].organs.values()
-        excluded = [excluded_slices(scan.label, organs, config["exclude"]) for scan in scans]
+        organs, rule = tables.DATASETS[config["dataset"]].chosen(config["organs"]), config["exclude"]
+        excluded = [excluded_slices(scan.label, organs.values(), rule) for scan in scans]
+        rows = removal_table({scan.number: scan.label for scan in scans}, organs, rule)
+        total = rows[-1]
         log.info(
-            "setting 2 (%s): %d of %d training slices removed",
-            config["exclude"],
-            sum(int(e.sum()) for e in excluded),
-            sum(len(e) for e in excluded),
+            "setting 2 (%s): %d of %d training slices removed, %d of the others show a test organ\n%s",
+            rule,
+            total["removed"],
+            total["slices"],
+            total["leaking"],
+            text_table(rows),
         )
+        if folder is not None:
+            report.write_scores(folder / "removed_slices.csv", rows)
     episode, segments = config["episode"], [scan.segments for scan in scans]
     options = {"min_size": episode["min_size"], "excluded": excluded}
     if episode["sampler"] == "slice":

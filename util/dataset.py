@@ -1,8 +1,9 @@
 """What the program knows about a data set and a fold: rows of the tables in config.py."""
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from util.errors import UserError
@@ -21,6 +22,8 @@ class Dataset:
         organs: name -> label id in the files, for the organs that are tested.
         size: the first `size` rows and columns are used (SABS is prepared 257 wide, spec training_protocol 8.4);
             None = all.
+        others: name -> label id of what the label files show besides and is never tested.
+        groups: name -> organs that setting 2 excludes and tests together (the papers' "upper" and "lower" abdomen).
     """
 
     images: str
@@ -30,6 +33,25 @@ class Dataset:
     patient_threshold: float
     organs: Mapping[str, int]
     size: int | None = None
+    others: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def chosen(self, names: str) -> dict[str, int]:
+        """Organs by name -> id: "all", a group, or names with commas between them.
+
+        Raises:
+            UserError: no such organ or group.
+        """
+        if names == "all":
+            return dict(self.organs)
+        wanted = self.groups.get(names) or [name.strip() for name in names.split(",")]
+        unknown = [name for name in wanted if name not in self.organs]
+        if unknown:
+            raise UserError(
+                f"organs={names}: there is no {unknown[0]!r}; choose all, {', '.join([*self.groups, *self.organs])}, "
+                "or several organs with commas between them"
+            )
+        return {name: identifier for name, identifier in self.organs.items() if name in wanted}
 
     def image_file(self, root: Path, scan: int) -> Path:
         """File of the intensities of a scan."""
@@ -77,6 +99,50 @@ class Fold:
     def training(self, scans: list[int]) -> list[int]:
         """The scans that train."""
         return [scan for scan in scans if scan not in self.tested]
+
+
+def from_file(path: str | Path) -> tuple[Dataset, list[dict]]:
+    """A data set and its folds from a JSON file, as `python -m data.custom` writes it.
+
+    The keys are those of a row of DATASETS and `folds`, a list of lines as in FOLDS; folders are relative to the file.
+
+    Raises:
+        UserError: the file is missing or no JSON, or a key is missing, unknown or of another kind than it should be.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a data set or its .json file") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+    kinds = {
+        "images": str,
+        "supervoxels": str,
+        "superpixels": str,
+        "supervoxel_size": int,
+        "organs": dict,
+        "folds": list,
+        "patient_threshold": int | float,
+        "size": int | None,
+        "others": dict,
+        "groups": dict,
+    }
+    content = content if isinstance(content, dict) else {}
+    optional = {"size", "others", "groups"}
+    missing, unknown = sorted(set(kinds) - optional - set(content)), sorted(set(content) - set(kinds))
+    if missing or unknown:
+        what = f"the key {missing[0]!r} is missing" if missing else f"there is no key {unknown[0]!r}"
+        raise UserError(f"{path}: {what}; python -m data.custom writes such a file")
+    for key, value in content.items():
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            raise UserError(f"{path}: {key} is {value!r}, which is of the wrong kind")
+    ids = [*content["organs"].values(), *content.get("others", {}).values()]
+    if not content["organs"] or not all(isinstance(number, int) and number > 0 for number in ids):
+        raise UserError(f"{path}: organs and others are names with label ids above 0, at least one organ")
+    folds = content.pop("folds")
+    places = {key: str(path.resolve().parent / content[key]) for key in ("images", "supervoxels", "superpixels")}
+    return Dataset(**{**content, **places}), folds
 
 
 def choose_fold(folds: Mapping[str, list[Mapping]], dataset: str, index: int) -> Fold:

@@ -9,7 +9,8 @@ from typing import Any
 from util import checkpoints, runs
 from util.errors import UserError
 
-FIXED = ("method", "dataset", "fold", "setting", "encoder", "stride", "seed")  # what a resumed run keeps
+# what a resumed run keeps
+FIXED = ("method", "dataset", "fold", "setting", "exclude", "organs", "encoder", "stride", "seed")
 
 
 def check_types(changed: Mapping[str, tuple[type, type]]) -> None:
@@ -81,7 +82,7 @@ def with_resumed(updates: dict) -> dict:
         return updates
     saved = checkpoints.load_checkpoint(resumed_checkpoint(str(updates["resume"])))["config"]
     for key in FIXED:
-        if updates.get(key, saved[key]) != saved[key]:
+        if key in saved and updates.get(key, saved[key]) != saved[key]:
             raise UserError(
                 f"{key}={updates[key]}: the resumed run has {key}={saved[key]}, which cannot change half-way"
             )

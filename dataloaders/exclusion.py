@@ -1,0 +1,30 @@
+"""Setting 2 in numbers: which training slices show test organs, and which rule removes them (training_protocol 7)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dataloaders.samplers import excluded_slices
+
+
+def removal_table(labels: Mapping[int, np.ndarray], organs: Mapping[str, int], rule: str) -> list[dict[str, Any]]:
+    """Slices that setting 2 removes, a row a scan and one for all.
+
+    Args:
+        labels: scan number -> `(D, H, W)` organ ids.
+        organs: name -> id of the test organs.
+        rule: "any" removes slices with any of them; "all" only those with every one, as published.
+
+    Returns:
+        rows: scan, slices, slices that show each organ, removed, leaking (kept although they show a test organ).
+    """
+    rows = []
+    for number, label in labels.items():
+        shown = {name: (label == identifier).any((1, 2)) for name, identifier in organs.items()}
+        removed = excluded_slices(label, organs.values(), rule)
+        leaking = np.logical_or.reduce(list(shown.values())) & ~removed
+        counts = {"slices": np.ones(len(label), bool), **shown, "removed": removed, "leaking": leaking}
+        rows.append({"scan": number, **{name: int(mask.sum()) for name, mask in counts.items()}})
+    total = {name: sum(row[name] for row in rows) for name in rows[0] if name != "scan"}
+    return [*rows, {"scan": "all", **total}]
