@@ -147,8 +147,8 @@ def options():
     protocol = "strict"  # "legacy": the published book-keeping
     data_root = "data"  # folder that holds CHAOST2/, SABS/, CMR/, PHANTOM/
     encoder = "resnet101"  # resnet50, resnet18, efficientnet_lite0
-    weights = encoders.default_weights(encoder)  # none, imagenet, coco, or a file
-    stride = 0  # output stride of the encoder's deepest map; 0 = as the method's paper has it
+    weights = encoders.entry(encoder).weights  # none, imagenet, coco, or a file
+    stride = encoders.entry(encoder).stride  # output stride of its deepest map; 0 = as the method's paper has it
     model = models.defaults(method)  # the method's own keys
     train = {
         "steps": 1000,
@@ -163,7 +163,7 @@ def options():
         "save_every": 1000,  # steps between checkpoints
         "log_every": 10,  # steps between rows of metrics.csv
         **models.recipe(method, dataset, "train"),
-        **encoders.training_options(encoder),
+        **encoders.entry(encoder).training,
     }
     scans = {
         "normalise": "scan",  # z-score by the scan's own statistics, or by those of all training scans (ALPNet on CT)

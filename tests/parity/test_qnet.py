@@ -24,8 +24,10 @@ def case(request, golden, recipe) -> dict:
     ellipses = [case["support_ellipse"], case["query_ellipse"]]
     generator, maps = recipe.rng(case["seed"]), []
     for side in (case["h0"], case["h1"]):
-        scaled = [(cy * side / height, cx * side / width, ry * side / height, rx * side / width)
-                  for cy, cx, ry, rx in ellipses]  # fmt: skip
+        scaled = [
+            (cy * side / height, cx * side / width, ry * side / height, rx * side / width)
+            for cy, cx, ry, rx in ellipses
+        ]
         features, _ = recipe.blob(generator, (2, 512, side, side), scaled, case["gain"], case["noise"])
         maps.append(torch.from_numpy(features))
     support_mask, query_mask = (torch.from_numpy(recipe.ellipse(height, width, *e))[None, None] for e in ellipses)
