@@ -1,0 +1,171 @@
+"""What can be wrong with one prepared scan: image, label and supervoxels, each alone and against each other."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from util.dataset import Dataset
+from util.errors import UserError
+from util.volume import Geometry, Volume, read_volume
+
+PARTS = 3  # slices an organ needs to be tested in parts (test.parts)
+
+
+@dataclass
+class Findings:
+    """A scan's facts and faults.
+
+    Attributes:
+        number: of the scan.
+        facts: what the table shows of it.
+        errors, warnings: sentences without the scan's number, so that those of many scans can be told as one.
+        label: `(D, 1, K)`, for every slice the ids it shows: as good as the label where only presence is asked for.
+        size: rows and columns that are used.
+        directions: signs of the axes nearest to columns, rows and slices.
+        supervoxels: True where the file is there.
+    """
+
+    number: int
+    facts: dict[str, object] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    label: np.ndarray | None = None
+    size: tuple[int, int] | None = None
+    directions: str = ""
+    supervoxels: bool = False
+
+
+def check_scan(dataset: Dataset, root: Path, number: int) -> Findings:
+    """Read one scan and note everything that is wrong with it; nothing is raised."""
+    found = Findings(number)
+    try:
+        image = read_volume(dataset.image_file(root, number))
+    except UserError as error:
+        found.errors.append(str(error))
+        return found
+    _check_image(image, dataset, found)
+    for check, file in (
+        (_check_label, dataset.label_file(root, number)),
+        (_check_supervoxels, dataset.segment_file(root, number)),
+    ):
+        try:
+            check(file, image, dataset, found)
+        except UserError as error:
+            found.errors.append(str(error))
+    return found
+
+
+def _check_image(image: Volume, dataset: Dataset, found: Findings) -> None:
+    depth, rows, columns = image.array.shape
+    found.size = min(rows, dataset.size or rows), min(columns, dataset.size or columns)
+    found.facts = {
+        "slices": depth,
+        "pixels": f"{rows} x {columns}",
+        "spacing": " x ".join(f"{step:.4g}" for step in image.geometry.spacing),
+    }
+    if image.array.min() == image.array.max():
+        found.errors.append("the image is constant")
+    found.facts["blank"] = int((image.array.max((1, 2)) == image.array.min((1, 2))).sum())
+    axes = np.reshape(image.geometry.direction, (3, 3))
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
+        found.errors.append(f"the image's axes are not orthogonal: {image.geometry.direction}")
+    if image.geometry.spacing == (1.0, 1.0, 1.0):
+        found.warnings.append("the image's header has unit spacing: was its geometry lost?")
+    found.directions = direction_letters(image.geometry)
+
+
+def direction_letters(geometry: Geometry) -> str:
+    """Where columns, rows and slices run to, such as LAS: left, front, head."""
+    axes = np.reshape(geometry.direction, (3, 3)).T
+    letters = (("R", "L"), ("A", "P"), ("I", "S"))
+    return "".join(letters[np.abs(axis).argmax()][int(axis[np.abs(axis).argmax()] > 0)] for axis in axes)
+
+
+def _check_label(file: Path, image: Volume, dataset: Dataset, found: Findings) -> None:
+    label = read_volume(file)
+    if label.array.shape != image.array.shape:
+        raise UserError(f"{file}: has shape {label.array.shape}, its image {image.array.shape}")
+    if not label.geometry.matches(image.geometry):
+        found.errors.append("the label lies on another grid than the image (spacing, origin or direction)")
+    ids = np.unique(label.array)
+    if not np.array_equal(ids, np.rint(ids)):
+        raise UserError(f"{file}: holds fractions; it was interpolated as if it were an image")
+    known = {0, *dataset.organs.values(), *dataset.others.values()}
+    strange = [int(i) for i in ids if i not in known]
+    if strange:
+        found.errors.append(f"the label holds the id(s) {strange}; config.py names {sorted(known - {0})}")
+    shown = np.stack([(label.array == i).any((1, 2)) for i in dataset.organs.values()])
+    for name, slices in zip(dataset.organs, shown.sum(1).tolist(), strict=True):
+        found.facts[name] = slices
+        if slices < PARTS:
+            found.warnings.append(
+                f"{name} is on {slices} slices, testing in parts needs {PARTS}" if slices else f"{name} is not there"
+            )
+    _check_sides(label, dataset, found)
+    ids = np.array(list(dataset.organs.values()))
+    found.label = (shown * ids[:, None]).T[:, None, :]
+
+
+def _check_sides(label: Volume, dataset: Dataset, found: Findings) -> None:
+    """A right kidney left of the left one betrays a flip that the header does not know of."""
+    names = ("right kidney", "left kidney")
+    if not all(found.facts.get(name) for name in names):
+        return
+    middles = [np.argwhere(label.array == dataset.organs[name]).mean(0)[::-1] for name in names]
+    apart = np.subtract(*middles) * label.geometry.spacing  # from left to right, in mm along the array's axes
+    if (np.reshape(label.geometry.direction, (3, 3)) @ apart)[0] > 0:  # x grows to the patient's left
+        found.errors.append("right and left kidney are swapped, or the scan is mirrored against its header")
+
+
+def _check_supervoxels(file: Path, image: Volume, dataset: Dataset, found: Findings) -> None:
+    if not file.is_file():
+        return
+    found.supervoxels = True
+    volume = read_volume(file)
+    if volume.array.shape != image.array.shape:
+        raise UserError(f"{file}: has shape {volume.array.shape}, its image {image.array.shape}; make it again")
+    if volume.array.min() < 0 or not np.array_equal(volume.array, np.rint(volume.array)):
+        raise UserError(f"{file}: holds negative ids or fractions; make it again")
+    if volume.geometry.spacing == (1.0, 1.0, 1.0) != image.geometry.spacing:
+        found.warnings.append("the supervoxels' header has unit spacing, as published files have")
+    elif not volume.geometry.matches(image.geometry):
+        found.errors.append("the supervoxels lie on another grid than the image (spacing, origin or direction)")
+    segments = volume.array.astype(np.int64)
+    found.facts["supervoxels"] = len(np.unique(segments[segments > 0]))
+    if not segments.any():
+        found.errors.append("there is no supervoxel at all")
+        return
+    values = image.array.astype(np.float64)
+    shares = {flips: explained(values, segments, flips) for flips in product((1, -1), repeat=3)}
+    found.facts["explained"] = f"{shares[1, 1, 1]:.2f}"
+    best = max(shares, key=shares.__getitem__)
+    if shares[best] > shares[1, 1, 1] + 1e-3:
+        axes = [name for name, sign in zip(("slices", "rows", "columns"), best, strict=True) if sign < 0]
+        found.errors.append(f"the supervoxels fit the image better with reversed {' and '.join(axes)}; make them again")
+
+
+def explained(image: np.ndarray, segments: np.ndarray, flips: tuple[int, int, int] = (1, 1, 1)) -> float:
+    """Share of the image's variance that lies between segments, 0..1: high where their borders are the image's.
+
+    Args:
+        image, segments: `(D, H, W)`.
+        flips: signs for slices, rows, columns; -1 reverses that axis of the segments.
+    """
+    ids = segments[tuple(slice(None, None, sign) for sign in flips)].ravel()
+    counts = np.bincount(ids)
+    sums = np.bincount(ids, image.ravel())
+    mean, variance = image.mean(), image.var()
+    between = (sums[counts > 0] ** 2 / counts[counts > 0]).sum() / image.size - mean**2
+    return float(between / variance) if variance else 0.0
+
+
+def together(findings: Mapping[int, Findings], kind: str) -> Iterator[tuple[str, list[int]]]:
+    """Each sentence of the errors or warnings once, with the scans it holds for."""
+    scans: dict[str, list[int]] = {}
+    for number, found in findings.items():
+        for sentence in getattr(found, kind):
+            scans.setdefault(sentence, []).append(number)
+    yield from scans.items()
