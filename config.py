@@ -124,7 +124,7 @@ CHOICES = {
 MINIMA = {
     "train.steps": 1,
     "train.batch_size": 1,
-    "train.decay_every": 1,
+    "train.decay_every": 0,
     "train.save_every": 1,
     "train.log_every": 1,
     "episode.min_size": 1,
@@ -157,7 +157,7 @@ def options():
         "momentum": 0.9,
         "weight_decay": 5e-4,
         "decay": 0.95,  # the learning rate is multiplied by this ...
-        "decay_every": 1000,  # ... every so many steps
+        "decay_every": 1000,  # ... every so many steps; 0 = ten times in all
         "precision": "float32",  # bfloat16, float16: mixed precision on a GPU
         "frozen_norm": False,  # batch norms of the encoder keep their pretrained statistics (the papers train them)
         "save_every": 1000,  # steps between checkpoints

@@ -114,7 +114,7 @@ class Trainer:
         for episode in bar:
             losses = self.train_step(episode.to(self.device))
             self.step += 1
-            if losses_log.add(self.step, losses, self.learning_rate(), last=self.step == steps):
+            if losses_log.add(self.step, losses, learning_rate(self.step, self.options), last=self.step == steps):
                 bar.set_postfix_str(losses_log.text, refresh=False)
             stopping = self._agreed(bool(stop)) and self.step < steps
             if stopping or self.step % every == 0 or self.step == steps:
@@ -140,7 +140,7 @@ class Trainer:
     def train_step(self, episode: Episode) -> dict[str, Tensor]:
         """One update; returns the losses, detached, without waiting for the device."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = learning_rate(self.step, self.options)
         precision = self.options["precision"]
         with torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32"):
             output = self.method(episode)
@@ -150,12 +150,6 @@ class Trainer:
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         return {"loss": output.loss.detach(), **{name: value.detach() for name, value in output.losses.items()}}
-
-    def learning_rate(self) -> float:
-        """The rate of the step to come: one decay at every milestone k * decay_every except the last (spec 2.4)."""
-        options = self.options
-        milestones = max(options["steps"] // options["decay_every"] - 1, 0)
-        return options["learning_rate"] * options["decay"] ** min(self.step // options["decay_every"], milestones)
 
     def save(self) -> None:
         """Write checkpoints/step_<n>.pt below the run's folder."""
@@ -222,6 +216,13 @@ class Trainer:
         flag = torch.tensor(float(stop), device=self.device)
         distributed.all_reduce(flag)
         return flag.item() > 0
+
+
+def learning_rate(step: int, options: dict) -> float:
+    """The rate of update `step` (from 0): a decay at every k * decay_every but the last (spec training_protocol 2)."""
+    every = options["decay_every"] or max(options["steps"] // 10, 1)
+    milestones = max(options["steps"] // every - 1, 0)
+    return options["learning_rate"] * options["decay"] ** min(step // every, milestones)
 
 
 def freeze_batch_norms(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import training
 from tests.commands import only_run, refused, resume, start, train
 from tests.conftest import ROOT
 from util import checkpoints, runs
@@ -38,6 +39,28 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < end, "took too long"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("method", "rates"),
+    [
+        ("adnet", {0: 1e-3, 999: 1e-3, 1000: 9.5e-4, 49_999: 8.10e-5}),  # spec adnet 6
+        ("alpnet", {1000: 9.5e-4, 50_000: 7.69e-5, 99_000: 6.23e-6}),  # spec alpnet 16.5
+        ("qnet", {29_999: 1e-3 * 0.98**29}),  # spec training_protocol 2
+        ("gmrd", {35_999: 1e-3 * 0.98**11}),
+        ("pami", {47_999: 1e-3 * 0.98**15}),
+        ("rpt", {39_999: 1e-3 * 0.98**7}),
+    ],
+)
+def test_published_schedules(method, rates):
+    run = training.experiment._create_run(config_updates={"method": method})
+    for step, rate in rates.items():
+        assert training.learning_rate(step, run.config["train"]) == pytest.approx(rate, rel=1e-3)
+
+
+def test_ten_decays_in_all():
+    options = {"steps": 50, "decay": 0.5, "decay_every": 0, "learning_rate": 1.0}
+    assert [training.learning_rate(step, options) for step in (0, 4, 5, 49)] == [1, 1, 0.5, 0.5**9]
 
 
 @pytest.fixture(scope="module")
