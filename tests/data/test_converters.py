@@ -1,5 +1,6 @@
 """From raw downloads to prepared scans: nothing moves, nothing is swapped, bad files are told, a kill costs nothing."""
 
+import csv
 import gzip
 import json
 import shutil
@@ -17,6 +18,8 @@ import pytest
 import config
 from data import chaost2, cmr, phantom_raw, sabs
 from data.phantom_raw import truth
+from supervoxels.generate import main as generate
+from tests.commands import score, train
 from tests.conftest import ROOT
 from util.volume import read_volume
 
@@ -192,6 +195,22 @@ def test_a_killed_command_started_again_gives_the_same_bytes(tmp_path):
     for folder in ("killed", "whole"):
         assert cmr.main([str(raw), str(tmp_path / folder), *options]) == 0
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_from_raw_files_to_dice(tmp_path):
+    """Six patients are what fold 0 of CHAOST2 tests and one to train on."""
+    root = tmp_path / "CHAOST2"
+    raw = make_raw("chaost2", tmp_path / "raw", 6, (16, 48, 48))
+    assert run("chaost2", raw, root, "--spacing", 6.7, 6.7, 15, "--size", 48) == 0
+    images, supervoxels = root / "chaos_MR_T2_normalized", root / "supervoxels_5000"
+    assert generate([str(images), str(supervoxels), "--min-size", "150", "--jobs", "1"]) == 0
+    updates = ("dataset=CHAOST2", f"data_root={tmp_path}", f"runs={tmp_path / 'runs'}", "train.steps=1")
+    train(*updates)
+    score(*updates)
+    with open(tmp_path / "runs/adnet_CHAOST2_fold0/2/scores.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["organ"] for row in rows} == set(config.DATASETS["CHAOST2"].organs)
+    assert {row["scan"] for row in rows} == {"1", "2", "3", "5"} and all(row["dice"] for row in rows)
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
