@@ -13,7 +13,7 @@ echo "== 2/4 supervoxels"
 $python -m supervoxels.generate PHANTOM --data-root data
 echo "== 3/4 training ADNet without a single annotation"
 setting=(method=adnet dataset=PHANTOM encoder=efficientnet_lite0)
-$python training.py with "${setting[@]}" train.steps=300 "$@"
+$python training.py with "${setting[@]}" train.steps=1200 "$@"
 echo "== 4/4 segmenting four organs from ONE annotated scan, before and after training"
 runs=runs/adnet_PHANTOM_fold0
 $python test.py with "${setting[@]}" test.checkpoint=untrained
