@@ -120,7 +120,10 @@ def orient(volume: Volume, towards: tuple[float, float, float] = LEFT_FRONT_HEAD
 
 
 def reordered(volume: Volume, swap: bool, signs: tuple[int, int, int]) -> Volume:
-    """The same volume stored another way: rows and columns swapped, then axes x, y, z reversed where the sign is -1."""
+    """The same volume stored another way: rows and columns swapped, then axes x, y, z reversed where the sign is -1.
+
+    The array is a view: CT scans are large.
+    """
     array, spacing = volume.array, np.array(volume.geometry.spacing)
     axes = np.reshape(volume.geometry.direction, (3, 3)).T
     if swap:
@@ -129,7 +132,7 @@ def reordered(volume: Volume, swap: bool, signs: tuple[int, int, int]) -> Volume
     origin = np.array(volume.geometry.origin) + (last * spacing) @ axes
     direction = (axes * np.reshape(signs, (3, 1))).T
     turned = Geometry(tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction.ravel().tolist()))
-    return Volume(np.ascontiguousarray(array[tuple(slice(None, None, sign) for sign in signs[::-1])]), turned)
+    return Volume(array[tuple(slice(None, None, sign) for sign in signs[::-1])], turned)
 
 
 def output_size(size: int, spacing: float, target: float, legacy: bool = False) -> int:
@@ -169,7 +172,7 @@ def resample_label(volume: Volume, spacing: tuple[float, ...], legacy: bool = Fa
     result = np.zeros(size[::-1], np.int16)
     best, background = np.zeros(result.shape, np.float32), np.ones(result.shape, np.float32)
     for identifier in _present(volume.array):
-        share = _interpolate((volume.array == identifier).astype(np.float32), volume.geometry, size, grid)
+        share = _interpolate(*_mask_alone(volume, identifier), size, grid)
         wins = np.rint(share) == 1 if legacy else share > best
         result[wins] = identifier
         np.maximum(best, share, out=best)
@@ -177,6 +180,17 @@ def resample_label(volume: Volume, spacing: tuple[float, ...], legacy: bool = Fa
     if not legacy:
         result[background >= best] = 0
     return Volume(result, grid)
+
+
+def _mask_alone(volume: Volume, identifier: int) -> tuple[np.ndarray, Geometry]:
+    """The box around an id and one voxel more as a float32 mask: all that interpolation needs, and little memory."""
+    mask = volume.array == identifier
+    box = []
+    for axis in range(3):
+        where = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
+        box.append(slice(max(int(where[0]) - 1, 0), int(where[-1]) + 2))
+    first = tuple(part.start for part in box[::-1])
+    return mask[tuple(box)].astype(np.float32), _moved(volume.geometry, first)
 
 
 def _present(label: np.ndarray) -> list[int]:
