@@ -144,6 +144,38 @@ def test_found_and_expected_scans_are_counted(small, tmp_path, capsys):
         assert f"2 scans found, {expected} expected; not there: " in capsys.readouterr().out
 
 
+def test_the_averaged_layout_of_synapse_is_numbered_in_the_order_of_names(small, tmp_path):
+    raw = tmp_path / "raw"
+    for kind, ending in (("img", "avg"), ("label", "avg_seg")):
+        folder = raw / f"averaged-training-{'images' if kind == 'img' else 'labels'}"
+        folder.mkdir(parents=True)
+        for place, name in ((1, "DET0004201"), (2, "DET0000101")):
+            shutil.copy(
+                small["sabs"] / f"RawData/Training/{kind}/{kind}{place:04d}.nii.gz", folder / f"{name}_{ending}.nii.gz"
+            )
+    assert run("sabs", raw, tmp_path / "averaged", *TINY["sabs"]) == 0
+    assert run("sabs", small["sabs"], tmp_path / "plain", *TINY["sabs"]) == 0
+    averaged, plain = (
+        prepared("sabs", tmp_path / name, at, "label").array for name, at in (("averaged", 0), ("plain", 1))
+    )
+    np.testing.assert_array_equal(averaged, plain)
+
+
+def test_scans_without_label_are_left_out_and_counted(small, tmp_path, capsys):
+    raw = {kind: Path(shutil.copytree(small[kind], tmp_path / kind)) for kind in COMMANDS}
+    shutil.rmtree(first_patient(raw["chaost2"]) / "Ground")
+    nifti(raw["sabs"], "label").unlink()
+    (raw["cmr"] / "patient1_C0_manual.nii.gz").unlink()
+    for kind, remark in (
+        ("chaost2", "1 patients without labels left out"),
+        ("sabs", "1 images without label left out"),
+        ("cmr", "1 scans without label left out: patients [1]"),
+    ):
+        assert run(kind, raw[kind], tmp_path / "out" / kind, *TINY[kind]) == 0
+        printed = capsys.readouterr().out
+        assert remark in printed and "1 prepared" in printed
+
+
 def test_a_second_run_makes_only_what_is_missing_or_changed(small, tmp_path, capsys):
     raw = Path(shutil.copytree(small["sabs"], tmp_path / "raw"))
     out = tmp_path / "out"
