@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ def score(_run) -> float:
     device = tables.prepare_device(config)
     dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
     fold = test_fold(config, dataset, root)
-    method, checkpoint, intensities = load_method(config, fold)
-    scans = {number: read_scan(dataset, root, number, intensities=intensities) for number in sorted(fold.tested)}
+    trained = load_method(config, fold)
+    method = trained.method.to(device).eval()
+    scans = {
+        number: read_scan(dataset, root, number, intensities=trained.intensities) for number in sorted(fold.tested)
+    }
     options = config["test"]
     tasks = make_tasks(
         fold,
@@ -47,11 +51,9 @@ def score(_run) -> float:
         part_rule=options["part_rule"] if config["protocol"] == "legacy" else "chunks",
         whole_volume=config["protocol"] == "strict",
     )
-    results = evaluate(
-        method.to(device).eval(), tasks, scans.__getitem__, device=device, batch_size=options["batch_size"]
-    )
+    results = evaluate(method, tasks, scans.__getitem__, device=device, batch_size=options["batch_size"])
     results = list(tqdm(results, total=len(tasks), unit="task", desc="segmenting"))
-    rows = [describe(result, config, checkpoint) for result in results]
+    rows = [describe(result, config, trained) for result in results]
     if folder is not None:
         save(folder, rows, results, scans, pictures=options["save"])
     print(report.organ_table({f"{config['protocol']}, {options['match']}": rows}))
@@ -76,8 +78,25 @@ def test_fold(config: dict, dataset: Dataset, root: Path) -> Fold:
     return legacy_fold(fold, config["test"]["support_index"], config["test"]["fold_order"])
 
 
-def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str, tuple[float, float] | None]:
-    """The trained method, the name of its checkpoint, and the statistics its scans were normalised with, if shared.
+@dataclass(frozen=True)
+class Trained:
+    """A method to test.
+
+    Attributes:
+        method: with its weights.
+        checkpoint: file it came from, or "untrained".
+        seed: it was trained with.
+        intensities: mean and standard deviation that normalised its scans, None = each scan's own.
+    """
+
+    method: FewShotMethod
+    checkpoint: str
+    seed: int
+    intensities: tuple[float, float] | None
+
+
+def load_method(config: dict, fold: Fold) -> Trained:
+    """The method of the checkpoint that `test.checkpoint` names.
 
     Raises:
         UserError: no checkpoint, one of another method, or one that was trained on scans of this fold.
@@ -86,7 +105,7 @@ def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str, tuple[flo
     if wanted == UNTRAINED:
         keys = ("encoder", "weights", "stride")
         method = models.build(config["method"], config["model"], **{key: config[key] for key in keys})
-        return method, UNTRAINED, shared_intensities(config, fold)
+        return Trained(method, UNTRAINED, config["seed"], shared_intensities(config, fold))
     folder = tables.run_folder(config)
     path = runs.newest_finished(folder) if wanted == "newest" else Path(wanted)
     content = checkpoints.load_checkpoint(path)
@@ -106,7 +125,7 @@ def load_method(config: dict, fold: Fold) -> tuple[FewShotMethod, str, tuple[flo
         content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
     )
     checkpoints.load_weights(method, content, path)
-    return method, str(path), content["intensities"]
+    return Trained(method, str(path), content["config"]["seed"], content["intensities"])
 
 
 def warn_of_leak(config: dict, trained: dict, path: Path) -> None:
@@ -131,17 +150,17 @@ def shared_intensities(config: dict, fold: Fold) -> tuple[float, float] | None:
     return training_intensities(dataset, root, fold.training(dataset.scans(root)))
 
 
-def describe(result: Result, config: dict, checkpoint: str) -> dict[str, Any]:
+def describe(result: Result, config: dict, trained: Trained) -> dict[str, Any]:
     """A row of scores.csv: the scores, and what they were obtained with."""
     return {
         **result.row,
         "method": config["method"],
         "dataset": config["dataset"],
         "fold": config["fold"],
-        "seed": config["seed"],
+        "seed": trained.seed,
         "protocol": config["protocol"],
         "match": config["test"]["match"],
-        "checkpoint": checkpoint,
+        "checkpoint": trained.checkpoint,
     }
 
 
