@@ -6,6 +6,7 @@ train.steps=1000` changes values. Below the line at the end of the options stand
 
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Mapping
@@ -243,6 +244,8 @@ class CommandLine(Experiment):
 
     def run(self, command_name=None, config_updates=None, *args, **kwargs):
         """Run a command; everything a user can put right is raised as one line."""
+        # without this, SIGTERM (Slurm's time limit) kills at once and the run stays RUNNING for ever
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             config_updates = with_dataset_file(settings.with_resumed(config_updates or {}))
             return super().run(command_name, config_updates, *args, **kwargs)
@@ -251,7 +254,7 @@ class CommandLine(Experiment):
         except UserError as error:
             raise _Error(str(error)) from error
         except (Interrupted, KeyboardInterrupt) as error:
-            print(f"interrupted: {error}", file=sys.stderr)
+            print(f"interrupted: {str(error) or 'nothing more is written'}", file=sys.stderr)
             sys.exit(130)
 
     def _observe(self, config: dict, command: str) -> None:

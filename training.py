@@ -35,15 +35,15 @@ experiment = tables.CommandLine("training")
 @experiment.main
 def train(_run) -> float:
     """Train one method on one fold; returns the mean loss of the last steps."""
-    config = tables.plain(_run.config)
-    device = tables.prepare_device(config)
-    rank, ranks = _join_ranks(device)
-    folder = Path(_run.observers[0].dir) if _run.observers else None
-    trainer = Trainer(config, folder, device, rank, ranks)
-    if config["resume"]:
-        trainer.restore(resumed_checkpoint(config["resume"]))
-        _run.info["resumed_from"] = config["resume"]
     with _stop_signals() as stop:
+        config = tables.plain(_run.config)
+        device = tables.prepare_device(config)
+        rank, ranks = _join_ranks(device)
+        folder = Path(_run.observers[0].dir) if _run.observers else None
+        trainer = Trainer(config, folder, device, rank, ranks)
+        if config["resume"]:
+            trainer.restore(resumed_checkpoint(config["resume"]))
+            _run.info["resumed_from"] = config["resume"]
         return trainer.run(stop, _run.log_scalar)
 
 
@@ -70,7 +70,9 @@ class Trainer:
             weights=None if config["resume"] else config["weights"],
             stride=config["stride"],
         )
-        self.method.to(device, memory_format=torch.channels_last).train()
+        # the layout convolutions like best, on CPU as on GPU
+        layout = torch.channels_last if self.method.dims == 2 else torch.channels_last_3d
+        self.method.to(device, memory_format=layout).train()
         if self.options["frozen_norm"]:
             freeze_batch_norms(self.method.encoder)
         torch.manual_seed(config["seed"] + rank)  # dropout, different on every rank
@@ -169,6 +171,7 @@ class Trainer:
                 "step": self.step,
                 "model": self.method.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
+                "scaler": self.scaler.state_dict(),
                 "random_states": self._random_states(),
             },
         )
@@ -189,6 +192,7 @@ class Trainer:
             raise UserError(f"{path}: has {content['step']} steps already; to go on, ask for more with train.steps=")
         checkpoints.load_weights(self.method, content, path)
         self.optimiser.load_state_dict(content["optimiser"])
+        self.scaler.load_state_dict(content["scaler"])
         self.step = content["step"]
         states = content["random_states"]
         torch.set_rng_state(states["cpu"])

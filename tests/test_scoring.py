@@ -125,3 +125,24 @@ def test_support_without_the_organ(broken, tmp_path, capsys):
     write_volume(file, np.where(label.array == 4, 0, label.array), label.geometry)
     line = refused(capsys, score, f"data_root={broken}", f"runs={tmp_path}", "test.checkpoint=untrained")
     assert "scan 4" in line and "spleen" in line
+
+
+def test_a_test_that_is_killed_says_so(tiny, trained):
+    """SIGTERM while scoring: the run's status is INTERRUPTED, not RUNNING for ever."""
+    import signal
+
+    from tests.commands import start
+    from tests.test_training import wait_for
+
+    before = set((trained / "adnet_PHANTOM_fold0").iterdir())
+    process = start("test.py", f"data_root={tiny}", f"runs={trained}", "test.batch_size=1")
+
+    def begun() -> bool:
+        return any((run / "run.json").exists() for run in set((trained / "adnet_PHANTOM_fold0").iterdir()) - before)
+
+    wait_for(begun, process)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in printed
+    (new,) = set((trained / "adnet_PHANTOM_fold0").iterdir()) - before
+    assert runs.status(new) == "INTERRUPTED"

@@ -25,6 +25,7 @@ KEYS = {
     "step",
     "model",
     "optimiser",
+    "scaler",
     "random_states",
 }
 

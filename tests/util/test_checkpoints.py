@@ -31,6 +31,7 @@ def content() -> dict:
         "step": 3,
         "model": {"weight": torch.ones(2)},
         "optimiser": {},
+        "scaler": {},
         "random_states": {"cpu": torch.get_rng_state()},
     }
 
