@@ -163,8 +163,8 @@ def options():
         "frozen_norm": False,  # batch norms of the encoder keep their pretrained statistics (the papers train them)
         "save_every": 1000,  # steps between checkpoints
         "log_every": 10,  # steps between rows of metrics.csv
-        **models.recipe(method, dataset, "train"),
         **encoders.entry(encoder).training,
+        **models.recipe(method, dataset, "train"),
     }
     scans = {
         "normalise": "scan",  # z-score by the scan's own statistics, or by those of all training scans (ALPNet on CT)

@@ -25,7 +25,7 @@ class ADNet(FewShotMethod):
     """
 
     recipe = {
-        "train": dict(steps=50_000, decay=0.95, decay_every=1000),
+        "train": dict(steps=50_000),
         "episode": dict(size_of="first", runs=False),
         "test": dict(support_index=-1),
     }

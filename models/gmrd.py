@@ -45,7 +45,7 @@ class GMRD(FewShotMethod):
     # the threshold only answers empty supports; the deep map only leads to the threshold
     without_gradient = ("heads.threshold", "encoder")
     recipe = {
-        "train": dict(steps=36_000, decay=0.98, decay_every=3000),
+        "train": dict(steps=36_000, learning_rate=1e-3, decay=0.98, decay_every=3000),
         "episode": dict(size_of="larger", runs=True),
         "test": dict(support_index=2),
     }

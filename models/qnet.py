@@ -36,7 +36,7 @@ class QNet(FewShotMethod):
 
     encoder_strides = (4, 8)
     recipe = {
-        "train": dict(steps=30_000, decay=0.98, decay_every=1000),
+        "train": dict(steps=30_000, learning_rate=1e-3, decay=0.98, decay_every=1000),
         "episode": dict(size_of="larger", runs=True),
         "test": dict(support_index=2),
     }

@@ -38,7 +38,7 @@ class RPT(FewShotMethod):
 
     encoder_strides = (4, 8)
     recipe = {
-        "train": dict(steps=40_000, decay=0.98, decay_every=5000, save_every=5000),
+        "train": dict(steps=40_000, learning_rate=1e-3, decay=0.98, decay_every=5000, save_every=5000),
         "episode": dict(size_of="larger", runs=True),
         "test": dict(support_index=2),
     }

@@ -1,5 +1,6 @@
 """What the Q-Net family (Q-Net, PAMI, RPT, GMRD) puts on its encoder: two scales of features and a threshold an image.
 
+Their recipes name the learning rate: at the larger one that a small encoder likes, the threshold head runs away.
 spec/gmrd.md section 2. The encoder gives maps at strides 4 and 8 (layer3 and layer4 of the ResNet).
 """
 

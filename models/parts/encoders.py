@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     make: Callable[[tuple[int, ...]], nn.Module]  # from the output strides of its maps
     weights: str = "none"  # when the user names none; others than the small one's need a download
     stride: int = 0  # output stride of the deepest map; 0 = as the method's paper has it
-    training: Mapping[str, Any] = {}  # values of `train.*` it wants instead of the method's
+    training: Mapping[str, Any] = {}  # values of `train.*` it wants where the method's recipe names none
 
 
 ENCODERS = {
