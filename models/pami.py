@@ -38,7 +38,8 @@ class PAMI(FewShotMethod):
 
     encoder_strides = (4, 8)
     recipe = {
-        "train": dict(steps=48_000, learning_rate=1e-3, decay=0.98, decay_every=3000),  # of 50000 asked for, whole passes of 3000 are run
+        # of 50000 steps asked for, whole passes of 3000 are run
+        "train": dict(steps=48_000, learning_rate=1e-3, decay=0.98, decay_every=3000),
         "episode": dict(size_of="larger", runs=True),
         "test": dict(support_index=2),
     }
