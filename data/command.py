@@ -1,13 +1,12 @@
 """The command line of the preparations: `python -m data.chaost2 RAW OUT [options]`, the same for every data set."""
 
 import argparse
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from data.convert import Converter, convert
 from dataloaders.preparation import Plan
+from util.commands import guarded
 from util.errors import UserError
 
 
@@ -95,18 +94,3 @@ def main(converter: Converter, about: str, arguments: list[str] | None = None) -
             overwrite=options.overwrite,
         )
     )
-
-
-def guarded(work: Callable[[], dict[int, str]]) -> int:
-    """Run it, print every failure as a sentence, return the exit status."""
-    try:
-        failures = work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the files that are there are whole, run the same command to make the rest", file=sys.stderr)
-        return 130
-    for number, failure in failures.items():
-        print(f"scan {number} failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0

@@ -24,6 +24,7 @@ from data.convert import Converter, convert
 from data.manifest import MANIFEST
 from data.sources import Source, is_series, read_source
 from dataloaders.preparation import Plan
+from util.commands import guarded
 from util.errors import UserError
 from util.files import whole_file
 
@@ -262,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.window and options.window[0] >= options.window[1]:
         parser.error(f"--window {options.window[0]:g} {options.window[1]:g}: the first must be below the second")
     options.images, options.labels = options.images.resolve(), options.labels.resolve()
-    return command.guarded(lambda: prepare_own(options))
+    return guarded(lambda: prepare_own(options))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from supervoxels.folder import Parameters, SliceParameters, generate
+from util.commands import guarded
 from util.dataset import Dataset
 from util.errors import UserError
 
@@ -150,9 +151,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 0 where every scan has its supervoxels."""
     parser = command_line()
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> dict[int, str]:
         images, out, parameters = what_to_make(parser, options)
-        failures = generate(
+        return generate(
             images,
             out,
             parameters,
@@ -163,15 +165,8 @@ def main(arguments: list[str] | None = None) -> int:
             scheduler=options.scheduler,
             overwrite=options.overwrite,
         )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the files that are there are whole, run the same command to make the rest", file=sys.stderr)
-        return 130
-    for number, failure in failures.items():
-        print(f"scan {number} failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+
+    return guarded(work)
 
 
 if __name__ == "__main__":

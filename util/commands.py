@@ -1,0 +1,28 @@
+"""How a command that works on many scans ends: failures as sentences, a truthful exit status."""
+
+import sys
+from collections.abc import Callable
+
+from util.errors import UserError
+
+
+def guarded(work: Callable[[], dict[int, str]]) -> int:
+    """Run it, print every failure as a sentence, return the exit status.
+
+    Args:
+        work: returns what went wrong, scan number -> sentence; a UserError stops everything.
+
+    Returns:
+        0 where nothing failed, 1 after a failure, 130 after Ctrl-C.
+    """
+    try:
+        failures = work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the files that are there are whole, run the same command to make the rest", file=sys.stderr)
+        return 130
+    for number, failure in failures.items():
+        print(f"scan {number} failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
