@@ -117,7 +117,9 @@ CHOICES = {
     "episode.sampler": ("neighbours", "slice"),
     "episode.size_of": ("first", "larger"),
     "episode.augment": ("one", "both"),
-    "test.match": ("parts", "whole"),
+    "test.match": ("parts", "whole", "volume", "position", "similar", "propagate"),
+    "test.shots_of": ("slices", "scans"),
+    "test.supports": ("fold", "all"),
     "test.part_rule": ("chunks", "extent"),
     "test.fold_order": ("sorted", "circular"),
     "train.precision": ("float32", "bfloat16", "float16"),
@@ -130,6 +132,7 @@ MINIMA = {
     "train.log_every": 1,
     "episode.min_size": 1,
     "test.parts": 1,
+    "test.shots": 1,
     "test.batch_size": 1,
     "seed": 0,
     "threads": 0,
@@ -187,8 +190,13 @@ def options():
     }
     test = {
         "checkpoint": "newest",  # a file; "newest" finished run of this method, data set, fold; "untrained"
-        "match": "parts",  # parts: organ extent in parts, one support slice each (EP1); whole: one slice for all (EP2)
-        "parts": 3,
+        "ensemble": [],  # further checkpoints (of any method) whose probabilities are averaged with it
+        "match": "parts",  # organ extent in parts, one support slice each (EP1); whole: one slice for all (EP2);
+        "parts": 3,  # propagate, volume, position, similar: see Matching in dataloaders/protocols.py
+        "shots": 1,  # annotated slices a part, or annotated scans ...
+        "shots_of": "slices",  # ... which of the two: slices, scans
+        "supports": "fold",  # the fold's support scan; "all": every tested scan supports the others in turn
+        "pool": False,  # supports=all: average the probabilities over the supports instead of scoring each
         "support_index": -1,  # protocol=legacy: position of the support among the test scans of the fold
         "fold_order": "sorted",  # protocol=legacy: these in ascending order, or "circular" with the support last
         "part_rule": "chunks",  # protocol=legacy: parts of equal numbers of slices, or of equal "extent" (ALPNet)

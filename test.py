@@ -1,8 +1,9 @@
 """Score a checkpoint on its fold: `python test.py with method=adnet dataset=PHANTOM fold=0`."""
 
+import functools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from tqdm import tqdm
 
 import config as tables
 import models
-from dataloaders.protocols import legacy_fold, make_tasks
+from dataloaders.protocols import Matching, legacy_fold, make_tasks
 from dataloaders.scans import Scan, read_scan, training_intensities
 from models.parts.base import FewShotMethod
 from util import checkpoints, report, runs
 from util.dataset import Dataset, Fold, choose_fold, require_scans
 from util.errors import UserError
 from util.evaluation import Result, evaluate
+from util.inference import make_segmenter
+from util.tables import text_table
 from util.volume import write_volume
 
 log = logging.getLogger("test")
@@ -34,34 +37,50 @@ def score(_run) -> float:
     folder = Path(_run.observers[0].dir) if _run.observers else None
     device = tables.prepare_device(config)
     dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
+    options, strict = config["test"], config["protocol"] == "strict"
     fold = test_fold(config, dataset, root)
-    trained = load_method(config, fold)
-    method = trained.method.to(device).eval()
-    scans = {
-        number: read_scan(dataset, root, number, intensities=trained.intensities) for number in sorted(fold.tested)
-    }
-    options = config["test"]
+    members = load_methods(config, fold)
+    read = functools.cache(lambda number, intensities: read_scan(dataset, root, number, intensities=intensities))
+    scan = functools.partial(read, intensities=members[0].intensities)
     tasks = make_tasks(
         fold,
         dataset.chosen(config["organs"]),
-        {number: scan.label for number, scan in scans.items()},
-        match=options["match"],
-        parts=options["parts"],
-        # legacy parts are each lineage's own; strict ones are the same for every method
-        part_rule=options["part_rule"] if config["protocol"] == "legacy" else "chunks",
-        whole_volume=config["protocol"] == "strict",
+        lambda number: scan(number).label,
+        make_matching(config),
+        rotate=options["supports"] == "all",
+        spare=fold.training(dataset.scans(root)),
     )
-    results = evaluate(method, tasks, scans.__getitem__, device=device, batch_size=options["batch_size"])
-    results = list(tqdm(results, total=len(tasks), unit="task", desc="segmenting"))
-    rows = [describe(result, config, trained) for result in results]
+    segmenters = [
+        make_segmenter(
+            member.method.to(device).eval(),
+            functools.partial(read, intensities=member.intensities),
+            device,
+            options["batch_size"],
+        )
+        for member in members
+    ]
+    results = evaluate(segmenters, tasks, lambda number, organ: scan(number).organ(organ), pool=options["pool"])
+    total = len({(task.query, task.organ) for task in tasks}) if options["pool"] else len(tasks)
+    results = list(tqdm(results, total=total, unit="task", desc="segmenting"))
+    rows = [describe(result, config, members) for result in results]
     if folder is not None:
-        save(folder, rows, results, scans, pictures=options["save"])
+        save(folder, rows, results, scan, pictures=options["save"])
     print(report.organ_table({f"{config['protocol']}, {options['match']}": rows}))
-    if config["protocol"] == "strict" and options["match"] == "parts":
+    if strict and options["match"] not in ("whole", "volume"):
         print("\n" + report.organ_table({"whole volume": rows}, score="dice_volume"))
+    if options["supports"] == "all" and not options["pool"]:
+        print("\nthe choice of the support scan\n" + text_table(report.support_spread(rows)))
     if folder is not None:
         print(f"\n{folder / 'scores.csv'}")
     return report.overall_mean(rows)
+
+
+def make_matching(config: dict) -> Matching:
+    """How slices meet, from the `test.*` keys."""
+    options = {name: config["test"][name] for name in ("match", "parts", "shots", "shots_of")}
+    if config["protocol"] == "strict":  # legacy parts are each lineage's own; strict ones are the same for every method
+        return Matching(**options)
+    return Matching(**options, part_rule=config["test"]["part_rule"], whole_volume=False)
 
 
 def test_fold(config: dict, dataset: Dataset, root: Path) -> Fold:
@@ -95,13 +114,18 @@ class Trained:
     intensities: tuple[float, float] | None
 
 
-def load_method(config: dict, fold: Fold) -> Trained:
-    """The method of the checkpoint that `test.checkpoint` names.
+def load_methods(config: dict, fold: Fold) -> list[Trained]:
+    """The method of `test.checkpoint`, and those of `test.ensemble`, which may be other methods.
 
     Raises:
         UserError: no checkpoint, one of another method, or one that was trained on scans of this fold.
     """
-    wanted = config["test"]["checkpoint"]
+    options = config["test"]
+    further = [_load_method(config, fold, path, any_method=True) for path in options["ensemble"]]
+    return [_load_method(config, fold, options["checkpoint"]), *further]
+
+
+def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = False) -> Trained:
     if wanted == UNTRAINED:
         keys = ("encoder", "weights", "stride")
         method = models.build(config["method"], config["model"], **{key: config[key] for key in keys})
@@ -109,7 +133,7 @@ def load_method(config: dict, fold: Fold) -> Trained:
     folder = tables.run_folder(config)
     path = runs.newest_finished(folder) if wanted == "newest" else Path(wanted)
     content = checkpoints.load_checkpoint(path)
-    if content["method"] != config["method"]:
+    if content["method"] != config["method"] and not any_method:
         raise UserError(f"{path}: is a checkpoint of method={content['method']}, not of method={config['method']}")
     trained_on, dataset = set(content["training_scans"]), content["config"]["dataset"]
     if dataset == config["dataset"] and trained_on & fold.tested:
@@ -150,49 +174,57 @@ def shared_intensities(config: dict, fold: Fold) -> tuple[float, float] | None:
     return training_intensities(dataset, root, fold.training(dataset.scans(root)))
 
 
-def describe(result: Result, config: dict, trained: Trained) -> dict[str, Any]:
+def describe(result: Result, config: dict, members: Sequence[Trained]) -> dict[str, Any]:
     """A row of scores.csv: the scores, and what they were obtained with."""
     return {
         **result.row,
         "method": config["method"],
         "dataset": config["dataset"],
         "fold": config["fold"],
-        "seed": trained.seed,
+        "seed": members[0].seed,
         "protocol": config["protocol"],
         "match": config["test"]["match"],
-        "checkpoint": trained.checkpoint,
+        "shots": config["test"]["shots"],
+        "checkpoint": "+".join(member.checkpoint for member in members),
     }
 
 
 def save(
-    folder: Path, rows: Sequence[dict], results: Sequence[Result], scans: dict[int, Scan], *, pictures: bool
+    folder: Path,
+    rows: Sequence[dict],
+    results: Sequence[Result],
+    scan_of: Callable[[int], Scan],
+    *,
+    pictures: bool,
 ) -> None:
     """Write scores.csv, every prediction as NIfTI on the grid of its scan, and on request a picture an organ."""
     report.write_scores(folder / "scores.csv", rows)
+    several = len({(row["organ"], row["scan"]) for row in rows}) < len(rows)
     for result in results:
-        scan, name = scans[result.task.query], result.task.organ.replace(" ", "_")
+        scan, name = scan_of(result.task.query), result.task.organ.replace(" ", "_")
         whole = np.zeros(scan.shape, dtype=np.uint8)
         depth, height, width = result.prediction.shape
         whole[:depth, :height, :width] = result.prediction
-        write_volume(folder / "predictions" / f"{name}_{scan.number}.nii.gz", whole, scan.geometry)
+        support = f"_support{result.row['support']}" if several else ""
+        write_volume(folder / "predictions" / f"{name}_{scan.number}{support}.nii.gz", whole, scan.geometry)
     if pictures:
         for organ in dict.fromkeys(row["organ"] for row in rows):
             own = [result for result in results if result.task.organ == organ]
-            draw_organ(folder / f"{organ.replace(' ', '_')}.png", own, scans)
+            draw_organ(folder / f"{organ.replace(' ', '_')}.png", own, scan_of)
 
 
-def draw_organ(file: Path, results: Sequence[Result], scans: dict[int, Scan]) -> None:
+def draw_organ(file: Path, results: Sequence[Result], scan_of: Callable[[int], Scan]) -> None:
     """One picture of an organ: for every query scan the slice where the organ is largest."""
     rows = []
     for result in results:
-        scan = scans[result.task.query]
+        scan = scan_of(result.task.query)
         truth = scan.organ(result.task.identifier)
         z = int(truth.sum((1, 2)).argmax())
         # shown as radiologists expect, front up: the rows of a scan run either way
         upright = slice(None, None, -1 if scan.geometry.direction[4] < 0 else 1)
         text = f"scan {scan.number}, slice {z}, Dice {result.row['dice']:.2f}"
         rows.append((text, *(volume[z, upright] for volume in (scan.image, truth, result.prediction))))
-    report.draw_contours(file, f"{results[0].task.organ}, support scan {results[0].task.support}", rows)
+    report.draw_contours(file, f"{results[0].task.organ}, support scan {results[0].row['support']}", rows)
 
 
 if __name__ == "__main__":

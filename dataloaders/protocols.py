@@ -6,13 +6,15 @@ neighbouring folds share a scan, the support is a position in the sorted test sc
 organ are never looked at.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from util.dataset import Fold
 from util.errors import UserError
-from util.evaluation import Group, Task
+from util.evaluation import Annotated, Group, Task
 
 
 def legacy_fold(fold: Fold, support_index: int, order: str = "sorted") -> Fold:
@@ -47,63 +49,159 @@ def chunk_borders(count: int, parts: int) -> list[int]:
     return np.linspace(0, count, parts + 1).astype(int).tolist()
 
 
+@dataclass(frozen=True)
+class Matching:
+    """How query slices meet annotated support slices: the `test.*` keys of these names.
+
+    Attributes:
+        match: "parts" (EP1, VSS): the organ's extent in the query in `parts` chunks, each with its own part of the
+            support; "propagate" (VSPS): the same chunks, walked outward from their middle; "whole" (EP2): one part for
+            every slice; "volume": every slice that shows the organ in the support is annotated, for every slice. Two
+            look at nothing of the query's truth and yet have parts: "position", by the slice's relative height in the
+            scan; "similar", by what the slice looks like.
+        parts: number of parts, each with its own annotated slices.
+        shots: annotated slices a part, or annotated scans.
+        shots_of: which of the two: "slices", "scans".
+        part_rule: "chunks" of equal numbers of slices that show the organ; "extent": thirds of the distance between
+            its first and last slice, all slices between which are scored (ALPNet).
+        whole_volume: with "parts" and "propagate", also segment the slices outside the extent, with the nearest chunk.
+    """
+
+    match: str = "parts"
+    parts: int = 3
+    shots: int = 1
+    shots_of: str = "slices"
+    part_rule: str = "chunks"
+    whole_volume: bool = True
+
+    def annotated(self, shown: Mapping[int, np.ndarray]) -> list[tuple[Annotated, ...]]:
+        """The annotated slices of every part, given the slices that show the organ in every support scan."""
+        if self.match == "volume":
+            return [tuple((scan, int(z)) for scan, slices in shown.items() for z in slices)]
+        parts = 1 if self.match == "whole" else self.parts
+        shots = self.shots if self.shots_of == "slices" else 1
+        chosen = {scan: slices[support_indices(len(slices), parts * shots)] for scan, slices in shown.items()}
+        return [
+            tuple((scan, int(z)) for scan, slices in chosen.items() for z in slices[k * shots : (k + 1) * shots])
+            for k in range(parts)
+        ]
+
+    def groups(
+        self,
+        annotated: Sequence[tuple[Annotated, ...]],
+        depth: int,
+        extent: np.ndarray | None,
+        depths: Mapping[int, int],
+    ) -> tuple[Group, ...]:
+        """The groups of a task.
+
+        Args:
+            annotated: support slices of every part.
+            depth: slices of the query.
+            extent: query slices that show the organ; only "parts" and "propagate" look at it. None = unknown: then
+                "propagate" walks through the runs of similar slices.
+            depths: slices of every support scan.
+        """
+        if self.match in ("whole", "volume") or self.by_similarity(extent):
+            runs = np.array_split(np.arange(depth), len(annotated))
+        elif self.match == "position":
+            heights = [np.mean([(z + 0.5) / depths[scan] for scan, z in part]) for part in annotated]
+            nearest = np.abs((np.arange(depth)[:, None] + 0.5) / depth - heights).argmin(1)
+            runs = [np.flatnonzero(nearest == part) for part in range(len(annotated))]
+        else:
+            runs = self._chunks(extent, depth)
+        groups = [Group(part, tuple(run.tolist())) for part, run in zip(annotated, runs, strict=True)]
+        if self.match == "propagate":
+            middles = [run[len(run) // 2] if len(run) else 0 for run in runs]
+            pivots = middles if extent is None else extent[support_indices(len(extent), len(groups))]
+            groups = [replace(g, pivot=_nearest(g.query_slices, z)) for g, z in zip(groups, pivots, strict=True)]
+        return tuple(group for group in groups if group.query_slices)
+
+    def by_similarity(self, extent: np.ndarray | None) -> bool:
+        """True where the groups' query slices are found by what they look like (`Task.similar`)."""
+        return self.match == "similar" or (self.match == "propagate" and extent is None)
+
+    def _chunks(self, extent: np.ndarray, depth: int) -> list[np.ndarray]:
+        if self.part_rule == "extent":
+            chunk_of = assign_extent(extent[0], extent[-1], depth, self.parts)
+        else:
+            chunk_of = assign_chunks(extent, depth, self.parts)
+        looked_at = np.arange(depth) if self.whole_volume else extent
+        return [looked_at[chunk_of[looked_at] == part] for part in range(self.parts)]
+
+
 def make_tasks(
     fold: Fold,
     organs: Mapping[str, int],
-    labels: Mapping[int, np.ndarray],
+    label: Callable[[int], np.ndarray],
+    matching: Matching = Matching(),
     *,
-    match: str = "parts",
-    parts: int = 3,
-    part_rule: str = "chunks",
-    whole_volume: bool = True,
+    rotate: bool = False,
+    spare: Sequence[int] = (),
 ) -> list[Task]:
     """All tasks of a fold: every query scan, every organ it shows.
 
     Args:
         fold: support and query scans.
         organs: name -> id.
-        labels: scan number -> labels `(D, H, W)`.
-        match: "parts" (EP1): the organ's extent in `parts` chunks, each with one support slice; "whole" (EP2): every
-            slice with the middle support slice.
-        parts: number of chunks.
-        part_rule: "chunks" of equal numbers of slices that show the organ; "extent": thirds of the distance between
-            its first and last slice, all slices between which are scored (ALPNet).
-        whole_volume: with "parts", also segment the slices outside the extent, with the nearest chunk's support slice.
+        label: scan number -> labels `(D, H, W)`.
+        matching: how slices meet.
+        rotate: every tested scan supports every other one in turn, not the fold's own support alone.
+        spare: scans that may join as further shots after the tested ones: those that trained, without their labels.
 
     Raises:
-        UserError: the support scan does not show an organ.
+        UserError: the fold's support scan does not show an organ, or there are fewer scans with it than shots.
     """
-    return list(_tasks(fold, organs, labels, match, parts, part_rule, whole_volume))
+    return list(_tasks(fold, organs, label, matching, rotate, spare))
 
 
-def _tasks(fold, organs, labels, match, parts, part_rule, whole_volume) -> Iterator[Task]:
-    for query in fold.query:
-        for organ, identifier in organs.items():
-            shown = _slices_showing(labels[fold.support], identifier)
-            if len(shown) == 0:
-                raise UserError(
-                    f"scan {fold.support} is the support but shows no {organ} (id {identifier}); "
-                    "choose another support scan for this fold in config.py"
-                )
-            depth = len(labels[query])
-            extent = _slices_showing(labels[query], identifier)
-            if len(extent) == 0:
-                continue  # nothing to score: the published protocols know only scans that show the organ
-            if match == "whole":
-                middle = int(shown[support_indices(len(shown), 1)[0]])
-                groups = (Group((middle,), tuple(range(depth))),)
-                yield Task(organ, identifier, fold.support, query, groups, tuple(range(depth)))
-            else:
-                chosen = [int(shown[index]) for index in support_indices(len(shown), parts)]
-                if part_rule == "extent":
-                    extent = np.arange(extent[0], extent[-1] + 1)
-                    chunk_of = assign_extent(extent[0], extent[-1], depth, parts)
-                else:
-                    chunk_of = assign_chunks(extent, depth, parts)
-                looked_at = np.arange(depth) if whole_volume else extent
-                chunks = [tuple(looked_at[chunk_of[looked_at] == part].tolist()) for part in range(parts)]
-                groups = tuple(Group((z,), chunk) for z, chunk in zip(chosen, chunks, strict=True) if chunk)
-                yield Task(organ, identifier, fold.support, query, groups, tuple(extent.tolist()))
+def _tasks(fold, organs, label, matching, rotate, spare) -> Iterator[Task]:
+    tested = [fold.support, *fold.query]
+    for query, (organ, identifier), support in itertools.product(
+        fold.query, organs.items(), tested if rotate else tested[:1]
+    ):
+        shown = _slices_showing(label(support), identifier)
+        if len(shown) == 0 and support == fold.support:
+            raise UserError(
+                f"scan {fold.support} is the support but shows no {organ} (id {identifier}); "
+                "choose another support scan for this fold in config.py"
+            )
+        extent = _slices_showing(label(query), identifier)
+        if support == query or len(shown) == 0 or len(extent) == 0:
+            continue  # nothing to score: the published protocols know only scans that show the organ
+        if matching.part_rule == "extent":
+            extent = np.arange(extent[0], extent[-1] + 1)
+        further = [scan for scan in (*tested, *spare) if scan not in (support, query)]
+        supports = _support_scans({support: shown}, further, label, organ, identifier, matching)
+        depths = {scan: len(label(scan)) for scan in supports}
+        depth = len(label(query))
+        yield Task(
+            organ,
+            identifier,
+            tuple(supports),
+            query,
+            matching.groups(matching.annotated(supports), depth, extent, depths),
+            tuple(range(depth)) if matching.match in ("whole", "volume") else tuple(extent.tolist()),
+            similar=matching.by_similarity(extent),
+        )
+
+
+def _support_scans(shown, further, label, organ, identifier, matching) -> dict[int, np.ndarray]:
+    """The support scans of a task with the slices that show the organ: as many as there are shots of scans."""
+    wanted = matching.shots if matching.shots_of == "scans" else 1
+    for scan in further:
+        if len(shown) == wanted:
+            break
+        slices = _slices_showing(label(scan), identifier)
+        if len(slices):
+            shown[scan] = slices
+    if len(shown) < wanted:
+        raise UserError(f"test.shots={wanted} scans: only {len(shown)} scans beside the query show the {organ}")
+    return shown
+
+
+def _nearest(slices: tuple[int, ...], z: int) -> int | None:
+    return min(slices, key=lambda own: abs(own - int(z)), default=None)
 
 
 def assign_chunks(extent: np.ndarray, depth: int, parts: int) -> np.ndarray:

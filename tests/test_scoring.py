@@ -68,6 +68,46 @@ def test_untrained_network_and_pictures(tiny, tmp_path):
     assert {row["checkpoint"] for row in rows_of(only_run(tmp_path))} == {"untrained"}
 
 
+def last_rows(runs_folder) -> list[dict[str, str]]:
+    return rows_of(max((runs_folder / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name)))
+
+
+@pytest.mark.parametrize("match", ["volume", "position", "similar", "propagate"])
+def test_other_ways_to_meet_the_support(tiny, trained, match):
+    score(f"data_root={tiny}", f"runs={trained}", f"test.match={match}")
+    rows = last_rows(trained)
+    assert len(rows) == 12 and all(row["dice_volume"] for row in rows)
+
+
+def test_supports_rotate_and_their_spread_is_shown(tiny, trained, capsys):
+    score(f"data_root={tiny}", f"runs={trained}", "test.supports=all", "test.save=True")
+    assert "the choice of the support scan" in capsys.readouterr().out
+    pairs = {(row["scan"], row["support"]) for row in last_rows(trained) if row["organ"] == "liver"}
+    assert pairs == {(str(q), str(s)) for q in (1, 2, 3) for s in (1, 2, 3, 4) if q != s}
+    run = max((trained / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name))
+    assert (run / "predictions/liver_1_support4.nii.gz").exists()
+
+
+def test_supports_are_pooled(tiny, trained):
+    score(f"data_root={tiny}", f"runs={trained}", "test.supports=all", "test.pool=True")
+    assert {row["support"] for row in last_rows(trained) if row["scan"] == "1"} == {"4+2+3"}
+
+
+def test_an_ensemble_of_checkpoints(tiny, trained):
+    own = runs.newest_finished(trained / "adnet_PHANTOM_fold0")
+    score(f"data_root={tiny}", f"runs={trained}")
+    alone = last_rows(trained)
+    score(f"data_root={tiny}", f"runs={trained}", f"test.ensemble=['{own}']")
+    both = last_rows(trained)
+    assert [row["dice"] for row in both] == [row["dice"] for row in alone]  # the same twice
+    assert both[0]["checkpoint"].count("+") == 1
+
+
+def test_five_annotated_scans_where_there_are_not_as_many(tiny, trained, capsys):
+    line = refused(capsys, score, f"data_root={tiny}", f"runs={trained}", "test.shots=9", "test.shots_of=scans")
+    assert "test.shots=9" in line
+
+
 # ------------------------------------------------------------------------------------------------------- refusals
 
 

@@ -1,48 +1,73 @@
-"""Segment test tasks with a method and score them. Each scan is encoded once and matched for every organ."""
+"""Test tasks, and their scores. What segments them is in util/inference.py."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from util.metrics import overlap
+
+Annotated = tuple[int, int]  # a support slice: (scan number, slice)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Query slices that are segmented with the same annotated support slices."""
+    """Query slices that are segmented with the same annotated support slices.
 
-    support_slices: tuple[int, ...]
+    Attributes:
+        support: the annotated slices, one a shot.
+        query_slices: what they segment, ascending.
+        pivot: with it the group is walked: the annotated slices segment this query slice, and from there outward every
+            slice is segmented with the one before it and its prediction (test.match=propagate).
+    """
+
+    support: tuple[Annotated, ...]
     query_slices: tuple[int, ...]
+    pivot: int | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """One organ of one query scan, given one annotated support scan.
+    """One organ of one query scan, given one annotated support scan, or several.
 
     Attributes:
         organ: its name.
         identifier: its id in the label volumes.
-        support: number of the support scan.
+        supports: numbers of the support scans.
         query: number of the query scan.
         groups: which support slices segment which query slices; slices in no group are not segmented.
         scored_slices: query slices that count for the protocol's score.
+        similar: the groups' query slices are a first guess: every slice goes to the group it looks most like.
     """
 
     organ: str
     identifier: int
-    support: int
+    supports: tuple[int, ...]
     query: int
     groups: tuple[Group, ...]
     scored_slices: tuple[int, ...]
+    similar: bool = False
 
     @property
-    def complete(self) -> bool:
-        """True for tasks whose groups cover slices beyond the scored ones, so the whole volume can be scored too."""
-        return sum(len(group.query_slices) for group in self.groups) > len(self.scored_slices)
+    def scans(self) -> frozenset[int]:
+        """Numbers of all scans it needs."""
+        return frozenset((self.query, *self.supports))
+
+    @property
+    def segmented(self) -> int:
+        """How many query slices are segmented."""
+        return sum(len(group.query_slices) for group in self.groups)
+
+
+class Segmenter(Protocol):
+    """What segments a task: a method with what it remembers of the scans."""
+
+    def probabilities(self, task: Task) -> np.ndarray:
+        """Foreground probabilities `(D, H, W)` float32; 0 on slices that are not segmented."""
+
+    def keep(self, scans: frozenset[int]) -> None:
+        """Forget all other scans."""
 
 
 @dataclass(frozen=True)
@@ -55,72 +80,45 @@ class Result:
 
 
 def evaluate(
-    method: torch.nn.Module,
+    segmenters: Sequence[Segmenter],
     tasks: Sequence[Task],
-    read_scan: Callable[[int], Any],
+    organ_mask: Callable[[int, int], np.ndarray],
     *,
-    device: torch.device,
-    batch_size: int = 8,
+    pool: bool = False,
 ) -> Iterator[Result]:
     """Results of all tasks, one query scan after the other.
 
     Args:
-        method: a few-shot method in evaluation mode.
+        segmenters: one, or several whose probabilities are averaged (an ensemble).
         tasks: of one or several protocols.
-        read_scan: number -> scan with `image`, `label` and `organ(id)`.
-        device: where the method lives.
-        batch_size: slices encoded and matched at once.
+        organ_mask: (scan number, organ id) -> its truth `(D, H, W)`, bool.
+        pool: tasks that differ in their supports only are averaged into one result.
     """
-    encoded: dict[int, tuple] = {}
     for query in dict.fromkeys(task.query for task in tasks):
         own = [task for task in tasks if task.query == query]
-        needed = {query, *(task.support for task in own)}
-        encoded = {number: known for number, known in encoded.items() if number in needed}
-        for number in sorted(needed - encoded.keys()):
-            scan = read_scan(number)
-            encoded[number] = scan, encode_scan(method, scan.image, device, batch_size)
-        for task in own:
-            support, query_scan = encoded[task.support], encoded[query]
-            prediction = segment(method, task, support, query_scan, batch_size)
-            yield Result(task, prediction, score(task, prediction, query_scan[0].organ(task.identifier)))
+        for segmenter in segmenters:
+            segmenter.keep(frozenset().union(*(task.scans for task in own)))
+        for together in _pools(own) if pool else [[task] for task in own]:
+            volumes = (segmenter.probabilities(task) for segmenter in segmenters for task in together)
+            prediction = sum(volumes) / (len(segmenters) * len(together)) > 0.5
+            row = score(together[0], prediction, organ_mask(query, together[0].identifier))
+            row["support"] = "+".join(str(scan) for task in together for scan in task.supports)
+            yield Result(together[0], prediction, row)
 
 
-@torch.inference_mode()
-def encode_scan(
-    method: torch.nn.Module, image: np.ndarray, device: torch.device, batch_size: int
-) -> tuple[Tensor, ...]:
-    """Features of every slice of a scan `(D, H, W)`: tensors with D rows."""
-    slices = torch.from_numpy(image)[:, None]
-    parts = [method.encode(part.to(device)) for part in slices.split(batch_size)]
-    return tuple(torch.cat(maps) for maps in zip(*parts, strict=True))
-
-
-@torch.inference_mode()
-def segment(method: torch.nn.Module, task: Task, support: tuple, query: tuple, batch_size: int) -> np.ndarray:
-    """Prediction `(D, H, W)` of a task; support and query are (scan, features)."""
-    (support_scan, support_features), (query_scan, query_features) = support, query
-    prediction = np.zeros(query_scan.image.shape, dtype=bool)
-    device = query_features[0].device
-    for group in task.groups:
-        rows = list(group.support_slices)
-        masks = torch.from_numpy(support_scan.organ(task.identifier)[rows]).to(device, torch.float32)
-        given = tuple(f[rows][None] for f in support_features)
-        for start in range(0, len(group.query_slices), batch_size):
-            slices = list(group.query_slices[start : start + batch_size])
-            output = method.match(given, masks[None], tuple(f[slices][None] for f in query_features))
-            prediction[slices] = output.masks[0].cpu().numpy()
-    return prediction
+def _pools(tasks: Sequence[Task]) -> list[list[Task]]:
+    return [[task for task in tasks if task.organ == organ] for organ in dict.fromkeys(task.organ for task in tasks)]
 
 
 def score(task: Task, prediction: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """One row of scores.csv: the protocol's Dice and IoU, and the Dice over the whole volume where it was segmented."""
     scored = list(task.scored_slices)
     dice, iou = overlap(prediction[scored], truth[scored])
-    volume = overlap(prediction, truth)[0] if task.complete or len(scored) == len(truth) else float("nan")
+    volume = overlap(prediction, truth)[0] if task.segmented == len(truth) else float("nan")
     return {
         "organ": task.organ,
         "scan": task.query,
-        "support": task.support,
+        "support": "",
         "dice": dice,
         "iou": iou,
         "dice_volume": volume,

@@ -68,6 +68,21 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "        ")
 
 
+def support_spread(rows: Sequence[Mapping[str, Any]], score: str = "dice") -> list[dict[str, Any]]:
+    """What the choice of the support scan makes: an organ a row, over the means that each support scan gives."""
+    table = []
+    for organ in dict.fromkeys(row["organ"] for row in rows):
+        own = [row for row in rows if row["organ"] == organ]
+        means = {s: _values([r for r in own if r["support"] == s], organ, score) for s in {r["support"] for r in own}}
+        by_support = sorted((fmean(values), support) for support, values in means.items() if values)
+        if by_support:
+            (low, worst), (high, best) = by_support[0], by_support[-1]
+            spread = mean_and_deviation([mean for mean, _ in by_support])
+            ends = {"worst": f"{low:.3f} (scan {worst})", "best": f"{high:.3f} (scan {best})"}
+            table.append({"organ": organ, "supports": len(by_support), "mean ± std over them": spread, **ends})
+    return table
+
+
 def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
     """A picture of one organ: a row a scan, columns image, truth, prediction.
 
