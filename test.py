@@ -1,9 +1,10 @@
 """Score a checkpoint on its fold: `python test.py with method=adnet dataset=PHANTOM fold=0`."""
 
 import functools
+import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from util import checkpoints, report, runs
 from util.dataset import Dataset, Fold, choose_fold, require_scans
 from util.errors import UserError
 from util.evaluation import Result, evaluate
+from util.files import whole_file
 from util.inference import make_segmenter
 from util.tables import text_table
 from util.volume import write_volume
@@ -59,11 +61,12 @@ def score(_run) -> float:
         )
         for member in members
     ]
-    results = evaluate(segmenters, tasks, lambda number, organ: scan(number).organ(organ), pool=options["pool"])
+    results = evaluate(segmenters, tasks, scan, pool=options["pool"])
     total = len({(task.query, task.organ) for task in tasks}) if options["pool"] else len(tasks)
     results = list(tqdm(results, total=total, unit="task", desc="segmenting"))
     rows = [describe(result, config, members) for result in results]
     if folder is not None:
+        save_sources(folder / "scans.json", dataset, root.resolve(), {task.query for task in tasks})
         save(folder, rows, results, scan, pictures=options["save"])
     print(report.organ_table({f"{config['protocol']}, {options['match']}": rows}))
     if strict and options["match"] not in ("whole", "volume"):
@@ -104,12 +107,18 @@ class Trained:
     Attributes:
         method: with its weights.
         checkpoint: file it came from, or "untrained".
+        sha256: first digits of the file's SHA-256, empty where untrained.
+        encoder: its name.
+        setting: 1 or 2, that it was trained in.
         seed: it was trained with.
         intensities: mean and standard deviation that normalised its scans, None = each scan's own.
     """
 
     method: FewShotMethod
     checkpoint: str
+    sha256: str
+    encoder: str
+    setting: int
     seed: int
     intensities: tuple[float, float] | None
 
@@ -129,7 +138,8 @@ def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = Fa
     if wanted == UNTRAINED:
         keys = ("encoder", "weights", "stride")
         method = models.build(config["method"], config["model"], **{key: config[key] for key in keys})
-        return Trained(method, UNTRAINED, config["seed"], shared_intensities(config, fold))
+        about = (config["encoder"], config["setting"], config["seed"], shared_intensities(config, fold))
+        return Trained(method, UNTRAINED, "", *about)
     folder = tables.run_folder(config)
     path = runs.newest_finished(folder) if wanted == "newest" else Path(wanted)
     content = checkpoints.load_checkpoint(path)
@@ -149,7 +159,9 @@ def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = Fa
         content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
     )
     checkpoints.load_weights(method, content, path)
-    return Trained(method, str(path), content["config"]["seed"], content["intensities"])
+    trained = content["config"]
+    about = (content["encoder"], trained["setting"], trained["seed"], content["intensities"])
+    return Trained(method, str(path), checkpoints.fingerprint(path), *about)
 
 
 def warn_of_leak(config: dict, trained: dict, path: Path) -> None:
@@ -176,16 +188,22 @@ def shared_intensities(config: dict, fold: Fold) -> tuple[float, float] | None:
 
 def describe(result: Result, config: dict, members: Sequence[Trained]) -> dict[str, Any]:
     """A row of scores.csv: the scores, and what they were obtained with."""
+    options = config["test"]
     return {
         **result.row,
         "method": config["method"],
+        "encoder": members[0].encoder,
         "dataset": config["dataset"],
+        "setting": members[0].setting,
         "fold": config["fold"],
         "seed": members[0].seed,
         "protocol": config["protocol"],
-        "match": config["test"]["match"],
-        "shots": config["test"]["shots"],
+        "match": options["match"],
+        "shots": options["shots"],
+        "shots_of": options["shots_of"],
+        "supports": "pooled" if options["pool"] else options["supports"],
         "checkpoint": "+".join(member.checkpoint for member in members),
+        "checkpoint_sha256": "+".join(member.sha256 for member in members),
     }
 
 
@@ -197,20 +215,31 @@ def save(
     *,
     pictures: bool,
 ) -> None:
-    """Write scores.csv, every prediction as NIfTI on the grid of its scan, and on request a picture an organ."""
-    report.write_scores(folder / "scores.csv", rows)
+    """Write predictions as NIfTI on the grids of their scans, on request a picture an organ, and at last scores.csv."""
     several = len({(row["organ"], row["scan"]) for row in rows}) < len(rows)
-    for result in results:
+    for row, result in zip(rows, results, strict=True):
         scan, name = scan_of(result.task.query), result.task.organ.replace(" ", "_")
         whole = np.zeros(scan.shape, dtype=np.uint8)
         depth, height, width = result.prediction.shape
         whole[:depth, :height, :width] = result.prediction
         support = f"_support{result.row['support']}" if several else ""
-        write_volume(folder / "predictions" / f"{name}_{scan.number}{support}.nii.gz", whole, scan.geometry)
+        row["prediction"] = f"predictions/{name}_{scan.number}{support}.nii.gz"
+        write_volume(folder / row["prediction"], whole, scan.geometry)
     if pictures:
         for organ in dict.fromkeys(row["organ"] for row in rows):
             own = [result for result in results if result.task.organ == organ]
             draw_organ(folder / f"{organ.replace(' ', '_')}.png", own, scan_of)
+    report.write_scores(folder / "scores.csv", rows)
+
+
+def save_sources(file: Path, dataset: Dataset, root: Path, scans: Iterable[int]) -> None:
+    """Write which files were segmented and scored, so that a report can show them without knowing the data set."""
+    files = {
+        number: {"image": str(dataset.image_file(root, number)), "label": str(dataset.label_file(root, number))}
+        for number in sorted(scans)
+    }
+    with whole_file(file) as temporary:
+        temporary.write_text(json.dumps({"organs": dict(dataset.organs), "scans": files}, indent=1))
 
 
 def draw_organ(file: Path, results: Sequence[Result], scan_of: Callable[[int], Scan]) -> None:

@@ -31,6 +31,11 @@ class Scan:
     geometry: Geometry
     shape: tuple[int, int, int]
 
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Millimetres along the axes of the arrays: slices, rows, columns."""
+        return self.geometry.spacing[::-1]
+
     def organ(self, identifier: int) -> np.ndarray:
         """Mask `(D, H, W)` of one organ."""
         return self.label == identifier

@@ -1,6 +1,8 @@
 """test.py as a user runs it: scores, predictions on the scan's grid, pictures, refusals."""
 
 import csv
+import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from tests.commands import only_run, refused, score, train
 from util import checkpoints, runs
-from util.metrics import overlap
+from util.metrics import VOLUME_SCORES, overlap, volume_scores
 from util.volume import read_volume
 
 ORGANS = {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
@@ -48,9 +50,28 @@ def test_scores_are_those_of_the_saved_predictions(tiny, trained, capsys, protoc
         assert float(row["dice"]) == pytest.approx(dice, abs=1e-6)
         assert float(row["iou"]) == pytest.approx(iou, abs=1e-6)
         if (protocol, match) == ("legacy", "parts"):
-            assert row["dice_volume"] == "" and not mask[~shown].any()
+            assert {row[name] for name in VOLUME_SCORES} == {""} and not mask[~shown].any()
         else:
-            assert float(row["dice_volume"]) == pytest.approx(overlap(mask, organ)[0], abs=1e-6)
+            expected = volume_scores(mask, organ, truth.geometry.spacing[::-1])
+            assert {name: float(row[name]) for name in VOLUME_SCORES} == pytest.approx(expected, abs=1e-5)
+
+
+def test_scores_name_what_they_were_made_from(tiny, trained):
+    score(f"data_root={tiny}", f"runs={trained}", "test.supports=all")
+    checkpoint = runs.newest_finished(trained / "adnet_PHANTOM_fold0")
+    run = max((trained / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name))
+    digits = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    sources = json.loads((run / "scans.json").read_text())
+    assert sources["organs"] == ORGANS
+    for row in rows_of(run):
+        assert (row["checkpoint"], row["checkpoint_sha256"]) == (str(checkpoint), digits[:12])
+        assert (row["encoder"], row["setting"], row["supports"]) == ("efficientnet_lite0", "1", "all")
+        files = sources["scans"][row["scan"]]
+        assert all(name.startswith("/") for name in files.values())
+        prediction = read_volume(run / row["prediction"])
+        assert prediction.geometry.matches(read_volume(files["image"]).geometry)
+        organ = read_volume(files["label"]).array == ORGANS[row["organ"]]
+        assert float(row["dice_volume"]) == pytest.approx(overlap(prediction.array == 1, organ)[0], abs=1e-6)
 
 
 def test_scores_do_not_depend_on_the_batch(tiny, trained):

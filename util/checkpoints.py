@@ -3,6 +3,7 @@
 Plain tensors and plain values only: they are read with `weights_only=True`, so a file cannot run code.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,9 @@ def load_weights(model: torch.nn.Module, content: Mapping[str, Any], path: Path)
             f"{path}: its weights do not fit models/{content['method']}.py as it is now "
             f"({str(error).splitlines()[1].strip()[:120]})"
         ) from error
+
+
+def fingerprint(path: Path) -> str:
+    """The first 12 digits of a file's SHA-256: enough to tell checkpoints apart."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:12]

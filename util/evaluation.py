@@ -1,12 +1,13 @@
 """Test tasks, and their scores. What segments them is in util/inference.py."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from util.metrics import overlap
+from util.metrics import VOLUME_SCORES, overlap, volume_scores
 
 Annotated = tuple[int, int]  # a support slice: (scan number, slice)
 
@@ -82,7 +83,7 @@ class Result:
 def evaluate(
     segmenters: Sequence[Segmenter],
     tasks: Sequence[Task],
-    organ_mask: Callable[[int, int], np.ndarray],
+    read_scan: Callable[[int], Any],
     *,
     pool: bool = False,
 ) -> Iterator[Result]:
@@ -91,7 +92,7 @@ def evaluate(
     Args:
         segmenters: one, or several whose probabilities are averaged (an ensemble).
         tasks: of one or several protocols.
-        organ_mask: (scan number, organ id) -> its truth `(D, H, W)`, bool.
+        read_scan: number -> scan with `organ(id)`, its truth `(D, H, W)`, and `spacing` in mm along these axes.
         pool: tasks that differ in their supports only are averaged into one result.
     """
     for query in dict.fromkeys(task.query for task in tasks):
@@ -101,7 +102,8 @@ def evaluate(
         for together in _pools(own) if pool else [[task] for task in own]:
             volumes = (segmenter.probabilities(task) for segmenter in segmenters for task in together)
             prediction = sum(volumes) / (len(segmenters) * len(together)) > 0.5
-            row = score(together[0], prediction, organ_mask(query, together[0].identifier))
+            scan = read_scan(query)
+            row = score(together[0], prediction, scan.organ(together[0].identifier), scan.spacing)
             row["support"] = "+".join(str(scan) for task in together for scan in task.supports)
             yield Result(together[0], prediction, row)
 
@@ -110,17 +112,17 @@ def _pools(tasks: Sequence[Task]) -> list[list[Task]]:
     return [[task for task in tasks if task.organ == organ] for organ in dict.fromkeys(task.organ for task in tasks)]
 
 
-def score(task: Task, prediction: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """One row of scores.csv: the protocol's Dice and IoU, and the Dice over the whole volume where it was segmented."""
+def score(task: Task, prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, Any]:
+    """One row of scores.csv: the protocol's Dice and IoU, and where the whole volume was segmented all its scores."""
     scored = list(task.scored_slices)
     dice, iou = overlap(prediction[scored], truth[scored])
-    volume = overlap(prediction, truth)[0] if task.segmented == len(truth) else float("nan")
+    complete = task.segmented == len(truth)
     return {
         "organ": task.organ,
         "scan": task.query,
         "support": "",
         "dice": dice,
         "iou": iou,
-        "dice_volume": volume,
+        **(volume_scores(prediction, truth, spacing) if complete else dict.fromkeys(VOLUME_SCORES, math.nan)),
         "slices": len(scored),
     }

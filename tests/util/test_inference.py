@@ -133,16 +133,25 @@ class Fixed:
         return np.full((2, 2, 2), self.value + 0.1 * task.supports[0], dtype=np.float32)
 
 
+class Everywhere:
+    """A scan whose organ fills it."""
+
+    spacing = (7.7, 1.5, 1.5)
+
+    def organ(self, identifier: int) -> np.ndarray:
+        return np.ones((2, 2, 2), dtype=bool)
+
+
 @pytest.mark.parametrize(("values", "voxels"), [((0.2, 0.9), 8), ((0.2, 0.7), 0)])
 def test_an_ensemble_averages_probabilities(values, voxels):
     task = Task("liver", 1, (0,), 1, (Group(((0, 0),), (0, 1)),), (0, 1))
-    (result,) = evaluate([Fixed(value) for value in values], [task], lambda *_: np.ones((2, 2, 2), dtype=bool))
+    (result,) = evaluate([Fixed(value) for value in values], [task], lambda _: Everywhere())
     assert result.prediction.sum() == voxels and result.row["support"] == "0"
 
 
 def test_supports_are_pooled_organ_by_organ():
     tasks = [Task(organ, 1, (s,), 9, (Group(((s, 0),), (0, 1)),), (0,)) for organ in ("a", "b") for s in (2, 4)]
-    results = list(evaluate([Fixed(0.15)], tasks, lambda *_: np.ones((2, 2, 2), dtype=bool), pool=True))
+    results = list(evaluate([Fixed(0.15)], tasks, lambda _: Everywhere(), pool=True))
     # 0.35 and 0.55: their mean is below one half
     assert [(r.row["organ"], r.row["support"], r.prediction.any()) for r in results] == [
         ("a", "2+4", False),
