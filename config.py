@@ -122,6 +122,7 @@ CHOICES = {
     "test.supports": ("fold", "all"),
     "test.part_rule": ("chunks", "extent"),
     "test.fold_order": ("sorted", "circular"),
+    "test.recorder": ("plain", "alpnet"),
     "train.precision": ("float32", "bfloat16", "float16"),
 }
 MINIMA = {
@@ -200,6 +201,7 @@ def options():
         "support_index": -1,  # protocol=legacy: position of the support among the test scans of the fold
         "fold_order": "sorted",  # protocol=legacy: these in ascending order, or "circular" with the support last
         "part_rule": "chunks",  # protocol=legacy: parts of equal numbers of slices, or of equal "extent" (ALPNet)
+        "recorder": "plain",  # protocol=legacy: "alpnet" shows precision and recall, and one 0/0 makes a mean NaN
         "batch_size": 8,  # slices at once
         "save": False,  # one picture an organ
         **models.recipe(method, dataset, "test"),

@@ -68,14 +68,16 @@ def score(_run) -> float:
     if folder is not None:
         save_sources(folder / "scans.json", dataset, root.resolve(), {task.query for task in tasks})
         save(folder, rows, results, scan, pictures=options["save"])
-    print(report.organ_table({f"{config['protocol']}, {options['match']}": rows}))
+    recorder = "plain" if strict else options["recorder"]
+    for name in report.SCORES[recorder]:
+        print(report.organ_table({f"{config['protocol']}, {options['match']}": rows}, name, recorder))
     if strict and options["match"] not in ("whole", "volume"):
         print("\n" + report.organ_table({"whole volume": rows}, score="dice_volume"))
     if options["supports"] == "all" and not options["pool"]:
         print("\nthe choice of the support scan\n" + text_table(report.support_spread(rows)))
     if folder is not None:
         print(f"\n{folder / 'scores.csv'}")
-    return report.overall_mean(rows)
+    return report.overall_mean(rows, recorder=recorder)
 
 
 def make_matching(config: dict) -> Matching:

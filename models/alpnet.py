@@ -38,7 +38,7 @@ class ALPNet(FewShotMethod):
         "train": dict(steps=100_000),  # the other values are the defaults of config.py
         "scans": dict(segments="superpixels"),
         "episode": dict(sampler="slice", min_size=1, augment="both"),
-        "test": dict(part_rule="extent", fold_order="circular"),
+        "test": dict(part_rule="extent", fold_order="circular", recorder="alpnet"),
         "datasets": {"SABS": {"scans": dict(normalise="training")}},
     }
 

@@ -82,6 +82,15 @@ def test_scores_do_not_depend_on_the_batch(tiny, trained):
     np.testing.assert_allclose(one, other, atol=2e-3)  # a voxel on the threshold may flip
 
 
+def test_alpnets_legacy_tables_show_precision_and_recall(tiny, tmp_path, capsys):
+    score("method=alpnet", f"data_root={tiny}", f"runs={tmp_path}", "test.checkpoint=untrained", "protocol=legacy")
+    headings = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "legacy, parts" in line]
+    assert headings == ["dice", "precision_slices", "recall_slices"]
+    for row in rows_of(tmp_path / "alpnet_PHANTOM_fold0/1"):
+        dice, precision, recall = (float(row[name]) for name in ("dice", "precision_slices", "recall_slices"))
+        assert dice == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-5)
+
+
 def test_untrained_network_and_pictures(tiny, tmp_path):
     score(f"data_root={tiny}", f"runs={tmp_path}", "test.checkpoint=untrained", "test.save=True")
     pictures = sorted(p.name for p in only_run(tmp_path).glob("*.png"))

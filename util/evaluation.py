@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from util.metrics import VOLUME_SCORES, overlap, volume_scores
+from util.metrics import VOLUME_SCORES, overlap, published_precision_and_recall, volume_scores
 
 Annotated = tuple[int, int]  # a support slice: (scan number, slice)
 
@@ -116,6 +116,7 @@ def score(task: Task, prediction: np.ndarray, truth: np.ndarray, spacing: Sequen
     """One row of scores.csv: the protocol's Dice and IoU, and where the whole volume was segmented all its scores."""
     scored = list(task.scored_slices)
     dice, iou = overlap(prediction[scored], truth[scored])
+    precision, recall = published_precision_and_recall(prediction[scored], truth[scored])
     complete = task.segmented == len(truth)
     return {
         "organ": task.organ,
@@ -123,6 +124,8 @@ def score(task: Task, prediction: np.ndarray, truth: np.ndarray, spacing: Sequen
         "support": "",
         "dice": dice,
         "iou": iou,
+        "precision_slices": precision,
+        "recall_slices": recall,
         **(volume_scores(prediction, truth, spacing) if complete else dict.fromkeys(VOLUME_SCORES, math.nan)),
         "slices": len(scored),
     }

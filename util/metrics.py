@@ -99,6 +99,12 @@ def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[
     }
 
 
+def published_precision_and_recall(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """TP / (TP + FP) and TP / (TP + FN) as ALPNet's recorder has them: NaN wherever 0 / 0 (spec alpnet 12)."""
+    hits, found, present = _counts(prediction, truth)
+    return hits / found if found else math.nan, hits / present if present else math.nan
+
+
 def _counts(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
     """Voxels in both masks, in the prediction, in the truth."""
     if prediction.shape != truth.shape:

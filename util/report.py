@@ -14,6 +14,9 @@ import numpy as np
 from util.errors import UserError
 from util.files import whole_file
 
+# what test.py shows of the scored slices; with ALPNet's recorder a score of 0/0 is not left out of a mean, as published
+SCORES = {"plain": ("dice",), "alpnet": ("dice", "precision_slices", "recall_slices")}
+
 
 def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write scores.csv: one row an organ and scan; not-a-number is an empty field."""
@@ -37,27 +40,29 @@ def read_scores(file: Path) -> list[dict[str, str]]:
         raise UserError(f"{file}: no scores there ({error.strerror}); run test.py first") from error
 
 
-def organ_table(columns: Mapping[str, Sequence[Mapping[str, Any]]], score: str = "dice") -> str:
+def organ_table(
+    columns: Mapping[str, Sequence[Mapping[str, Any]]], score: str = "dice", recorder: str = "plain"
+) -> str:
     """A text table: a row an organ, a column a run, each cell mean ± standard deviation over scans.
 
     The last row is the mean over organs of their means, as the papers report it.
     """
     organs = list(dict.fromkeys(row["organ"] for rows in columns.values() for row in rows))
-    cells = {name: {organ: _values(rows, organ, score) for organ in organs} for name, rows in columns.items()}
+    cells = {name: {organ: _values(rows, organ, score, recorder) for organ in organs} for name, rows in columns.items()}
     width = max(len(organ) for organ in [*organs, "mean"])
     widths = {name: max(len(name), 13) for name in columns}
     lines = ["  ".join([f"{score:<{width}}", *(f"{name:>{widths[name]}}" for name in columns)])]
     for organ in organs:
         texts = [f"{mean_and_deviation(cells[name][organ]):>{widths[name]}}" for name in columns]
         lines.append("  ".join([f"{organ:<{width}}", *texts]))
-    means = [f"{overall_mean(columns[name], score):>{widths[name]}.3f}" for name in columns]
+    means = [f"{overall_mean(columns[name], score, recorder):>{widths[name]}.3f}" for name in columns]
     return "\n".join([*lines, "  ".join([f"{'mean':<{width}}", *means])])
 
 
-def overall_mean(rows: Sequence[Mapping[str, Any]], score: str = "dice") -> float:
+def overall_mean(rows: Sequence[Mapping[str, Any]], score: str = "dice", recorder: str = "plain") -> float:
     """Mean over organs of the mean over scans; NaN where nothing was scored."""
     organs = dict.fromkeys(row["organ"] for row in rows)
-    means = [fmean(values) for organ in organs if (values := _values(rows, organ, score))]
+    means = [fmean(values) for organ in organs if (values := _values(rows, organ, score, recorder))]
     return fmean(means) if means else math.nan
 
 
@@ -113,10 +118,10 @@ def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, 
     pyplot.close(figure)
 
 
-def _values(rows: Sequence[Mapping[str, Any]], organ: str, score: str) -> list[float]:
-    """Scores of one organ; not-a-number (nothing to find and nothing found) does not count."""
+def _values(rows: Sequence[Mapping[str, Any]], organ: str, score: str, recorder: str = "plain") -> list[float]:
+    """Scores of one organ; not-a-number (nothing to find and nothing found) does not count, except in ALPNet's way."""
     found = [float(row[score]) for row in rows if row["organ"] == organ and row[score] not in ("", None)]
-    return [value for value in found if not math.isnan(value)]
+    return found if recorder == "alpnet" else [value for value in found if not math.isnan(value)]
 
 
 def _field(value: Any) -> Any:

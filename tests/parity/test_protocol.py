@@ -5,8 +5,9 @@ import pytest
 
 import config
 from dataloaders import protocols
+from util import report
 from util.dataset import choose_fold
-from util.metrics import overlap
+from util.metrics import overlap, published_precision_and_recall
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +72,21 @@ def test_dice_and_iou(cases):
     for index, (dice, iou) in enumerate(zip(arrays["dice/patient_dice"], arrays["dice/patient_iou"], strict=True)):
         prediction, label = arrays[f"dice/pred{index}"] == 1, arrays[f"dice/label{index}"] == 1
         np.testing.assert_allclose(overlap(prediction, label), (dice, iou), rtol=1e-6)
+
+
+def test_alpnets_recorder(cases):
+    """The raw scores of every scan, and a mean that is NaN as soon as one scan is 0/0."""
+    _, arrays = cases
+    rows = []
+    for index in range(len(arrays["alpnet_metric/raw_dice"])):
+        prediction, label = arrays[f"dice/pred{index}"] == 1, arrays[f"dice/label{index}"] == 1
+        precision, recall = published_precision_and_recall(prediction, label)
+        row = {"dice": overlap(prediction, label)[0], "precision": precision, "recall": recall}
+        for name, value in row.items():
+            np.testing.assert_allclose(value, arrays[f"alpnet_metric/raw_{name}"][index, 0], rtol=1e-6, err_msg=name)
+        rows.append({"organ": "1", **row})
+    (expected,) = arrays["alpnet_metric/class_dice_mean"]
+    assert np.isnan(expected) and np.isnan(arrays["alpnet_metric/mean_dice"])
+    assert np.isnan(report.overall_mean(rows, recorder="alpnet"))
+    defined = [row for row in rows if not np.isnan(row["dice"])]
+    assert report.overall_mean(defined, recorder="alpnet") == pytest.approx(np.nanmean(arrays["dice/patient_dice"]))
