@@ -157,13 +157,9 @@ def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = Fa
         log.warning("%s was trained on %s: this is a test across data sets", path, dataset)
     warn_of_leak(config, content["config"], path)
     log.info("checkpoint %s: %s on %s, %d steps", path, content["method"], content["encoder"], content["step"])
-    method = models.build(
-        content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
-    )
-    checkpoints.load_weights(method, content, path)
     trained = content["config"]
     about = (content["encoder"], trained["setting"], trained["seed"], content["intensities"])
-    return Trained(method, str(path), checkpoints.fingerprint(path), *about)
+    return Trained(models.restore(content, path), str(path), checkpoints.fingerprint(path), *about)
 
 
 def warn_of_leak(config: dict, trained: dict, path: Path) -> None:

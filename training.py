@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 import config as tables
 import models
+from data.plans import plan_of
 from dataloaders.augmentation import Ranges
 from dataloaders.episodes import TrainingEpisodes, episode_loader
 from dataloaders.exclusion import removal_table
+from dataloaders.regrid import Preparation, observe
 from dataloaders.samplers import NeighboursSampler, SliceSampler, excluded_slices
 from dataloaders.scans import Scan, read_scans, training_intensities
 from util import checkpoints, report
@@ -84,6 +86,7 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.options["precision"] == "float16")
         self.scans, self.intensities = training_scans(config)
+        self.preparation = training_preparation(config, self.scans)
         self.episodes = TrainingEpisodes(
             self.scans,
             make_sampler(config, self.scans, folder),
@@ -167,6 +170,7 @@ class Trainer:
                 "stride": config["stride"],
                 "config": config,
                 "intensities": self.intensities,
+                "preparation": self.preparation.as_plain(),
                 "training_scans": [scan.number for scan in self.scans],
                 "step": self.step,
                 "model": self.method.state_dict(),
@@ -255,6 +259,13 @@ def training_scans(config: dict) -> tuple[list[Scan], tuple[float, float] | None
     intensities = training_intensities(dataset, root, numbers) if shared else None
     options = {"labels": config["setting"] == 2, "segments": config["scans"]["segments"], "intensities": intensities}
     return read_scans(dataset, root, numbers, **options), intensities
+
+
+def training_preparation(config: dict, scans: list[Scan]) -> Preparation:
+    """How the training scans were prepared: what predict.py must do to other scans."""
+    dataset = tables.DATASETS[config["dataset"]]
+    plan = plan_of(config["dataset"], Path(config["data_root"]) / dataset.images)
+    return observe(plan, [scan.geometry for scan in scans], scans[0].image.shape[2])
 
 
 def make_sampler(config: dict, scans: list[Scan], folder: Path | None = None) -> NeighboursSampler | SliceSampler:

@@ -22,8 +22,9 @@ import numpy as np
 from data import command
 from data.convert import Converter, convert
 from data.manifest import MANIFEST
-from data.sources import Source, is_series, read_source
+from data.sources import Source, find_series, find_volumes, read_source
 from dataloaders.preparation import Plan
+from dataloaders.regrid import HOUNSFIELD
 from util.commands import guarded
 from util.errors import UserError
 from util.files import whole_file
@@ -32,7 +33,6 @@ FOLDS = 5
 LOOKED_AT = 5  # scans, to guess from
 SUPERVOXELS = 5000  # smallest supervoxel in voxels, as for the abdominal sets
 WORDS = re.compile(r"(?<![a-z])(image|img|scan|label|seg|segmentation|mask|manual|gt|ct|mr|0000)(?![a-z])")
-HOUNSFIELD = -200  # MR has no values below; in CT air has -1000
 
 
 def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str]]:
@@ -44,8 +44,8 @@ def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str]]:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; name one with the images and one with the labels")
-    scans = _named({path: (path,) for path in _volumes(images)} | _series(images), images)
-    answers = _named({path: (path,) for path in _volumes(labels)}, labels)
+    scans = _named({path: (path,) for path in find_volumes(images)} | find_series(images), images)
+    answers = _named({path: (path,) for path in find_volumes(labels)}, labels)
     without = sorted(set(scans) - set(answers))
     if without and len(without) < len(scans):
         raise UserError(f"{scans[without[0]][0]}: no label of this name in {labels}; {len(without)} images lack one")
@@ -61,22 +61,6 @@ def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str]]:
     }
     remarks = [f"scan {number}: {scans[name][0].name}" for name, number in numbers.items()] if not own else []
     return {number: Source(scans[name], answers[name]) for name, number in numbers.items()}, remarks
-
-
-def _volumes(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz")) and not path.name.startswith(".")
-    )
-
-
-def _series(folder: Path) -> dict[Path, tuple[Path, ...]]:
-    """Folders that hold files but no NIfTI: DICOM series."""
-    found = {}
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        slices = tuple(sorted(path for path in inner.rglob("*") if path.is_file() and not path.name.startswith(".")))
-        if slices and is_series(slices):
-            found[inner] = slices
-    return found
 
 
 def _named(files: Mapping[Path, tuple[Path, ...]], folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -222,7 +206,8 @@ def _common(images: Path, labels: Path) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _organ(text: str) -> tuple[str, int]:
+def named_label(text: str) -> tuple[str, int]:
+    """`liver=1` as ("liver", 1), for a command line."""
     name, _, number = text.rpartition("=")
     if not name or not number.isdigit() or int(number) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a name with its label id, such as liver=1")
@@ -243,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write to; its name is the data set's")
     parser.add_argument(
         "--organs",
-        type=_organ,
+        type=named_label,
         nargs="+",
         default=[],
         metavar="NAME=ID",

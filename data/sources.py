@@ -51,11 +51,7 @@ def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: boo
     """
     if source.problem:
         raise UserError(source.problem)
-    if is_series(source.image):
-        image, slices = read_series(source.image)
-    else:
-        (file,) = source.image
-        image, slices = read_volume(file), []
+    image, slices = read_image(source.image)
     label = (
         _read_pictures(source.label, slices, image)
         if source.label[0].suffix == ".png"
@@ -65,9 +61,41 @@ def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: boo
     return image, Volume(_ids(label, ids, where), image.geometry)
 
 
+def read_image(files: tuple[Path, ...]) -> tuple[Volume, list[Path]]:
+    """A scan `(D, H, W)` from one NIfTI file, or from the slices of a DICOM series, which come back in their order.
+
+    Raises:
+        UserError: a file is damaged or missing, or the files are no series.
+    """
+    if is_series(files):
+        return read_series(files)
+    (file,) = files
+    return read_volume(file), []
+
+
+def find_volumes(folder: Path) -> list[Path]:
+    """NIfTI files of a folder by name."""
+    return sorted(path for path in folder.iterdir() if is_volume(path) and not path.name.startswith("."))
+
+
+def find_series(folder: Path) -> dict[Path, tuple[Path, ...]]:
+    """Folders below that hold files but no NIfTI, with their files: DICOM series."""
+    found = {}
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        slices = tuple(sorted(path for path in inner.rglob("*") if path.is_file() and not path.name.startswith(".")))
+        if slices and is_series(slices):
+            found[inner] = slices
+    return found
+
+
+def is_volume(file: Path) -> bool:
+    """True for a file that is named as a NIfTI file."""
+    return file.name.endswith((".nii", ".nii.gz"))
+
+
 def is_series(files: tuple[Path, ...]) -> bool:
     """True for DICOM files; anything that is not named as a NIfTI file."""
-    return not files[0].name.endswith((".nii", ".nii.gz"))
+    return not is_volume(files[0])
 
 
 def _read_label(file: Path, image: Volume, trust_voxels: bool) -> np.ndarray:

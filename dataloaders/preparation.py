@@ -6,7 +6,9 @@ true.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -40,6 +42,16 @@ class Plan:
     orient: bool = True
     legacy: bool = False
 
+    @staticmethod
+    def from_plain(values: Mapping[str, Any]) -> "Plan":
+        """The plan that was written as plain values, with whatever else stands beside them.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        own = {field.name: values[field.name] for field in fields(Plan)}
+        return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
+
 
 def prepare(image: Volume, label: Volume, plan: Plan) -> tuple[Volume, Volume]:
     """One scan `(D, H, W)` and its label on the grid of the plan; the label takes the image's geometry.
@@ -50,7 +62,7 @@ def prepare(image: Volume, label: Volume, plan: Plan) -> tuple[Volume, Volume]:
     label = Volume(label.array, image.geometry)
     if plan.orient:
         image, label = orient(image), orient(label)
-    image = Volume(_intensities(image.array, plan), image.geometry)
+    image = Volume(intensities(image.array, plan), image.geometry)
     if plan.border:
         margin = int(plan.border * image.array.shape[2])
         image, label = (crop_border(volume, margin, plan.legacy) for volume in (image, label))
@@ -70,7 +82,8 @@ def prepare(image: Volume, label: Volume, plan: Plan) -> tuple[Volume, Volume]:
     return image, label
 
 
-def _intensities(array: np.ndarray, plan: Plan) -> np.ndarray:
+def intensities(array: np.ndarray, plan: Plan) -> np.ndarray:
+    """What the plan does to the values of a scan, any shape: brightest cut, window."""
     if array.dtype == np.float64:
         array = array.astype(np.float32)
     if plan.percentile is not None:
@@ -160,7 +173,7 @@ def target_grid(
 def resample(volume: Volume, spacing: tuple[float, ...], legacy: bool = False) -> Volume:
     """Linear interpolation to `spacing` mm `(x, y, z)`; integers stay integers, outside the scan is 0."""
     size, grid = target_grid(volume.array.shape, volume.geometry, spacing, legacy)
-    return Volume(_interpolate(volume.array, volume.geometry, size, grid), grid)
+    return Volume(interpolate(volume.array, volume.geometry, size, grid), grid)
 
 
 def resample_label(volume: Volume, spacing: tuple[float, ...], legacy: bool = False) -> Volume:
@@ -168,11 +181,15 @@ def resample_label(volume: Volume, spacing: tuple[float, ...], legacy: bool = Fa
 
     Published: an id wins with more than half of the voxel, and where rounding lets two do so the larger id.
     """
-    size, grid = target_grid(volume.array.shape, volume.geometry, spacing, legacy)
+    return label_onto(volume, *target_grid(volume.array.shape, volume.geometry, spacing, legacy), legacy)
+
+
+def label_onto(volume: Volume, size: tuple[int, ...], grid: Geometry, legacy: bool = False) -> Volume:
+    """The same onto any grid of `size` `(x, y, z)`."""
     result = np.zeros(size[::-1], np.int16)
     best, background = np.zeros(result.shape, np.float32), np.ones(result.shape, np.float32)
     for identifier in _present(volume.array):
-        share = _interpolate(*_mask_alone(volume, identifier), size, grid)
+        share = interpolate(*_mask_alone(volume, identifier), size, grid)
         wins = np.rint(share) == 1 if legacy else share > best
         result[wins] = identifier
         np.maximum(best, share, out=best)
@@ -190,7 +207,7 @@ def _mask_alone(volume: Volume, identifier: int) -> tuple[np.ndarray, Geometry]:
         where = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
         box.append(slice(max(int(where[0]) - 1, 0), int(where[-1]) + 2))
     first = tuple(part.start for part in box[::-1])
-    return mask[tuple(box)].astype(np.float32), _moved(volume.geometry, first)
+    return mask[tuple(box)].astype(np.float32), moved(volume.geometry, first)
 
 
 def _present(label: np.ndarray) -> list[int]:
@@ -198,7 +215,13 @@ def _present(label: np.ndarray) -> list[int]:
     return np.unique(label[label > 0]).astype(int).tolist()
 
 
-def _interpolate(array: np.ndarray, geometry: Geometry, size: tuple[int, ...], grid: Geometry) -> np.ndarray:
+def interpolate(
+    array: np.ndarray, geometry: Geometry, size: tuple[int, ...], grid: Geometry, *, fill: float = 0, edge: bool = False
+) -> np.ndarray:
+    """Linear interpolation of `(D, H, W)` onto any grid of `size` `(x, y, z)`.
+
+    Outside the scan is `fill`, or with `edge` its nearest voxel; integers stay integers.
+    """
     if size == array.shape[::-1] and grid.matches(geometry, 1e-9):
         return array
     image = sitk.GetImageFromArray(array)
@@ -208,6 +231,8 @@ def _interpolate(array: np.ndarray, geometry: Geometry, size: tuple[int, ...], g
     resampler = sitk.ResampleImageFilter()
     resampler.SetNumberOfThreads(1)  # scans are worked on side by side
     resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetDefaultPixelValue(float(fill))
+    resampler.SetUseNearestNeighborExtrapolator(edge)
     resampler.SetSize(size)
     resampler.SetOutputSpacing(grid.spacing)
     resampler.SetOutputOrigin(grid.origin)
@@ -218,7 +243,7 @@ def _interpolate(array: np.ndarray, geometry: Geometry, size: tuple[int, ...], g
 def crop_border(volume: Volume, margin: int, legacy: bool = False) -> Volume:
     """Cut `margin` pixels off at each side of the plane; legacy leaves the origin where it was (alpnet 3.4)."""
     inside = volume.array[:, margin : volume.array.shape[1] - margin, margin : volume.array.shape[2] - margin]
-    return Volume(inside, volume.geometry if legacy else _moved(volume.geometry, (margin, margin, 0)))
+    return Volume(inside, volume.geometry if legacy else moved(volume.geometry, (margin, margin, 0)))
 
 
 def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, legacy: bool = False) -> Volume:
@@ -235,10 +260,10 @@ def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, legacy
     )
     target = tuple(slice(part.start - a, part.stop - a) for part, a in zip(source, (top, left), strict=True))
     result[:, *target] = volume.array[:, *source]
-    return Volume(result, volume.geometry if legacy else _moved(volume.geometry, (left, top, 0)))
+    return Volume(result, volume.geometry if legacy else moved(volume.geometry, (left, top, 0)))
 
 
-def _moved(geometry: Geometry, voxels: tuple[float, ...]) -> Geometry:
+def moved(geometry: Geometry, voxels: tuple[float, ...]) -> Geometry:
     """The same grid counted from another voxel `(x, y, z)`."""
     origin = _place(geometry, np.multiply(voxels, geometry.spacing))
     return Geometry(geometry.spacing, origin, geometry.direction)

@@ -160,13 +160,13 @@ def _tasks(fold, organs, label, matching, rotate, spare) -> Iterator[Task]:
     for query, (organ, identifier), support in itertools.product(
         fold.query, organs.items(), tested if rotate else tested[:1]
     ):
-        shown = _slices_showing(label(support), identifier)
+        shown = slices_showing(label(support), identifier)
         if len(shown) == 0 and support == fold.support:
             raise UserError(
                 f"scan {fold.support} is the support but shows no {organ} (id {identifier}); "
                 "choose another support scan for this fold in config.py"
             )
-        extent = _slices_showing(label(query), identifier)
+        extent = slices_showing(label(query), identifier)
         if support == query or len(shown) == 0 or len(extent) == 0:
             continue  # nothing to score: the published protocols know only scans that show the organ
         if matching.part_rule == "extent":
@@ -192,7 +192,7 @@ def _support_scans(shown, further, label, organ, identifier, matching) -> dict[i
     for scan in further:
         if len(shown) == wanted:
             break
-        slices = _slices_showing(label(scan), identifier)
+        slices = slices_showing(label(scan), identifier)
         if len(slices):
             shown[scan] = slices
     if len(shown) < wanted:
@@ -218,5 +218,6 @@ def assign_extent(first: int, last: int, depth: int, parts: int) -> np.ndarray:
     return ((np.arange(depth) - first) // ((last - first) / parts)).astype(int).clip(0, parts - 1)
 
 
-def _slices_showing(label: np.ndarray, identifier: int) -> np.ndarray:
+def slices_showing(label: np.ndarray, identifier: int) -> np.ndarray:
+    """Numbers of the slices of `(D, H, W)` that show an organ, ascending."""
     return np.flatnonzero((label == identifier).any((1, 2)))

@@ -76,7 +76,7 @@ def read_scan(
     cut = (slice(None), slice(dataset.size), slice(dataset.size))
     return Scan(
         number=number,
-        image=_z_score(volume.array, intensities, image_file)[cut],
+        image=z_score(volume.array, intensities, image_file)[cut],
         label=None if label is None else label[cut],
         segments=None if ids is None else ids[cut],
         geometry=volume.geometry,
@@ -94,7 +94,12 @@ def training_intensities(dataset: Dataset, root: Path, numbers: list[int]) -> tu
     return float(mean), float(np.sqrt(squares / count - mean**2))
 
 
-def _z_score(array: np.ndarray, intensities: tuple[float, float] | None, file: Path) -> np.ndarray:
+def z_score(array: np.ndarray, intensities: tuple[float, float] | None, file: Path) -> np.ndarray:
+    """Intensities `(D, H, W)` as float32 about 0, by their own mean and standard deviation or by the given ones.
+
+    Raises:
+        UserError: the scan is constant; `file` names it.
+    """
     mean, deviation = array.mean(dtype=np.float64), array.std(dtype=np.float64)
     if deviation == 0:
         raise UserError(f"{file}: every voxel has the value {mean:g}; there is nothing to see in this scan")

@@ -3,10 +3,12 @@
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 from models.parts import encoders
 from models.parts.base import FewShotMethod
+from util import checkpoints
 from util.errors import UserError
 
 
@@ -63,3 +65,16 @@ def build(
     if stride:
         strides = tuple(s * stride // strides[-1] for s in strides)
     return method(encoders.build(encoder, strides, weights), **arguments)
+
+
+def restore(content: dict[str, Any], path: Path) -> FewShotMethod:
+    """The method of a checkpoint, with its weights.
+
+    Raises:
+        UserError: the weights do not fit; `path` names the file.
+    """
+    method = build(
+        content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
+    )
+    checkpoints.load_weights(method, content, path)
+    return method

@@ -29,6 +29,7 @@ KEYS = {
     "scaler",
     "random_states",
 }
+OPTIONAL = {"preparation"}  # checkpoints of older versions lack it; only predict.py asks for it
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -38,7 +39,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         UserError: the folder cannot be written or the disk is full.
     """
     content = {"format": FORMAT, **content}
-    assert content.keys() == KEYS, content.keys() ^ KEYS
+    assert content.keys() - OPTIONAL == KEYS, content.keys() ^ KEYS
     with whole_file(path) as temporary:
         try:
             torch.save(content, temporary)

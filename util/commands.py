@@ -1,16 +1,16 @@
 """How a command that works on many scans ends: failures as sentences, a truthful exit status."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from util.errors import UserError
 
 
-def guarded(work: Callable[[], dict[int, str]]) -> int:
+def guarded(work: Callable[[], Mapping[int | str, str]]) -> int:
     """Run it, print every failure as a sentence, return the exit status.
 
     Args:
-        work: returns what went wrong, scan number -> sentence; a UserError stops everything.
+        work: returns what went wrong, scan (number or name) -> sentence; a UserError stops everything.
 
     Returns:
         0 where nothing failed, 1 after a failure, 130 after Ctrl-C.

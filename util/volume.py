@@ -77,7 +77,8 @@ def _nifti_voxels(path: Path) -> np.ndarray:
         with gzip.open(path) as stream:  # to the very end, where the length and the checksum stand
             while stream.read(1 << 22):
                 pass
-    return np.ascontiguousarray(np.asanyarray(nibabel.load(path).dataobj).T)
+    array = np.asanyarray(nibabel.load(path).dataobj).T
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))  # ITK knows no other byte order
 
 
 def _other_voxels(path: Path) -> np.ndarray:
@@ -107,3 +108,20 @@ def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> Non
             sitk.WriteImage(image, str(temporary), useCompression=True)
         except RuntimeError as error:
             raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def write_like(path: str | Path, array: np.ndarray, like: str | Path) -> None:
+    """Write `array` `(D, H, W)` as NIfTI with the geometry of the NIfTI file `like`, bit by bit: affine, codes, units.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    source = nibabel.load(like)
+    header = source.header.copy()
+    header.set_data_dtype(array.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"], header["cal_max"] = 0, 0  # the window of an image means nothing here
+    header.extensions.clear()  # they may name the patient
+    image = type(source)(array.T, None, header)
+    with whole_file(path) as temporary:
+        nibabel.save(image, temporary)

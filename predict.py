@@ -1,0 +1,220 @@
+"""Segment your own scans, given one that is annotated.
+
+    python predict.py --checkpoint runs/adnet_CHAOST2_fold0/1 --support-image S.nii.gz --support-label L.nii.gz \\
+        --query SCANS --out OUT
+
+Every label of the support is found in every query: NIfTI files or folders with DICOM series, of any spacing and
+orientation. OUT/<name>.nii.gz lies on the grid of the query, OUT/<name>.png shows it, OUT/predictions.json says what
+made it. Several checkpoints, and several supports, are averaged. A command that was stopped goes on where it was.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import config as tables
+import models
+from data.custom import named_label
+from data.manifest import digest
+from data.queries import Record, digests, find_queries, image_files, read_support, save_on_grid_of
+from data.sheet import draw_sheet
+from data.sources import read_image
+from dataloaders.prediction import Member, Predictor
+from dataloaders.preparation import orient
+from dataloaders.protocols import Matching
+from dataloaders.regrid import Preparation, along_axes, require_modality
+from util import checkpoints, runs
+from util.commands import guarded
+from util.errors import UserError
+from util.postprocess import cleaned
+from util.volume import Volume
+
+UPRIGHT = (1.0, 1.0, 1.0)  # a picture's columns run to the left and its rows to the back, as radiologists look at it
+
+
+def load_members(paths: Sequence[Path], device: torch.device) -> list[Member]:
+    """The methods of checkpoints; a run's folder stands for its last one.
+
+    Raises:
+        UserError: a checkpoint cannot be read or used here, or the training scans of two were prepared differently.
+    """
+    members = []
+    for path in paths:
+        file = runs.latest_checkpoint(path) or path if path.is_dir() else path
+        content = checkpoints.load_checkpoint(file)
+        if "preparation" not in content:
+            raise UserError(
+                f"{file}: does not say how its training scans were prepared, an older version wrote it; train again"
+            )
+        preparation, intensities = Preparation.from_plain(content["preparation"]), content["intensities"]
+        method = models.restore(content, file).to(device).eval()
+        members.append(Member(file, method, preparation, intensities, content["config"]["dataset"]))
+    for member in members[1:]:
+        if member.preparation != members[0].preparation:
+            raise UserError(
+                f"{member.file}: was trained on {member.dataset}, whose scans were prepared differently than those of "
+                f"{members[0].file} ({members[0].dataset}); an ensemble needs one preparation"
+            )
+    return members
+
+
+def choose_organs(options: argparse.Namespace, labels: Sequence[np.ndarray], dataset: str) -> dict[int, str]:
+    """Id -> name of what is segmented: what --organs says, or all labels, by the data set's names if it knows them all.
+
+    Raises:
+        UserError: --organs names an id that no support shows.
+    """
+    present = sorted(set().union(*(np.unique(label).tolist() for label in labels)) - {0})
+    absent = [f"{name}={identifier}" for name, identifier in options.organs if identifier not in present]
+    if absent:
+        raise UserError(f"--organs {absent[0]}: no support shows this id; there are {present}")
+    if options.organs:
+        return {identifier: name for name, identifier in options.organs}
+    if dataset.endswith(".json") and Path(dataset).is_file():
+        tables.with_dataset_file({"dataset": dataset})
+    row = tables.DATASETS.get(dataset)
+    known = {identifier: name for name, identifier in {**row.organs, **row.others}.items()} if row else {}
+    named = known if known.keys() >= set(present) else {}
+    return {identifier: named.get(identifier, f"label {identifier}") for identifier in present}
+
+
+def predict(options: argparse.Namespace) -> dict[str, str]:
+    """Segment every query that is not segmented yet; returns what went wrong, by name."""
+    if len(options.support_image) != len(options.support_label):
+        raise UserError("--support-image and --support-label: every annotated image needs its label, in the same order")
+    queries = find_queries(options.query, options.out)
+    device = tables.prepare_device({"device": options.device, "threads": options.threads})
+    members = load_members(options.checkpoint, device)
+    pairs = zip(options.support_image, options.support_label, strict=True)
+    reading = {"trust_voxels": options.trust_label_voxels, "prepared": options.prepared}
+    supports = [read_support(image, label, members[0].preparation, **reading) for image, label in pairs]
+    organs = choose_organs(options, [label.array for _, label in supports], members[0].dataset)
+    print(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
+    record = Record(options.out, settings(options, members, organs), overwrite=options.overwrite)
+    outputs = {name: output_files(options, name, organs) for name in queries}
+    todo = {name: files for name, files in queries.items() if not record.is_done(name, files, outputs[name])}
+    predictor = Predictor(members, supports, organs, Matching(options.match, options.parts, options.shots), device)
+    failures = {}
+    with tqdm(total=len(todo) * len(organs), unit="organ", disable=None) as bar:
+        for place, (name, files) in enumerate(todo.items(), start=1):
+            bar.set_description(name)
+            try:
+                record.add(name, files, one_query(predictor, files, outputs[name], options, bar))
+            except UserError as error:
+                failures[name] = str(error)
+            except MemoryError:
+                failures[name] = f"{files[0]}: not enough memory for this scan"
+            except Exception as error:  # libraries fail in many ways; one bad scan must not cost the others
+                failures[name] = f"{files[0]}: unexpected {type(error).__name__}: {error}"
+            bar.update(place * len(organs) - bar.n)
+    done = len(todo) - len(failures)
+    print(f"{len(queries)} scans: {done} segmented, {len(queries) - len(todo)} were there, {len(failures)} failed")
+    print(f"{record.file}, look at {options.out}/*.png")
+    return failures
+
+
+def one_query(
+    predictor: Predictor, files: tuple[Path, ...], outputs: Sequence[Path], options: argparse.Namespace, bar: tqdm
+) -> dict[str, float]:
+    """Segment one scan and write all its files; returns the volume of every organ in ml.
+
+    Where several organs claim a voxel the highest probability wins.
+    """
+    image, _ = read_image(files)
+    preparation = predictor.members[0].preparation
+    if not options.prepared:
+        require_modality(image, preparation, files[0])
+    labels_file, picture, *probability_files = outputs
+    best = np.full(image.array.shape, 0.5, np.float32)
+    labels = np.zeros(image.array.shape, np.uint8 if max(predictor.organs) < 256 else np.int16)
+    for place, (identifier, probability) in enumerate(predictor.probabilities(image, prepared=options.prepared)):
+        if probability_files:
+            save_on_grid_of(files, image, probability_files[place], probability)
+        wins = probability > best
+        labels[wins], best[wins] = identifier, probability[wins]
+        bar.update()
+    labels = cleaned(labels, largest_component=options.largest_component, fill_holes=options.fill_holes)
+    turn = along_axes if preparation.axial else orient
+    shown = [turn(Volume(array, image.geometry), UPRIGHT) for array in (image.array, labels)]
+    draw_sheet(picture, *shown, predictor.organs)
+    save_on_grid_of(files, image, labels_file, labels)  # last: with it the scan is done
+    voxel = float(np.prod(image.geometry.spacing)) / 1000
+    return {name: round(int((labels == i).sum()) * voxel, 3) for i, name in predictor.organs.items()}
+
+
+def output_files(options: argparse.Namespace, name: str, organs: Mapping[int, str]) -> list[Path]:
+    """Segmentation, contact sheet, and on request the probabilities of every organ."""
+    names = [re.sub(r"[^\w.-]+", "_", organ) for organ in organs.values()] if options.probabilities else []
+    wanted = [options.out / "probabilities" / f"{name}_{organ}.nii.gz" for organ in names]
+    return [options.out / f"{name}.nii.gz", options.out / f"{name}.png", *wanted]
+
+
+def settings(options: argparse.Namespace, members: Sequence[Member], organs: Mapping[int, str]) -> dict:
+    """What the segmentations depend on, for predictions.json."""
+    same = ("match", "parts", "shots", "largest_component", "fill_holes", "prepared", "trust_label_voxels")
+    return {
+        "checkpoints": [checkpoints.fingerprint(member.file) for member in members],
+        "supports": [digests(image_files(file)) for file in options.support_image],
+        "support labels": [digest(file) for file in options.support_label],
+        "organs": {str(identifier): name for identifier, name in organs.items()},
+        **{name: getattr(options, name) for name in same},
+    }
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The options."""
+    about, examples = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    several = {"type": Path, "nargs": "+", "required": True}
+    parser.add_argument("--checkpoint", **several, metavar="FILE", help="checkpoints or runs; several are averaged")
+    parser.add_argument("--support-image", **several, metavar="FILE", help="annotated scans; several are averaged")
+    parser.add_argument(
+        "--support-label", **several, metavar="FILE", help="their labels: whole numbers, 0 = background"
+    )
+    parser.add_argument("--query", **several, metavar="PATH", help="scans to segment: files, or folders of any depth")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--organs", type=named_label, nargs="+", default=[], metavar="NAME=ID", help="(default: all)")
+    parser.add_argument(
+        "--match",
+        choices=("similar", "position", "whole", "propagate", "volume"),
+        default="similar",
+        help="how query slices meet annotated ones: by what they look like (default), by their relative height, all "
+        "with the middle one, walking from slice to slice, all with all",
+    )
+    parser.add_argument("--parts", type=_positive, default=3, metavar="N", help="runs of query slices (default: 3) ...")
+    parser.add_argument("--shots", type=_positive, default=1, metavar="N", help="... and annotated slices for each")
+    parser.add_argument("--largest-component", action="store_true", help="keep the largest piece of every organ")
+    parser.add_argument("--fill-holes", action="store_true", help="fill what an organ encloses")
+    parser.add_argument("--probabilities", action="store_true", help="write those of every organ, too")
+    parser.add_argument("--prepared", action="store_true", help="intensities are the prepared training scans' already")
+    parser.add_argument(
+        "--trust-label-voxels", action="store_true", help="labels lie on their images in spite of headers"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: as many as cores)")
+    parser.add_argument("--overwrite", action="store_true", help="segment again what OUT holds")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = command_line().parse_args(arguments)
+    return guarded(lambda: predict(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Segmenting one's own scans: the same organ on any grid, headers kept, mistakes as sentences, nothing done twice."""
+
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+import predict
+from data.phantom_raw import SLOPE, write_series
+from dataloaders.preparation import reordered
+from tests.commands import only_run, train
+from util import checkpoints
+from util.postprocess import cleaned
+from util.volume import Geometry, read_volume, write_volume
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A run of three steps on the tiny phantom."""
+    runs = tmp_path_factory.mktemp("runs")
+    train(f"data_root={tiny}", f"runs={runs}")
+    return only_run(runs)
+
+
+@pytest.fixture
+def scan(tiny):
+    """Files by name, such as scan("image_4")."""
+    return lambda name: tiny / "PHANTOM/phantom_MR_normalized" / f"{name}.nii.gz"
+
+
+@pytest.fixture
+def segment(run, scan):
+    """`python predict.py` with the run and scan 4 as support, unless the call says otherwise; returns the status."""
+
+    def call(out, *queries, **changes) -> int:
+        options = {
+            "checkpoint": run,
+            "support_image": scan("image_4"),
+            "support_label": scan("label_4"),
+            "query": queries,
+            "out": out,
+            "threads": 1,
+            **changes,
+        }
+        words = []
+        for name, value in options.items():
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [f"--{name.replace('_', '-')}", *(str(v) for v in values if v is not True)]
+        return predict.main(words)
+
+    return call
+
+
+def failure(capsys) -> str:
+    """The one line on stderr that says what is wrong."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "scan "))]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_the_same_voxels_stored_in_another_way_get_the_same_labels(segment, scan, tmp_path):
+    """Flipped and swapped NIfTI, a DICOM series under shuffled names: only the order of voxels differs."""
+    original = read_volume(scan("image_1"))
+    ways = {"flipped": (False, (-1, -1, -1)), "swapped": (True, (1, -1, 1))}
+    for name, way in ways.items():
+        other = reordered(original, *way)
+        write_volume(tmp_path / f"in/{name}.nii.gz", np.ascontiguousarray(other.array), other.geometry)
+    reversed_slices = reordered(original, False, (-1, 1, 1))  # still right-handed, as DICOM is
+    names = [f"slice{at}" for at in np.random.default_rng(0).permutation(len(original.array))]
+    pixels = np.rint(reversed_slices.array / SLOPE)
+    write_series(tmp_path / "in/patient/T2", names, pixels, reversed_slices.geometry, "1.2.3")
+    shutil.copy(scan("image_1"), tmp_path / "in/as_it_is.nii.gz")
+    assert segment(tmp_path / "out", tmp_path / "in") == 0
+    expected = read_volume(tmp_path / "out/as_it_is.nii.gz")
+    assert len(np.unique(expected.array)) > 2
+    for name, way in (*ways.items(), ("patient_T2", (False, (-1, 1, 1)))):
+        found = read_volume(tmp_path / f"out/{name}.nii.gz")
+        there = reordered(expected, *way)
+        np.testing.assert_array_equal(found.array, there.array)
+        assert found.geometry.matches(there.geometry, 1e-4)
+    assert (tmp_path / "out/patient_T2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_header_of_a_query_is_kept_bit_by_bit(segment, scan, tmp_path):
+    source = nibabel.load(scan("image_1"))
+    source.header.set_xyzt_units("mm", "sec")
+    source.set_qform(source.affine, code=1)
+    source.set_sform(source.affine @ np.diag([1, 1, 1, 1]), code=4)
+    source.header["descrip"], source.header["cal_max"] = b"a scanner", 900
+    nibabel.save(source, tmp_path / "query.nii")
+    assert segment(tmp_path / "out", tmp_path / "query.nii", probabilities=True) == 0
+    source = nibabel.load(tmp_path / "query.nii")
+    for file in (tmp_path / "out/query.nii.gz", tmp_path / "out/probabilities/query_left_kidney.nii.gz"):
+        result = nibabel.load(file)
+        assert (result.affine == source.affine).all() and result.shape == source.shape
+        for key in ("pixdim", "qform_code", "sform_code", "quatern_b", "qoffset_z", "srow_x", "xyzt_units"):
+            assert np.array_equal(result.header[key], source.header[key]), key
+    assert result.get_data_dtype() == np.float32
+
+
+def test_ensembles_average_and_the_highest_probability_wins(segment, run, scan, tmp_path, tiny):
+    train(f"data_root={tiny}", f"runs={tmp_path / 'runs'}", "seed=5", "train.learning_rate=0.01")
+    other = only_run(tmp_path / "runs")
+    one, two = {}, {"support_image": scan("image_2"), "support_label": scan("label_2")}
+    cases = {
+        "a": one, "b": two, "c": {"checkpoint": other}, "d": {"checkpoint": other, **two},
+        "all": {
+            "checkpoint": [run, other],
+            "support_image": [scan("image_4"), scan("image_2")],
+            "support_label": [scan("label_4"), scan("label_2")],
+        },
+    }  # fmt: skip
+    found = {}
+    for name, changes in cases.items():
+        assert segment(tmp_path / name, scan("image_1"), probabilities=True, **changes) == 0
+        files = [f"image_1_{organ}.nii.gz" for organ in ("liver", "right_kidney", "left_kidney", "spleen")]
+        found[name] = np.stack([read_volume(tmp_path / name / "probabilities" / file).array for file in files])
+    assert np.abs(found["a"] - found["d"]).max() > 0.05
+    np.testing.assert_allclose(found["all"], np.mean([found[name] for name in "abcd"], axis=0), atol=1e-5)
+    labels = read_volume(tmp_path / "all/image_1.nii.gz").array
+    assert (np.where(found["all"].max(0) > 0.5, found["all"].argmax(0) + 1, 0) == labels).all()
+    record = json.loads((tmp_path / "all/predictions.json").read_text())
+    assert set(record["scans"]["image_1"]["millilitres"]) == {"liver", "right kidney", "left kidney", "spleen"}
+
+
+def test_what_is_done_is_not_done_again(segment, scan, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert segment(out, scan("image_1")) == 0
+    before = (out / "image_1.nii.gz").stat().st_mtime_ns
+    assert segment(out, scan("image_1"), scan("image_2")) == 0
+    assert "2 scans: 1 segmented, 1 were there, 0 failed" in capsys.readouterr().out
+    assert (out / "image_1.nii.gz").stat().st_mtime_ns == before
+    assert segment(out, scan("image_1"), match="whole") == 1
+    assert "holds segmentations made with other match; choose another folder" in failure(capsys)
+    assert segment(out, scan("image_1"), match="whole", overwrite=True) == 0
+    assert (out / "image_1.nii.gz").stat().st_mtime_ns > before
+    (out / "image_1.png").unlink()
+    assert segment(out, scan("image_1"), match="whole") == 0 and (out / "image_1.png").is_file()
+
+
+@pytest.mark.parametrize("match", ["position", "whole", "propagate", "volume"])
+def test_every_way_to_match(segment, scan, tmp_path, match):
+    assert segment(tmp_path, scan("image_1"), match=match, shots=2, organs="spleen=4") == 0
+    assert set(np.unique(read_volume(tmp_path / "image_1.nii.gz").array)) <= {0, 4}
+
+
+def test_one_bad_file_does_not_stop_the_rest(segment, scan, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("image_1", "label_1", "image_3"):  # the label is known as one and left out
+        shutil.copy(scan(name), tmp_path / "in")
+    (tmp_path / "in/image_2.nii.gz").write_bytes(scan("image_2").read_bytes()[:5000])
+    assert segment(tmp_path / "out", tmp_path / "in") == 1
+    printed = capsys.readouterr()
+    assert "3 scans: 2 segmented, 0 were there, 1 failed" in printed.out
+    assert f"scan image_2 failed: {tmp_path}/in/image_2.nii.gz: cannot be read, the file is damaged" in printed.err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["image_1.nii.gz", "image_3.nii.gz"]
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def damaged(scan, tmp_path, array, geometry=None):
+    volume = read_volume(scan("image_1"))
+    write_volume(tmp_path / "bad.nii.gz", array(volume.array), geometry or volume.geometry)
+    return tmp_path / "bad.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (lambda a: a[0], "a 3D volume with one value a voxel is expected, this one has size (64, 64)"),
+        (
+            lambda a: np.stack([a, a]),
+            "a 3D volume with one value a voxel is expected, this one has size (64, 64, 16, 2)",
+        ),
+        (
+            lambda a: np.where(a == a.max(), np.nan, a).astype(np.float32),
+            "voxel(s) are NaN or infinite; repair the scan",
+        ),
+        (lambda a: a - np.int16(1000), "has values down to -1000 as CT and the checkpoint was trained on MR"),
+        (lambda a: a * 0, "every voxel has the value 0"),
+    ],
+)
+def test_queries_that_cannot_be_segmented(segment, scan, tmp_path, capsys, array, expected):
+    volume = read_volume(scan("image_1"))
+    data = array(volume.array).T
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([-5.0, 5, 15.4, 1])), tmp_path / "bad.nii.gz")
+    assert segment(tmp_path / "out", tmp_path / "bad.nii.gz") == 1
+    line = failure(capsys)
+    assert line.startswith("scan bad failed: ") and expected in line
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda v: (v.array * 0, v.geometry), "shows no organ at all; is it the right label?"),
+        (
+            lambda v: (v.array[:-1], v.geometry),
+            "has shape (15, 64, 64) (slices, rows, columns), its image (16, 64, 64)",
+        ),
+        (lambda v: (v.array, Geometry((4.0, 5.0, 15.4), v.geometry.origin)), "its header places it elsewhere"),
+        (lambda v: (v.array * 0.5, v.geometry), "holds the label value(s) 0.5"),
+    ],
+)
+def test_supports_that_say_nothing(segment, scan, tmp_path, capsys, change, expected):
+    write_volume(tmp_path / "label.nii.gz", *change(read_volume(scan("label_4"))))
+    assert segment(tmp_path / "out", scan("image_1"), support_label=tmp_path / "label.nii.gz") == 1
+    line = failure(capsys)
+    assert line.startswith(f"error: {tmp_path}/label.nii.gz: ") and expected in line
+
+
+def test_wrong_calls_are_one_sentence(segment, run, scan, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    content = checkpoints.load_checkpoint(run / "checkpoints/step_000003.pt")
+    content["preparation"]["plan"]["spacing"] = (1.0, 1.0, 3.0)
+    torch.save({**content, "config": {**content["config"], "dataset": "CHAOST2"}}, tmp_path / "other.pt")
+    del content["preparation"]
+    torch.save(content, tmp_path / "old.pt")
+    shutil.copy(scan("image_1"), tmp_path / "empty/x.nii")
+    query = scan("image_1")
+    for queries, changes, expected in (
+        ([query], {"out": tmp_path / "file"}, f"{tmp_path}/file: is a file; name a folder to write to"),
+        ([query], {"checkpoint": tmp_path / "foreign.pt"}, "foreign.pt: not a checkpoint of this program"),
+        ([query], {"checkpoint": tmp_path / "old.pt"}, "does not say how its training scans were prepared"),
+        ([query], {"checkpoint": [run, tmp_path / "other.pt"]}, "an ensemble needs one preparation"),
+        ([query], {"checkpoint": tmp_path / "empty"}, "no such checkpoint"),
+        ([query], {"support_image": [query, query]}, "every annotated image needs its label"),
+        ([query], {"organs": "heart=9"}, "--organs heart=9: no support shows this id; there are [1, 2, 3, 4]"),
+        ([query], {"device": "cuda:99"}, "not available here"),
+        ([tmp_path / "nowhere"], {}, f"{tmp_path}/nowhere: no such file or folder"),
+        ([run], {}, f"{run}: holds neither NIfTI files nor folders with DICOM series"),
+        ([query, query], {}, "both would be called image_1; rename one"),
+        ([query], {"out": query.parent}, "holds the scans themselves; name another folder with --out"),
+    ):
+        assert segment(changes.pop("out", tmp_path / "out"), *queries, **changes) == 1, expected
+        line = failure(capsys)
+        assert line.startswith("error: ") and expected in line
+
+
+def test_names_are_those_of_the_data_set_only_where_it_knows_all(segment, scan, tmp_path, capsys):
+    label = read_volume(scan("label_4"))
+    write_volume(tmp_path / "label.nii.gz", label.array.astype(np.int16) * 300, label.geometry)
+    assert segment(tmp_path / "out", scan("image_1"), support_label=tmp_path / "label.nii.gz") == 0
+    assert "segmenting label 300 (300), label 600 (600)" in capsys.readouterr().out
+    assert read_volume(tmp_path / "out/image_1.nii.gz").array.max() > 255
+
+
+def test_cleaning_up():
+    labels = np.zeros((5, 12, 12), np.uint8)
+    labels[0:5, 1:8, 1:8] = 1
+    labels[2, 4, 4] = 0  # a hole
+    labels[3, 3, 3] = 2  # another organ inside
+    labels[2, 10, 10] = 1  # a speck
+    labels[2, 8, 8] = 1  # touches by a corner
+    largest = cleaned(labels, largest_component=True)
+    assert largest[2, 10, 10] == 0 and largest[2, 8, 8] == 1 and largest[2, 4, 4] == 0 and largest[3, 3, 3] == 2
+    filled = cleaned(labels, fill_holes=True)
+    assert filled[2, 4, 4] == 1 and filled[3, 3, 3] == 2 and filled[2, 10, 10] == 1
+    assert (cleaned(labels) == labels).all()
