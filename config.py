@@ -112,17 +112,22 @@ CHOICES = {
     "setting": (1, 2),
     "exclude": ("any", "all"),
     "protocol": ("strict", "legacy"),
-    "scans.normalise": ("scan", "training"),
+    "profile": ("paper", "code"),
+    "stage": (1, 2),
+    "scans.normalise": ("scan", "training", "fold"),
     "scans.segments": ("supervoxels", "superpixels"),
-    "episode.sampler": ("neighbours", "slice"),
+    "episode.sampler": ("neighbours", "slice", "realistic"),
+    "episode.queries": ("one", "all"),
+    "episode.carry": ("composed", "direct", "none"),
     "episode.size_of": ("first", "larger"),
     "episode.augment": ("one", "both"),
     "test.match": ("parts", "whole", "volume", "position", "similar", "propagate"),
     "test.shots_of": ("slices", "scans"),
     "test.supports": ("fold", "all"),
-    "test.part_rule": ("chunks", "extent"),
+    "test.part_rule": ("chunks", "extent", "unclamped"),
     "test.fold_order": ("sorted", "circular"),
     "test.recorder": ("plain", "alpnet"),
+    "train.optimiser": ("sgd", "adam"),
     "train.precision": ("float32", "bfloat16", "float16"),
 }
 MINIMA = {
@@ -132,6 +137,8 @@ MINIMA = {
     "train.save_every": 1,
     "train.log_every": 1,
     "episode.min_size": 1,
+    "episode.reach": 1,
+    "episode.realistic": 0,
     "test.parts": 1,
     "test.shots": 1,
     "test.batch_size": 1,
@@ -151,15 +158,19 @@ def options():
     exclude = "any"  # setting 2 removes slices with any test organ; "all": only slices with every one, as published
     protocol = "strict"  # "legacy": the published book-keeping
     data_root = "data"  # folder that holds CHAOST2/, SABS/, CMR/, PHANTOM/
-    encoder = "resnet101"  # resnet50, resnet18, efficientnet_lite0
+    stage = 1  # 2: the second training of a method that has one (visa)
+    profile = "paper"  # "code": what a method's published code does, where the two differ and the method offers both
+    encoder = models.method_class(method).default_encoder  # resnet101, resnet50, resnet18, efficientnet_lite0, none
     weights = encoders.entry(encoder).weights  # none, imagenet, coco, or a file
     stride = encoders.entry(encoder).stride  # output stride of its deepest map; 0 = as the method's paper has it
-    model = models.defaults(method)  # the method's own keys
+    _variants = (dataset, f"stage {stage}", profile)
+    model = {**models.defaults(method), **models.recipe(method, "model", *_variants)}  # the method's own keys
     train = {
         "steps": 1000,
         "batch_size": 1,  # episodes a step (and a process)
         "learning_rate": 1e-3,
-        "momentum": 0.9,
+        "optimiser": "sgd",  # or adam
+        "momentum": 0.9,  # adam: of the gradients' mean
         "weight_decay": 5e-4,
         "decay": 0.95,  # the learning rate is multiplied by this ...
         "decay_every": 1000,  # ... every so many steps; 0 = ten times in all
@@ -167,16 +178,18 @@ def options():
         "frozen_norm": False,  # batch norms of the encoder keep their pretrained statistics (the papers train them)
         "save_every": 1000,  # steps between checkpoints
         "log_every": 10,  # steps between rows of metrics.csv
+        "start": "",  # weights to begin with: a run of the same fold, a checkpoint, or the "newest" first stage
         **encoders.entry(encoder).training,
-        **models.recipe(method, dataset, "train"),
+        **models.recipe(method, "train", *_variants),
     }
     scans = {
-        "normalise": "scan",  # z-score by the scan's own statistics, or by those of all training scans (ALPNet on CT)
+        "normalise": "scan",  # z-score by the scan's own statistics, or by those of all training scans (ALPNet on CT);
+        # "fold": by the training scans in training, by the tested ones in testing (VISA-FSS's code on CT)
         "segments": "supervoxels",  # pseudo-labels: 3D supervoxels, or 2D superpixels of every slice
-        **models.recipe(method, dataset, "scans"),
+        **models.recipe(method, "scans", *_variants),
     }
     episode = {
-        "sampler": "neighbours",  # support and query: neighbouring slices, or one "slice" seen twice (ALPNet)
+        "sampler": "neighbours",  # support and query: neighbouring slices; one "slice" seen twice (ALPNet); "realistic"
         "min_size": 200,  # smallest segment area in pixels
         "size_of": "first",  # neighbours: which slice min_size is asked of: first, or the larger of the two
         "runs": False,  # neighbours: pair slices only within runs of consecutive ones
@@ -187,7 +200,13 @@ def options():
         "shear": 5.0,  # degrees, either way
         "zoom": [0.9, 1.2],
         "elastic": 10.0,
-        **models.recipe(method, dataset, "episode"),
+        "realistic": 0.5,  # realistic: share of tasks between neighbouring slices; 0: all on one slice, 1: none
+        "reach": 3,  # realistic: the farthest neighbour, in slices
+        "queries": "one",  # realistic: one neighbour within reach, or "all" of them at once
+        "carry": "composed",  # realistic: superpixels go along all flows between, or "direct", or "none": unlabelled
+        "registration": "newest",  # realistic: whose flows: a checkpoint, or the newest registration run of this fold
+        "lost_labels": False,  # realistic: published defect: synthetic queries lose their label (all but superpixel 1)
+        **models.recipe(method, "episode", *_variants),
     }
     test = {
         "checkpoint": "newest",  # a file; "newest" finished run of this method, data set, fold; "untrained"
@@ -204,7 +223,7 @@ def options():
         "recorder": "plain",  # protocol=legacy: "alpnet" shows precision and recall, and one 0/0 makes a mean NaN
         "batch_size": 8,  # slices at once
         "save": False,  # one picture an organ
-        **models.recipe(method, dataset, "test"),
+        **models.recipe(method, "test", *_variants),
     }
     seed = 2021  # with an episode's number it decides everything random
     device = "auto"  # cpu, cuda, cuda:1
@@ -249,6 +268,7 @@ class CommandLine(Experiment):
         settings.check_types(run.config_modifications.typechanged)
         settings.check_values(run.config, CHOICES, MINIMA)
         DATASETS[run.config["dataset"]].chosen(run.config["organs"])
+        check_variants(run.config)
         run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
         return run
 
@@ -292,6 +312,14 @@ def with_dataset_file(updates: dict) -> dict:
 def run_folder(config: Mapping) -> Path:
     """Folder of the runs of a method on a fold; a data set's file gives its stem."""
     return Path(config["runs"]) / f"{config['method']}_{Path(config['dataset']).stem}_fold{config['fold']}"
+
+
+def check_variants(config: Mapping) -> None:
+    """Refuse a stage or a profile that the method does not have."""
+    if config["stage"] != 1:
+        models.require_variant(config["method"], f"stage {config['stage']}", f"stage={config['stage']}")
+    if config["profile"] != "paper":
+        models.require_variant(config["method"], config["profile"], f"profile={config['profile']}")
 
 
 def plain(config: Mapping) -> dict:

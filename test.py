@@ -157,8 +157,10 @@ def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = Fa
         log.warning("%s was trained on %s: this is a test across data sets", path, dataset)
     warn_of_leak(config, content["config"], path)
     log.info("checkpoint %s: %s on %s, %d steps", path, content["method"], content["encoder"], content["step"])
-    trained = content["config"]
-    about = (content["encoder"], trained["setting"], trained["seed"], content["intensities"])
+    trained, intensities = content["config"], content["intensities"]
+    if trained["scans"]["normalise"] == "fold":
+        intensities = shared_intensities({**config, "scans": trained["scans"]}, fold)
+    about = (content["encoder"], trained["setting"], trained["seed"], intensities)
     return Trained(models.restore(content, path), str(path), checkpoints.fingerprint(path), *about)
 
 
@@ -177,11 +179,14 @@ def warn_of_leak(config: dict, trained: dict, path: Path) -> None:
 
 
 def shared_intensities(config: dict, fold: Fold) -> tuple[float, float] | None:
-    """Statistics of the fold's training scans where these normalise all scans, else None."""
+    """Statistics of the fold's training scans where these normalise all scans, or of its tested ones; else None."""
     if config["scans"]["normalise"] == "scan":
         return None
     dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
-    return training_intensities(dataset, root, fold.training(dataset.scans(root)))
+    by_training = config["scans"]["normalise"] == "training"
+    return training_intensities(
+        dataset, root, fold.training(dataset.scans(root)) if by_training else sorted(fold.tested)
+    )
 
 
 def describe(result: Result, config: dict, members: Sequence[Trained]) -> dict[str, Any]:

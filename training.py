@@ -1,6 +1,7 @@
 """The training loop: `python training.py with method=adnet dataset=PHANTOM train.steps=300`."""
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
@@ -19,15 +21,16 @@ from data.plans import plan_of
 from dataloaders.augmentation import Ranges
 from dataloaders.episodes import TrainingEpisodes, episode_loader
 from dataloaders.exclusion import removal_table
+from dataloaders.flows import Carrier, make_flows
+from dataloaders.realistic import RealisticSampler
 from dataloaders.regrid import Preparation, observe
-from dataloaders.samplers import NeighboursSampler, SliceSampler, excluded_slices
+from dataloaders.samplers import NeighboursSampler, Sampler, SliceSampler, excluded_slices
 from dataloaders.scans import Scan, read_scans, training_intensities
-from util import checkpoints, report
+from util import checkpoints, report, runs
 from util.dataset import choose_fold, require_scans
 from util.episode import Episode
 from util.errors import UserError
 from util.losses_log import LossesLog
-from util.settings import resumed_checkpoint
 from util.tables import text_table
 
 log = logging.getLogger("training")
@@ -44,7 +47,7 @@ def train(_run) -> float:
         folder = Path(_run.observers[0].dir) if _run.observers else None
         trainer = Trainer(config, folder, device, rank, ranks)
         if config["resume"]:
-            trainer.restore(resumed_checkpoint(config["resume"]))
+            trainer.restore(runs.checkpoint(config["resume"], "resume"))
             _run.info["resumed_from"] = config["resume"]
         return trainer.run(stop, _run.log_scalar)
 
@@ -69,7 +72,7 @@ class Trainer:
             config["method"],
             config["model"],
             encoder=config["encoder"],
-            weights=None if config["resume"] else config["weights"],
+            weights=None if config["resume"] or self.options["start"] else config["weights"],
             stride=config["stride"],
         )
         # the layout convolutions like best, on CPU as on GPU
@@ -78,21 +81,20 @@ class Trainer:
         if self.options["frozen_norm"]:
             freeze_batch_norms(self.method.encoder)
         torch.manual_seed(config["seed"] + rank)  # dropout, different on every rank
-        self.optimiser = torch.optim.SGD(
-            self.method.parameters(),
-            lr=self.options["learning_rate"],
-            momentum=self.options["momentum"],
-            weight_decay=self.options["weight_decay"],
-        )
+        self.optimiser = make_optimiser(self.method, self.options)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.options["precision"] == "float16")
         self.scans, self.intensities = training_scans(config)
         self.preparation = training_preparation(config, self.scans)
+        if self.options["start"] and not config["resume"]:
+            self._start_from(start_checkpoint(config))
         self.episodes = TrainingEpisodes(
             self.scans,
             make_sampler(config, self.scans, folder),
             make_ranges(config["episode"]),
             config["seed"],
             config["episode"]["augment"],
+            make_carrier(config, self.scans, device, rank),
+            config["episode"]["lost_labels"],
         )
 
     def run(self, stop: list, log_scalar: Callable[[str, float, int], None]) -> float:
@@ -144,6 +146,7 @@ class Trainer:
 
     def train_step(self, episode: Episode) -> dict[str, Tensor]:
         """One update; returns the losses, detached, without waiting for the device."""
+        self.method.progress = self.step / self.options["steps"]
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.options)
         precision = self.options["precision"]
@@ -179,6 +182,18 @@ class Trainer:
                 "random_states": self._random_states(),
             },
         )
+
+    def _start_from(self, path: Path) -> None:
+        """Begin with the weights of another training of the same fold; nothing else of it is kept."""
+        content = checkpoints.load_checkpoint(path)
+        require_same_fold(content, path, self.config, [scan.number for scan in self.scans])
+        if (content["method"], content["encoder"]) != (self.config["method"], self.config["encoder"]):
+            raise UserError(
+                f"{path}: is a {content['method']} on {content['encoder']}; this run is a {self.config['method']} on "
+                f"{self.config['encoder']}, which cannot start from it"
+            )
+        checkpoints.load_weights(self.method, content, path)
+        log.info("starting from %s, %d steps", path, content["step"])
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint: weights, optimiser, step and random states.
@@ -226,6 +241,14 @@ class Trainer:
         return flag.item() > 0
 
 
+def make_optimiser(method: nn.Module, options: dict) -> torch.optim.Optimizer:
+    """The optimiser of the `train.*` keys."""
+    rates = {"lr": options["learning_rate"], "weight_decay": options["weight_decay"]}
+    if options["optimiser"] == "adam":
+        return torch.optim.Adam(method.parameters(), betas=(options["momentum"], 0.999), **rates)
+    return torch.optim.SGD(method.parameters(), momentum=options["momentum"], **rates)
+
+
 def learning_rate(step: int, options: dict) -> float:
     """The rate of update `step` (from 0): a decay at every k * decay_every but the last (spec training_protocol 2)."""
     every = options["decay_every"] or max(options["steps"] // 10, 1)
@@ -255,7 +278,7 @@ def training_scans(config: dict) -> tuple[list[Scan], tuple[float, float] | None
     if not numbers:
         raise UserError(f"{root / dataset.images}: fold {config['fold']} leaves no scan to train on")
     log.info("%s fold %d: %d training scans %s", config["dataset"], config["fold"], len(numbers), numbers)
-    shared = config["scans"]["normalise"] == "training"
+    shared = config["scans"]["normalise"] != "scan"
     intensities = training_intensities(dataset, root, numbers) if shared else None
     options = {"labels": config["setting"] == 2, "segments": config["scans"]["segments"], "intensities": intensities}
     return read_scans(dataset, root, numbers, **options), intensities
@@ -268,7 +291,7 @@ def training_preparation(config: dict, scans: list[Scan]) -> Preparation:
     return observe(plan, [scan.geometry for scan in scans], scans[0].image.shape[2])
 
 
-def make_sampler(config: dict, scans: list[Scan], folder: Path | None = None) -> NeighboursSampler | SliceSampler:
+def make_sampler(config: dict, scans: list[Scan], folder: Path | None = None) -> Sampler:
     """The sampler of the configuration over the training scans; setting 2 leaves removed_slices.csv in the folder."""
     excluded = None
     if config["setting"] == 2:
@@ -290,7 +313,90 @@ def make_sampler(config: dict, scans: list[Scan], folder: Path | None = None) ->
     options = {"min_size": episode["min_size"], "excluded": excluded}
     if episode["sampler"] == "slice":
         return SliceSampler(segments, **options)
+    if episode["sampler"] == "realistic":
+        return RealisticSampler(segments, **options, **{key: episode[key] for key in ("realistic", "reach", "queries")})
     return NeighboursSampler(segments, size_of=episode["size_of"], runs=episode["runs"], **options)
+
+
+def make_carrier(config: dict, scans: list[Scan], device: torch.device, rank: int = 0) -> Carrier | None:
+    """What carries superpixels to neighbouring slices: the flows of this fold's registration, made where missing.
+
+    Raises:
+        UserError: no registration network was trained for this fold, or one that saw what this training must not.
+    """
+    options = config["episode"]
+    if options["sampler"] != "realistic" or options["carry"] == "none" or options["realistic"] == 0:
+        return None
+    path = registration_checkpoint(config)
+    content = checkpoints.load_checkpoint(path)
+    if content["method"] != "registration":
+        raise UserError(f"episode.registration={path}: is a checkpoint of method={content['method']}, not registration")
+    require_same_fold(content, path, config, [scan.number for scan in scans])
+    reach = 1 if options["carry"] == "composed" else options["reach"]
+    folder = path.parent.parent / "flows" / f"{path.stem}_reach_{reach}"
+    network = models.restore(content, path).to(device).eval()
+    if rank == 0:
+        make_flows(folder, scans, reach, functools.partial(register, network, device=device))
+    if distributed.is_initialized():
+        distributed.barrier()
+    tables = make_flows(folder, scans, reach, functools.partial(register, network, device=device))
+    return Carrier(tables, options["carry"])
+
+
+def registration_checkpoint(config: dict) -> Path:
+    """The checkpoint behind `episode.registration`."""
+    named = config["episode"]["registration"]
+    if named != "newest":
+        return runs.checkpoint(named, "episode.registration")
+    folder = tables.run_folder({**config, "method": "registration"})
+    try:
+        return runs.newest_finished(folder, lambda run: run["setting"] == config["setting"])
+    except UserError as error:
+        keys = " ".join(f"{key}={config[key]}" for key in ("dataset", "fold", "setting", "organs", "data_root", "runs"))
+        raise UserError(
+            f"{error}; superpixels are carried to neighbouring slices by a registration network of this fold: "
+            f"python training.py with method=registration {keys}"
+        ) from error
+
+
+@torch.inference_mode()
+def register(network: nn.Module, source: np.ndarray, target: np.ndarray, device: torch.device) -> np.ndarray:
+    """Displacements `(N, 2, H, W)` between slices `(N, H, W)`, a few at a time."""
+    pairs = torch.from_numpy(np.stack((source, target), 1)).split(8)
+    return torch.cat([network.displacement(*pair.to(device).split(1, 1)).cpu() for pair in pairs]).numpy()
+
+
+def start_checkpoint(config: dict) -> Path:
+    """The checkpoint behind `train.start`: "newest" is the newest run of this fold that had no `train.start`."""
+    start = config["train"]["start"]
+    if start != "newest":
+        return runs.checkpoint(start, "train.start")
+
+    def first_stage(run: dict) -> bool:
+        return not run["train"].get("start") and run["setting"] == config["setting"]
+
+    return runs.newest_finished(tables.run_folder(config), first_stage)
+
+
+def require_same_fold(content: dict, path: Path, config: dict, numbers: list[int]) -> None:
+    """Refuse a checkpoint that was trained on other scans than this run's, or on slices this run must not see.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    theirs = content["config"]
+    if theirs["dataset"] != config["dataset"] or content["training_scans"] != numbers:
+        raise UserError(
+            f"{path}: was trained on {theirs['dataset']} scans {content['training_scans']}, this run trains on "
+            f"{config['dataset']} scans {numbers}; name a checkpoint of this data set and fold"
+        )
+    organs = tables.DATASETS[config["dataset"]].chosen
+    kept_back = organs(theirs.get("organs", "all")) if theirs["setting"] == 2 else {}
+    if config["setting"] == 2 and not organs(config["organs"]).keys() <= kept_back.keys():
+        raise UserError(
+            f"{path}: was trained in setting {theirs['setting']} and has seen slices that setting 2 removes "
+            f"(organs={config['organs']}); train it with the same setting and organs"
+        )
 
 
 def make_ranges(episode: dict) -> Ranges:

@@ -66,23 +66,26 @@ class Augmentation:
 
 
 def draw_for_one(
-    generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges
-) -> tuple[Augmentation, Augmentation]:
-    """Changes of the support and of the query: exactly one of them gets the gamma, exactly one the warp (ADNet)."""
+    generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges, queries: int = 1
+) -> tuple[Augmentation, ...]:
+    """Changes of the support and of the query: exactly one of them gets the gamma, exactly one the warp (ADNet).
+
+    Several queries are changed alike.
+    """
     gamma, warp = generator.uniform(*ranges.gamma), draw_warp(generator, shape, ranges)
     gamma_on_query, warp_on_query = generator.random(2) > 0.5
     support = Augmentation(None if gamma_on_query else gamma, None if warp_on_query else warp)
     query = Augmentation(gamma if gamma_on_query else None, warp if warp_on_query else None)
-    return support, query
+    return support, *[query] * queries
 
 
 def draw_for_both(
-    generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges
-) -> tuple[Augmentation, Augmentation]:
-    """Both get a warp, then a gamma, drawn independently (ALPNet, spec alpnet 6)."""
+    generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges, queries: int = 1
+) -> tuple[Augmentation, ...]:
+    """Support and queries each get a warp, then a gamma, drawn independently (ALPNet, spec alpnet 6)."""
     changes = [
         Augmentation(warp=draw_warp(generator, shape, ranges), gamma=generator.uniform(*ranges.gamma), gamma_last=True)
-        for _ in ("support", "query")
+        for _ in range(1 + queries)
     ]
     return tuple(changes)
 

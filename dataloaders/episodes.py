@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dataloaders.augmentation import Ranges, draw_for_both, draw_for_one
-from dataloaders.samplers import NeighboursSampler, SliceSampler
+from dataloaders.flows import Carrier
+from dataloaders.samplers import Choice, Sampler
 from dataloaders.scans import Scan
-from util.episode import Episode
+from util.episode import IGNORE, Episode
 
 
 class TrainingEpisodes(Dataset):
-    """Endless, numbered training episodes of one support and one query slice.
+    """Endless, numbered training episodes of one support slice and its queries.
 
     Args:
         scans: the training scans, with segments.
@@ -23,36 +24,61 @@ class TrainingEpisodes(Dataset):
         ranges: of the augmentation.
         augment: "one": gamma and warp each change one of the two images; "both": they change both.
         seed: with the number of an episode it decides everything in it, for any number of workers, after any resume.
+        carrier: takes the superpixels of realistic tasks to their queries; None = their labels are unknown (255).
+        lost_labels: lose the label of a synthetic query unless the superpixel has number 1, as stage 2 of VISA-FSS was
+            published (spec visa V2).
     """
 
     def __init__(
         self,
         scans: Sequence[Scan],
-        sampler: NeighboursSampler | SliceSampler,
+        sampler: Sampler,
         ranges: Ranges,
         seed: int,
         augment: str = "one",
+        carrier: Carrier | None = None,
+        lost_labels: bool = False,
     ) -> None:
         self.scans, self.sampler, self.ranges, self.seed = scans, sampler, ranges, seed
         self.draw_changes = draw_for_both if augment == "both" else draw_for_one
+        self.carrier, self.lost_labels = carrier, lost_labels
 
     def __getitem__(self, number: int) -> Episode:
-        """Episode `number`: images `(1, 1, 1, H, W)`, masks `(1, 1, H, W)`."""
+        """Episode `number`: images `(1, 1|Q, 1, H, W)`, masks `(1, 1|Q, H, W)`."""
         generator = np.random.default_rng((self.seed, number))
         choice = self.sampler.draw(generator)
-        scan = self.scans[choice.scan]
-        changes = self.draw_changes(generator, scan.image.shape[1:], self.ranges)
-        slices = (choice.support_slice, choice.query_slice)
-        (support, support_mask), (query, query_mask) = (
-            change.apply(scan.image[z], (scan.segments[z] == choice.segment).astype(np.float32))
-            for z, change in zip(slices, changes, strict=True)
-        )
+        views = self._carried(choice) if choice.carried else self._augmented(choice, generator)
+        images, masks = (_tensor(arrays) for arrays in zip(*views, strict=True))
         return Episode(
-            support_images=_tensor(support)[:, :, None],
-            support_masks=_tensor(support_mask),
-            query_images=_tensor(query)[:, :, None],
-            query_masks=_tensor(query_mask).to(torch.uint8),
+            support_images=images[:, :1, None],
+            support_masks=masks[:, :1],
+            query_images=images[:, 1:, None],
+            query_masks=masks[:, 1:].to(torch.uint8),
+            neighbours=torch.tensor([float(choice.carried)]),
         )
+
+    def _augmented(self, choice: Choice, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Image and mask of the support and of every query, each changed by chance."""
+        scan, queries = self.scans[choice.scan], choice.query_slices
+        changes = self.draw_changes(generator, scan.image.shape[1:], self.ranges, len(queries))
+        views = [
+            change.apply(scan.image[z], (scan.segments[z] == choice.segment).astype(np.float32))
+            for z, change in zip((choice.support_slice, *queries), changes, strict=True)
+        ]
+        if self.lost_labels and choice.segment != 1:
+            views[1:] = [(image, np.zeros_like(mask)) for image, mask in views[1:]]
+        return views
+
+    def _carried(self, choice: Choice) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Image and mask of the support as they are, and of every query with the superpixel carried there."""
+        scan, z = self.scans[choice.scan], choice.support_slice
+        mask = (scan.segments[z] == choice.segment).astype(np.float32)
+        views = [(scan.image[z], mask)]
+        for query in choice.query_slices:
+            unknown = np.full_like(mask, IGNORE)
+            found = self.carrier.carry(choice.scan, mask, z, query) if self.carrier else unknown
+            views.append((scan.image[query], found))
+        return views
 
 
 def episode_loader(
@@ -88,6 +114,6 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _tensor(array: np.ndarray) -> Tensor:
-    """`(H, W)` -> `(1, 1, H, W)` float32."""
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None, None]
+def _tensor(arrays: Sequence[np.ndarray]) -> Tensor:
+    """n times `(H, W)` -> `(1, n, H, W)` float32."""
+    return torch.from_numpy(np.stack(arrays).astype(np.float32, copy=False))[None]

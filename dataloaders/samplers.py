@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -11,12 +12,20 @@ from util.errors import UserError
 
 @dataclass(frozen=True)
 class Choice:
-    """One training task: the same segment on two slices of one scan, or twice on one slice."""
+    """One training task: the same segment on two slices of one scan, or several times on one slice."""
 
     scan: int  # position in the list of training scans
     segment: int  # supervoxel or superpixel id
     support_slice: int
-    query_slice: int
+    query_slices: tuple[int, ...]
+    carried: bool = False  # the queries are other slices, where a superpixel does not lie until it is carried there
+
+
+class Sampler(Protocol):
+    """What chooses tasks."""
+
+    def draw(self, generator: np.random.Generator) -> Choice:
+        """One task."""
 
 
 class NeighboursSampler:
@@ -68,7 +77,7 @@ class NeighboursSampler:
         scan, segment, first, second = self.table[min(row, len(self.table) - 1)].tolist()
         if generator.random() < 0.5:
             first, second = second, first
-        return Choice(scan, segment, first, second)
+        return Choice(scan, segment, first, (second,))
 
 
 class SliceSampler:
@@ -101,7 +110,7 @@ class SliceSampler:
     def draw(self, generator: np.random.Generator) -> Choice:
         """One task."""
         scan, z, segments = self._slices[generator.integers(len(self._slices))]
-        return Choice(scan, int(generator.choice(segments)), z, z)
+        return Choice(scan, int(generator.choice(segments)), z, (z,))
 
 
 def excluded_slices(label: np.ndarray, organs: Iterable[int], rule: str) -> np.ndarray:

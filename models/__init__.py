@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,47 @@ def method_class(name: str) -> type[FewShotMethod]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Hyperparameters of a method: the keyword-only arguments of its constructor with their default values."""
-    parameters = inspect.signature(method_class(name)).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    """Hyperparameters of a method: the keyword-only arguments of its constructor with their default values.
+
+    A method that extends another takes the rest of its arguments as `**name`.
+    """
+    found: dict[str, Any] = {}
+    for owner in method_class(name).__mro__:
+        parameters = inspect.signature(owner.__init__).parameters.values()
+        own = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        found = own | found
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return found
 
 
-def recipe(name: str, dataset: str, section: str) -> dict[str, Any]:
-    """The paper's values for the options `train`, `scans`, `episode` or `test` of a method, on a data set."""
-    recipe = method_class(name).recipe
-    return {**recipe.get(section, {}), **recipe.get("datasets", {}).get(dataset, {}).get(section, {})}
+def recipe(name: str, section: str, *variants: str) -> dict[str, Any]:
+    """The paper's values for the options `train`, `scans`, `episode`, `test` or `model` of a method.
+
+    Args:
+        name: the method.
+        section: of the options.
+        variants: what applies of the recipe's variants, such as the data set; later ones win.
+    """
+    return _resolved(method_class(name).recipe, section, variants)
+
+
+def _resolved(recipe: Mapping[str, Any], section: str, variants: tuple[str, ...]) -> dict[str, Any]:
+    values = dict(recipe.get(section, {}))
+    for variant in variants:
+        if variant in recipe.get("variants", {}):
+            values |= _resolved(recipe["variants"][variant], section, variants)
+    return values
+
+
+def require_variant(name: str, variant: str, asked: str) -> None:
+    """Refuse a stage or profile that a method's recipe does not know.
+
+    Raises:
+        UserError: so `asked` would change nothing.
+    """
+    if variant not in method_class(name).recipe.get("variants", {}):
+        raise UserError(f"{asked}: method={name} has no such variant")
 
 
 def build(

@@ -39,7 +39,7 @@ class ALPNet(FewShotMethod):
         "scans": dict(segments="superpixels"),
         "episode": dict(sampler="slice", min_size=1, augment="both"),
         "test": dict(part_rule="extent", fold_order="circular", recorder="alpnet"),
-        "datasets": {"SABS": {"scans": dict(normalise="training")}},
+        "variants": {"SABS": {"scans": dict(normalise="training")}},
     }
 
     def __init__(

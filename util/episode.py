@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+IGNORE = 255  # value of query masks that no loss looks at
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -20,6 +22,7 @@ class Episode:
         support_masks: `(B, S, *)` float, 1 on the organ, 0 elsewhere.
         query_images: `(B, Q, C, *)` float.
         query_masks: `(B, Q, *)` integer (0, 1, or 255 = ignore), or None whenever the answer is to be predicted.
+        neighbours: `(B,)`, 1 where the queries are neighbouring slices of one scan in ascending order, or None.
 
     Raises:
         ValueError: the shapes do not belong together.
@@ -29,6 +32,7 @@ class Episode:
     support_masks: Tensor
     query_images: Tensor
     query_masks: Tensor | None = None
+    neighbours: Tensor | None = None
 
     def __post_init__(self) -> None:
         supports, queries = self.support_images.shape, self.query_images.shape

@@ -10,7 +10,7 @@ from util import checkpoints, runs
 from util.errors import UserError
 
 # what a resumed run keeps
-FIXED = ("method", "dataset", "fold", "setting", "exclude", "organs", "encoder", "stride", "seed")
+FIXED = ("method", "dataset", "fold", "setting", "exclude", "organs", "encoder", "stride", "seed", "stage", "profile")
 
 
 def check_types(changed: Mapping[str, tuple[type, type]]) -> None:
@@ -57,21 +57,6 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
-def resumed_checkpoint(resume: str) -> Path:
-    """The checkpoint behind `resume=`: a run's folder stands for its last one.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(resume)
-    found = runs.latest_checkpoint(path) if path.is_dir() else path
-    if found is None:
-        raise UserError(
-            f"resume={resume}: this folder holds no checkpoint; name a folder such as runs/adnet_CMR_fold0/1"
-        )
-    return found
-
-
 def with_resumed(updates: dict) -> dict:
     """Updates of a resumed run: the configuration it had, and what the command line says on top.
 
@@ -80,7 +65,7 @@ def with_resumed(updates: dict) -> dict:
     """
     if not updates.get("resume"):
         return updates
-    saved = checkpoints.load_checkpoint(resumed_checkpoint(str(updates["resume"])))["config"]
+    saved = checkpoints.load_checkpoint(runs.checkpoint(str(updates["resume"]), "resume"))["config"]
     for key in FIXED:
         if key in saved and updates.get(key, saved[key]) != saved[key]:
             raise UserError(

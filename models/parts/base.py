@@ -21,13 +21,17 @@ class FewShotMethod(nn.Module):
     Attributes:
         dims: number of spatial axes, 2 or 3.
         encoder_strides: output strides of the encoder maps the paper uses, shallow to deep.
-        recipe: the paper's values for `train.*`, `scans.*`, `episode.*` and `test.*`; a key `datasets` holds what
-            differs by data set.
+        default_encoder: `encoder=` when the user names none.
+        recipe: the paper's values for `train.*`, `scans.*`, `episode.*`, `test.*` and `model.*`; its key `variants`
+            holds what differs by data set, stage or profile, as recipes again: `{"SABS": {"scans": ...}}`.
+        progress: part of the training that is done, 0 to 1, for losses that grow; the trainer sets it before each step.
     """
 
     dims: ClassVar[int] = 2
     encoder_strides: ClassVar[tuple[int, ...]] = (8,)
+    default_encoder: ClassVar[str] = "resnet101"
     recipe: ClassVar[Mapping[str, Any]] = {}
+    progress: float = 0.0
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

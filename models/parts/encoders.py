@@ -20,6 +20,21 @@ from util.errors import UserError
 log = logging.getLogger(__name__)
 
 
+class Images(nn.Module):
+    """No encoder: the images themselves, for methods that compare pixels."""
+
+    name, dims, channels, strides = "none", 2, (1,), (1,)
+
+    def __init__(self, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        if strides != self.strides:
+            raise UserError(f"encoder=none gives the images themselves; this method needs maps of stride {strides}")
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Images `(N, 1, H, W)`, as they are."""
+        return (images,)
+
+
 class Entry(NamedTuple):
     """What the program knows about an encoder."""
 
@@ -30,6 +45,7 @@ class Entry(NamedTuple):
 
 
 ENCODERS = {
+    "none": Entry(Images),
     "resnet101": Entry(lambda strides: ResNetEncoder("resnet101", strides)),
     "resnet50": Entry(lambda strides: ResNetEncoder("resnet50", strides)),
     "resnet18": Entry(lambda strides: ResNetEncoder("resnet18", strides)),
@@ -79,7 +95,7 @@ def build(name: str, strides: tuple[int, ...], weights: str | None = "none") -> 
         UserError: unknown name, no such weights, a file that does not fit.
     """
     encoder = entry(name).make(tuple(strides))
-    if weights is None:
+    if weights is None or name == "none":
         return encoder
     if weights == "none":
         log.warning("encoder %s starts at random; weights=imagenet, coco or a file give it a head start", name)

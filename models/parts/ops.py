@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from util.episode import IGNORE
+
 EPSILON = torch.finfo(
     torch.float32
 ).eps  # lower clamp of probabilities before the logarithm, in all papers of the family
-IGNORE = 255  # value of query masks that no loss looks at
 
 
 def in_full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -1,0 +1,101 @@
+"""VISA-FSS against the published implementation: registration, warping, the loss of continuity."""
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from models.parts.encoders import Images
+from models.registration import Registration, warp
+from models.visa import continuity_loss
+from tests.parity.conftest import compare_gradient
+
+IMAGES = dict(rtol=1e-4, atol=2e-4)
+
+
+@pytest.fixture(scope="module", params=["reg0", "reg1"])
+def pair(request, golden, recipe):
+    """One golden pair: the case, its arrays, the network with its weights, source, target, extra flow."""
+    cases, arrays = golden("visa")
+    case = next(case for case in cases["registration"] if case["name"] == request.param)
+    expected = {key.split("/")[1]: value for key, value in arrays.items() if key.startswith(request.param + "/")}
+    generator = recipe.rng(case["seed"])
+    weights = {name: torch.from_numpy(value) for name, value in recipe.params(generator, case["parameters"]).items()}
+    network = Registration(Images((1,)))
+    network.load_state_dict(weights, strict=True)
+    shape, size = (case["batch"], 1, *case["size"]), case["size"]
+    pattern = recipe.test_pattern(*size).astype(np.float32)
+    source = pattern + recipe.draw(generator, shape, 0.2)
+    target = np.roll(pattern, 3, axis=1) + recipe.draw(generator, shape, 0.2)
+    given = recipe.draw(generator, (case["batch"], 2, *size), 3.0)
+    mask = np.broadcast_to(recipe.ellipse(*size, *case["mask_ellipse"]), shape).copy()
+    return case, expected, network.eval(), *map(torch.from_numpy, (source, target, given, mask))
+
+
+@torch.no_grad()
+def test_published_network(pair):
+    case, expected, network, source, target, _, _ = pair
+    assert sum(p.numel() for p in network.parameters()) == 107_442
+    features = network.unet(torch.cat((source, target), 1))[:, :, ::16, ::16]
+    np.testing.assert_allclose(features, expected["unet_features_stride"], rtol=1e-4, atol=5e-5)
+    flow = network.flow(source, target)
+    assert flow.abs().max().item() == pytest.approx(expected["flow_absmax"].item(), rel=1e-4)
+    stride = case["stride"]
+    np.testing.assert_allclose(flow[:, :, ::stride, ::stride], expected["flow"], rtol=1e-4, atol=5e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_published_warps(pair, align_corners):
+    case, expected, network, source, target, given, mask = pair
+    kind, stride = f"align_corners_{align_corners}".lower(), case["stride"]
+    flow = network.flow(source, target)
+    for name, image, by in (("moved", source, flow), ("given_flow", source, given), ("warped_mask", mask, flow)):
+        warped = warp(image, by, align_corners)
+        np.testing.assert_allclose(warped[:, :, ::stride, ::stride], expected[f"{name}_{kind}"], err_msg=name, **IMAGES)
+        if name == "warped_mask":
+            counted = warped.round().sum().item()
+            assert counted == pytest.approx(expected["warped_mask_rounded_count_false_true"][int(align_corners)], abs=3)
+    if not align_corners:
+        still = warp(source, torch.zeros_like(given), align_corners)[:, :, ::stride, ::stride]
+        np.testing.assert_allclose(still, expected[f"zero_flow_{kind}"], **IMAGES)
+
+
+@torch.no_grad()
+def test_the_method_warps_the_mask_of_the_support(pair):
+    """What `match` predicts in profile=code is the published warped mask."""
+    case, expected, network, source, target, _, mask = pair
+    published = Registration(Images((1,)), **models.recipe("registration", "model", "code")).eval()
+    published.load_state_dict(network.state_dict())
+    output = published.match((source[:, None],), mask, (target[:, None],))
+    found = output.probabilities[:, :, :: case["stride"], :: case["stride"]]
+    np.testing.assert_allclose(found, expected["warped_mask_align_corners_false"], **IMAGES)
+
+
+def test_published_continuity(golden, recipe):
+    cases, arrays = golden("visa")
+    for case in cases["continuity"]:
+        n, height, width, name = case["n"], case["H"], case["W"], case["name"]
+        logits = recipe.draw(recipe.rng(case["seed"]), (n, 2, height, width), 2.0)
+        for j in range(n):
+            ellipse = recipe.ellipse(height, width, 0.5 * height + j, 0.5 * width - j, 0.25 * height, 0.3 * width)
+            logits[j, 1] += 4 * ellipse - 2
+        logits = torch.from_numpy(logits)[None].requires_grad_()
+        loss = continuity_loss(logits)
+        loss.sum().backward()
+        assert loss.item() == pytest.approx(arrays[f"{name}/loss"].item(), rel=1e-4, abs=1e-5)
+        compare_gradient(logits.grad, arrays[f"{name}/grad_norm_sum"])
+        stored = arrays[f"{name}/grad_entries"]
+        entries = logits.grad.flatten()[np.linspace(0, logits.numel() - 1, len(stored)).astype(int)]
+        np.testing.assert_allclose(entries, stored, rtol=1e-3, atol=1e-4 * np.abs(stored).max())
+
+
+@pytest.mark.parametrize("name", ["cont_identical", "cont_complement"])
+def test_continuity_of_certain_masks(golden, recipe, name):
+    sign = 60 * (2 * recipe.ellipse(16, 16, 8, 8, 4, 5) - 1)
+    logits = torch.zeros(1, 4, 2, 16, 16)
+    logits[0, :, 1] = torch.from_numpy(sign)
+    if name == "cont_complement":
+        logits[0, 1::2] *= -1
+    expected = golden("visa")[1][f"{name}/loss"].item()
+    assert continuity_loss(logits).item() == pytest.approx(expected, abs=1e-5)

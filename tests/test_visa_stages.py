@@ -1,0 +1,157 @@
+"""VISA-FSS as a user trains it: registration, stage 1, stage 2, propagation; and what is refused on the way."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+import config
+import models
+import training
+from tests.commands import refused, score, train
+from tests.conftest import ROOT
+from util import checkpoints, runs
+
+NAMES = {"registration": "registration_PHANTOM_fold0", "visa": "visa_PHANTOM_fold0"}
+
+
+@pytest.fixture(scope="module")
+def data(tiny, tmp_path_factory):
+    """The tiny phantom with superpixels."""
+    root = tmp_path_factory.mktemp("visa")
+    (root / "PHANTOM").mkdir()
+    for folder in (tiny / "PHANTOM").iterdir():
+        (root / "PHANTOM" / folder.name).symlink_to(folder)
+    images, superpixels = root / "PHANTOM/phantom_MR_normalized", root / "PHANTOM/superpixels_400"
+    command = ["supervoxels.generate", images, superpixels, "--slices", "--patient-threshold", 50.0001, "--jobs", 1]
+    subprocess.run([sys.executable, "-m", *map(str, command)], cwd=ROOT, check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(data, tmp_path_factory):
+    """A folder of runs with a finished registration."""
+    folder = tmp_path_factory.mktemp("runs")
+    train("method=registration", "encoder=none", f"data_root={data}", f"runs={folder}", "episode.min_size=1")
+    return folder
+
+
+def run(results, method: str, number: int):
+    return results / NAMES[method] / str(number)
+
+
+def losses(folder) -> dict[str, str]:
+    with (folder / "metrics.csv").open() as handle:
+        return list(csv.DictReader(handle))[-1]
+
+
+def test_registration_then_two_stages_then_propagation(data, results):
+    places = (f"data_root={data}", f"runs={results}", "episode.min_size=1")
+    train("method=visa", *places)
+    train("method=visa", "stage=2", "train.steps=8", *places)
+    first, second = (checkpoints.load_checkpoint(runs.latest_checkpoint(run(results, "visa", n))) for n in (1, 2))
+    assert first["config"]["train"]["start"] == "" and second["config"]["train"]["start"] == "newest"
+    assert first["config"]["train"]["learning_rate"] > 100 * second["config"]["train"]["learning_rate"]
+    # so slow a second stage has hardly moved: it began with the first one's weights
+    name = "encoder._blocks.10._depthwise_conv.weight"
+    change = (first["model"][name] - second["model"][name]).abs().max()
+    assert 0 <= change < 1e-3 * first["model"][name].abs().max()
+    assert {"query", "align", "continuity"} <= losses(run(results, "visa", 2)).keys()
+    assert "continuity" not in losses(run(results, "visa", 1))
+    made = sorted(p.name for p in run(results, "registration", 1).glob("flows/*/*"))
+    assert made == ["flows_5.npy", "flows_6.npy"]  # the training scans; nobody registered a test scan
+    score("method=visa", *places)
+    with (run(results, "visa", 3) / "scores.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["match"] for row in rows} == {"propagate"}
+    assert {row["checkpoint"] for row in rows} == {str(runs.latest_checkpoint(run(results, "visa", 2)))}
+
+
+def test_no_registration_yet(data, tmp_path, capsys):
+    line = refused(capsys, train, "method=visa", f"data_root={data}", f"runs={tmp_path}")
+    assert (
+        f"python training.py with method=registration dataset=PHANTOM fold=0 setting=1 organs=all data_root={data}"
+        in line
+    )
+
+
+def test_registration_of_another_fold(data, results, tmp_path, capsys, monkeypatch):
+    """It has seen scans that this fold tests."""
+    monkeypatch.setitem(config.FOLDS, "PHANTOM", [*config.FOLDS["PHANTOM"][:1], dict(support=5, query=[6, 1])])
+    other = runs.latest_checkpoint(run(results, "registration", 1))
+    places = (f"data_root={data}", f"runs={tmp_path}", f"episode.registration={other}")
+    line = refused(capsys, train, "method=visa", "fold=1", *places)
+    assert "trained on PHANTOM scans [5, 6]" in line and "this data set and fold" in line
+
+
+def test_registration_that_saw_test_organs(data, results, tmp_path, capsys):
+    other = runs.latest_checkpoint(run(results, "registration", 1))
+    places = (f"data_root={data}", f"runs={tmp_path}", f"episode.registration={other}")
+    line = refused(capsys, train, "method=visa", "setting=2", "organs=spleen", *places)
+    assert "setting 2 removes" in line and str(other) in line
+
+
+def test_second_stage_without_a_first(data, results, tmp_path, capsys):
+    line = refused(capsys, train, "method=visa", "stage=2", f"data_root={data}", f"runs={tmp_path}")
+    assert "no finished training run" in line and "visa_PHANTOM_fold0" in line
+
+
+def test_start_from_another_method(data, results, tmp_path, capsys):
+    other = runs.latest_checkpoint(run(results, "registration", 1))
+    line = refused(capsys, train, f"train.start={other}", f"data_root={data}", f"runs={tmp_path}")
+    assert "is a registration on none" in line
+
+
+@pytest.mark.parametrize("update", ["stage=2", "profile=code"])
+def test_a_stage_or_profile_that_the_method_has_not(tmp_path, capsys, update):
+    assert f"{update}: method=adnet has no such variant" in refused(capsys, train, update, f"runs={tmp_path}")
+
+
+def test_the_registration_network_on_maps_of_another_stride(data, tmp_path, capsys):
+    line = refused(capsys, train, "method=registration", f"data_root={data}", f"runs={tmp_path}")
+    assert "stride 16: encoder=none" in line
+    line = refused(capsys, train, "method=adnet", "encoder=none", f"data_root={data}", f"runs={tmp_path}")
+    assert "encoder=none" in line and "stride (8,)" in line
+
+
+def configuration(*updates: str) -> dict:
+    changes = dict(update.split("=") for update in updates)
+    typed = {key: int(value) if value.isdigit() else value for key, value in changes.items()}
+    return training.experiment._create_run(config_updates={"method": "visa", **typed}).config
+
+
+@pytest.mark.parametrize(
+    ("updates", "expected"),
+    [
+        ((), dict(sampler="realistic", realistic=0.5, reach=3, queries="one", carry="composed", lost_labels=False)),
+        (("stage=2",), dict(realistic=1.0, reach=2, queries="all", carry="composed", lost_labels=False)),
+        (("profile=code",), dict(realistic=0.0, carry="direct")),
+        (("stage=2", "profile=code"), dict(realistic=0.5, reach=2, queries="all", carry="direct", lost_labels=True)),
+    ],
+)
+def test_profiles_are_the_rows_of_the_specification(updates, expected):
+    """Section 11 of the specification, for every stage."""
+    assert expected.items() <= configuration(*updates)["episode"].items()
+    found = configuration(*updates)
+    code = "profile=code" in updates
+    assert (found["model"]["ramp"] == 1, found["model"]["background_weight"]) == ((True, 0.05) if code else (False, 1))
+    assert found["train"]["steps"] == (4000 if "stage=2" in updates else 100_000)
+    assert found["train"]["start"] == ("newest" if "stage=2" in updates else "")
+    assert found["test"]["match"] == "propagate"
+    ct = configuration(*updates, "dataset=SABS")
+    assert ct["scans"]["normalise"] == ("fold" if code else "training") and ct["test"]["support_index"] == 6
+
+
+@pytest.mark.parametrize(
+    ("updates", "rates"),
+    [((), {50_000: 3.64e-4, 99_999: 1.35e-4}), (("stage=2",), {0: 1e-5, 3999: 9.41e-6})],
+)
+def test_published_schedules(updates, rates):
+    for step, rate in rates.items():
+        assert training.learning_rate(step, configuration(*updates)["train"]) == pytest.approx(rate, rel=5e-3)
+
+
+def test_visa_has_the_options_of_alpnet():
+    extra = models.defaults("visa").keys() - models.defaults("alpnet").keys()
+    assert extra == {"continuity", "ramp"} and models.defaults("alpnet").keys() < models.defaults("visa").keys()
