@@ -69,7 +69,7 @@ def score(_run) -> float:
         save_sources(folder / "scans.json", dataset, root.resolve(), {task.query for task in tasks})
         save(folder, rows, results, scan, pictures=options["save"])
     recorder = "plain" if strict else options["recorder"]
-    for name in report.SCORES[recorder]:
+    for name in report.RECORDERS[recorder]:
         print(report.organ_table({f"{config['protocol']}, {options['match']}": rows}, name, recorder))
     if strict and options["match"] not in ("whole", "volume"):
         print("\n" + report.organ_table({"whole volume": rows}, score="dice_volume"))

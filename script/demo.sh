@@ -24,4 +24,5 @@ trained=$(ls -d $runs/[0-9]* | sort -V | tail -n 1)
 echo
 $python -m util.report untrained="$untrained" trained="$trained"
 echo
+$python -m util.report untrained="$untrained" trained="$trained" --out "$trained/report"
 echo "pictures: $trained/*.png, predictions: $trained/predictions/, $((SECONDS - start)) s in all"

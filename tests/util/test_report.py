@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 from util import report
+from util.report.__main__ import main
 
 
 def rows() -> list[dict]:
@@ -37,9 +38,9 @@ def test_scores_survive_a_round_trip(tmp_path):
 
 def test_comparing_runs(tmp_path, capsys):
     report.write_scores(tmp_path / "scores.csv", rows())
-    assert report.main([f"before={tmp_path}", f"after={tmp_path}"]) == 0
+    assert main([f"before={tmp_path}", f"after={tmp_path}"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["dice", "before", "after"]
-    assert report.main([str(tmp_path / "nowhere")]) == 1
+    assert main([str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err.startswith("error:")
 
 

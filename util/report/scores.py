@@ -1,21 +1,57 @@
-"""From scores to what people look at: tables and pictures. `python -m util.report RUN [RUN ...]` compares runs."""
+"""scores.csv, the means over it, and its tables for the terminal."""
 
-import argparse
 import csv
 import math
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
-
-import numpy as np
 
 from util.errors import UserError
 from util.files import whole_file
 
 # what test.py shows of the scored slices; with ALPNet's recorder a score of 0/0 is not left out of a mean, as published
-SCORES = {"plain": ("dice",), "alpnet": ("dice", "precision_slices", "recall_slices")}
+RECORDERS = {"plain": ("dice",), "alpnet": ("dice", "precision_slices", "recall_slices")}
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a column of scores.csv is shown.
+
+    Attributes:
+        title: in words.
+        better: 1 where more is better, -1 where less is, 0 where nearer to 0 is.
+        digits: after the decimal point.
+        unit: "" where the score has none.
+    """
+
+    title: str
+    better: int = 1
+    digits: int = 3
+    unit: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Title with unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+SCORES = {
+    "dice": Score("Dice"),
+    "iou": Score("IoU"),
+    "precision_slices": Score("Precision, scored slices"),
+    "recall_slices": Score("Recall, scored slices"),
+    "dice_volume": Score("Dice, whole volume"),
+    "iou_volume": Score("IoU, whole volume"),
+    "precision": Score("Precision"),
+    "recall": Score("Recall"),
+    "volume_error": Score("Relative volume error", better=0),
+    "hd95": Score("HD95", better=-1, digits=1, unit="mm"),
+    "assd": Score("ASSD", better=-1, digits=2, unit="mm"),
+    "nsd_2mm": Score("Surface Dice at 2 mm"),
+    "nsd_4mm": Score("Surface Dice at 4 mm"),
+}
 
 
 def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -31,13 +67,26 @@ def read_scores(file: Path) -> list[dict[str, str]]:
     """Rows of a scores.csv.
 
     Raises:
-        UserError: no such file.
+        UserError: no such file, not one that test.py wrote, cut short, or with a score that is no number.
     """
     try:
-        with open(file, newline="") as handle:
-            return list(csv.DictReader(handle))
+        text = file.read_text()
     except OSError as error:
         raise UserError(f"{file}: no scores there ({error.strerror}); run test.py first") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not a text file; run test.py again") from error
+    rows = list(csv.DictReader(text.splitlines()))
+    missing = [name for name in ("organ", "scan", "dice") if rows and name not in rows[0]]
+    if missing or not rows:
+        what = f"has no column {missing[0]!r}" if missing else "has no rows"
+        raise UserError(f"{file}: {what}; it is no scores.csv of test.py, or it was cut short; run test.py again")
+    for line, row in enumerate(rows, 2):
+        last = line == len(rows) + 1
+        if None in row or None in row.values() or (last and not text.endswith("\n")):
+            raise UserError(f"{file}: line {line} is not whole, the file was cut short or damaged; run test.py again")
+        for name in SCORES.keys() & row.keys():
+            _number(row[name], f"{file}: line {line}, column {name}")
+    return rows
 
 
 def organ_table(
@@ -88,66 +137,20 @@ def support_spread(rows: Sequence[Mapping[str, Any]], score: str = "dice") -> li
     return table
 
 
-def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
-    """A picture of one organ: a row a scan, columns image, truth, prediction.
-
-    Args:
-        file: PNG to write.
-        title: over the picture.
-        rows: (text, image `(H, W)`, truth `(H, W)`, prediction `(H, W)`) of one slice each.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(len(rows), 3, figsize=(9, 3 * len(rows)), squeeze=False, layout="constrained")
-    for (text, image, truth, prediction), line in zip(rows, axes, strict=True):
-        low, high = np.percentile(image, (1, 99.5))
-        for axis, mask, colour in zip(line, (None, truth, prediction), (None, "lime", "orange"), strict=True):
-            axis.imshow(image, cmap="gray", vmin=low, vmax=high)
-            axis.set_axis_off()
-            if mask is not None and mask.any():
-                axis.contour(mask, levels=[0.5], colors=colour, linewidths=1.2)
-        line[0].set_title(text, fontsize=9, loc="left")
-        line[1].set_title("truth", fontsize=9, color="green")
-        line[2].set_title("prediction", fontsize=9, color="darkorange")
-    figure.suptitle(title, fontsize=11)
-    with whole_file(file) as temporary:
-        figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
-
-
 def _values(rows: Sequence[Mapping[str, Any]], organ: str, score: str, recorder: str = "plain") -> list[float]:
     """Scores of one organ; not-a-number (nothing to find and nothing found) does not count, except in ALPNet's way."""
     found = [float(row[score]) for row in rows if row["organ"] == organ and row[score] not in ("", None)]
     return found if recorder == "alpnet" else [value for value in found if not math.isnan(value)]
 
 
+def _number(text: str, where: str) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError as error:
+        raise UserError(f"{where}: {text!r} is not a number; run test.py again") from error
+
+
 def _field(value: Any) -> Any:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6f}"
     return value
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare the scores.csv of several runs in one table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m util.report", description="Compare runs: mean ± std of every organ."
-    )
-    parser.add_argument(
-        "runs", nargs="+", metavar="[NAME=]RUN", help="a folder with scores.csv, with a heading if you like"
-    )
-    parser.add_argument("--score", default="dice", help="column of scores.csv (default: dice)")
-    options = parser.parse_args(arguments)
-    try:
-        named = [run.split("=", 1) if "=" in run else (run, run) for run in options.runs]
-        print(organ_table({name: read_scores(Path(folder) / "scores.csv") for name, folder in named}, options.score))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Figures of a report: box plots and training curves."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from util.files import whole_file
+from util.report.gather import Comparison, Group
+from util.report.scores import SCORES
+from util.report.statistics import number
+
+# told apart by colour-blind readers, on white and on black (Okabe and Ito); the seventh is grey
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8A8A")
+INK = "#010203"  # stands for the colour of the page's text
+
+
+def box_plot(comparison: Comparison, organ: str, score: str) -> Any:
+    """A figure of one organ: a box a group over its scans, and every scan as a point."""
+    values = [[number(row, score) for row in group.rows if row["organ"] == organ] for group in comparison.groups]
+    values = [[value for value in own if not math.isnan(value)] for own in values]
+    figure, axis = _axis(height=0.9 + 0.32 * len(values))
+    places = list(range(len(values), 0, -1))
+    boxes = axis.boxplot(
+        values, positions=places, orientation="horizontal", widths=0.55, showfliers=False, patch_artist=True
+    )
+    for at, (box, median) in enumerate(zip(boxes["boxes"], boxes["medians"], strict=True)):
+        colour = colour_of(at)
+        box.set(facecolor=f"{colour}40", edgecolor=colour)
+        median.set(color=INK, linewidth=1.4)
+        jitter = np.random.default_rng(at).uniform(-0.18, 0.18, len(values[at]))
+        axis.plot(values[at], places[at] + jitter, "o", color=colour, markersize=2.6, alpha=0.8, markeredgewidth=0)
+    for line in (*boxes["whiskers"], *boxes["caps"]):
+        line.set(color=INK, linewidth=0.8)
+    axis.set_yticks(places, [group.label for group in comparison.groups])
+    axis.set_xlabel(SCORES[score].heading)
+    axis.set_title(organ, loc="left", fontsize=10, color=INK)
+    return figure
+
+
+def training_curves(group: Group) -> Any | None:
+    """A figure of the loss of every training run of a group; None where their metrics.csv are not there."""
+    curves = {file: read_curve(file) for file in training_logs(group)}
+    curves = {file: curve for file, curve in curves.items() if len(curve[0]) > 1}
+    if not curves:
+        return None
+    figure, axis = _axis(height=2.4)
+    for at, (file, (steps, losses)) in enumerate(curves.items()):
+        colour, name = colour_of(at), f"{file.parent.parent.name}/{file.parent.name}"
+        window = max(1, len(losses) // 40)
+        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+        axis.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
+        axis.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.4, label=name)
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss")
+    axis.set_title(group.label, loc="left", fontsize=10, color=INK)
+    if len(curves) <= 6:
+        axis.legend(fontsize=7, frameon=False, labelcolor=INK)
+    return figure
+
+
+def training_logs(group: Group) -> list[Path]:
+    """metrics.csv of the runs that made the group's checkpoints, those that are there."""
+    names = {name for row in group.rows for name in (row.get("checkpoint") or "").split("+")}
+    files = sorted({Path(name).parent.parent / "metrics.csv" for name in names if name.endswith(".pt")})
+    return [file for file in files if file.is_file()]
+
+
+def read_curve(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and the sum of the losses (they are weighted already); rows that are not whole are left out."""
+    steps, losses = [], []
+    with open(file, newline="") as handle:
+        for row in csv.DictReader(handle):
+            parts = [value for name, value in row.items() if name not in ("step", "learning_rate", "steps_per_second")]
+            if None not in row and None not in row.values() and "" not in row.values():
+                steps.append(int(row["step"]))
+                losses.append(sum(map(float, parts)))
+    return np.array(steps), np.array(losses)
+
+
+def colour_of(position: int) -> str:
+    """Colour of the group or run at a position."""
+    return COLOURS[position % len(COLOURS)]
+
+
+def save(file: Path, figures: Sequence[Any]) -> list[str]:
+    """Write figures as pages of a PDF, return them as SVG elements for a page, and close them."""
+    from matplotlib import pyplot
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    elements = [svg(figure, f"{file.stem} {at}") for at, figure in enumerate(figures)]
+    with whole_file(file) as temporary, PdfPages(temporary, metadata={"CreationDate": None}) as pages:
+        for figure in figures:
+            pages.savefig(figure)
+            pyplot.close(figure)
+    return elements
+
+
+def svg(figure: Any, name: str) -> str:
+    """The figure as an SVG element for a page: text in the page's font, ink in the colour of the page's text.
+
+    Args:
+        figure: of matplotlib.
+        name: different for every figure of a page, since elements inside it are found by their ids.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+    return text.replace(INK, "currentColor")
+
+
+def _axis(height: float) -> tuple[Any, Any]:
+    """A figure of 3.7 inches with one quiet axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(3.7, height), layout="constrained")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(colors=INK, labelsize=8.5, width=0.8)
+    axis.xaxis.label.set(color=INK, fontsize=8.5)
+    axis.yaxis.label.set(color=INK, fontsize=8.5)
+    axis.grid(axis="x", color="#888888", alpha=0.25, linewidth=0.6)
+    axis.set_axisbelow(True)
+    for spine in axis.spines.values():
+        spine.set(color=INK, linewidth=0.8)
+    return figure, axis

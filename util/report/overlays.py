@@ -1,0 +1,220 @@
+"""Scans to look at: best, median and worst of each organ, every method's prediction against the truth.
+
+A scan's slices are stored once, however many organs and methods are shown on it; masks are run lengths.
+"""
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from util.errors import UserError
+from util.report.gather import Comparison, Group
+from util.report.scores import SCORES
+from util.report.statistics import number
+from util.volume import Volume, read_volume
+
+BUDGET = 10_000_000  # characters of all pictures of a page
+LARGEST = 384  # pixels; larger slices are shown smaller
+MARGIN = 12  # pixels around the organ and its predictions
+PLACES = ("best", "median", "worst")
+
+
+class NothingToShow(Exception):
+    """A page without overlays: files are not there. The message says which."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan chosen for an organ.
+
+    Attributes:
+        organ: its name.
+        place: best, median, worst, or several of them where there are few scans.
+        scan: its number.
+        rows: of scores.csv, a group each that scored it.
+    """
+
+    organ: str
+    place: str
+    scan: str
+    rows: dict[str, dict[str, str]]
+
+
+def choose_cases(comparison: Comparison, score: str) -> list[Case]:
+    """Best, median and worst scan of each organ by the mean over all methods, of the scans that most methods scored."""
+    cases = []
+    for organ in comparison.organs:
+        own = {group.label: _row_of_scans(group, organ, score) for group in comparison.groups}
+        shown: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+        for label, rows in own.items():
+            for scan, row in rows.items():
+                shown.setdefault(scan, {})[label] = row
+        most = max(map(len, shown.values()), default=0)
+        ranked = sorted(
+            (scan for scan, rows in shown.items() if len(rows) == most),
+            key=lambda scan: _worth(fmean(number(row, score) for row in shown[scan].values()), SCORES[score].better),
+            reverse=True,
+        )
+        places: dict[tuple[str, str], list[str]] = {}
+        for place, at in zip(PLACES, (0, len(ranked) // 2, len(ranked) - 1), strict=True):
+            if ranked:
+                places.setdefault(ranked[at], []).append(place)
+        cases += [Case(organ, ", ".join(names), scan[0], shown[scan]) for scan, names in places.items()]
+    return cases
+
+
+def _row_of_scans(group: Group, organ: str, score: str) -> dict[tuple[str, str], dict[str, str]]:
+    """(scan, fold) -> the row that stands for it: that of the first seed and support."""
+    rows = [row for row in group.rows if row["organ"] == organ and row.get(score)]
+    rows.sort(key=lambda row: (int(row.get("seed") or 0), row.get("support", "")), reverse=True)
+    return {(row["scan"], row.get("fold", "")): row for row in rows}
+
+
+def _worth(mean: float, better: int) -> float:
+    return better * mean if better else -abs(mean)
+
+
+def overlays(comparison: Comparison, score: str) -> dict[str, Any]:
+    """What the page's viewer draws, as plain values.
+
+    Returns:
+        cases: a list, each with what it shows, its slices, the crop around the organ and the masks.
+        images: scan -> slice -> picture as a data URI.
+        score, digits: the heading of the score and how it is printed.
+
+    Raises:
+        NothingToShow: a file is not there, with its name.
+        UserError: a file is damaged, or a prediction has another shape than its scan.
+    """
+    cases = choose_cases(comparison, score)
+    if not cases:
+        raise NothingToShow(f"no scan has the score {score}")
+    scans: dict[Path, Display] = {}
+    with tqdm(cases, unit="scan", desc="reading predictions") as progress:  # closed before an error is printed
+        shown = [_read(case, score, scans) for case in progress]
+    wanted: dict[str, set[int]] = {}
+    for case in shown:
+        wanted.setdefault(case["image"], set()).update(range(case["first"], case["first"] + case["slices"]))
+    images = _pictures({str(file): scan for file, scan in scans.items()}, wanted)
+    return {"cases": shown, "images": images, "score": SCORES[score].heading, "digits": SCORES[score].digits}
+
+
+@dataclass(frozen=True)
+class Display:
+    """A scan as it is shown: front up, the patient's right on the left, not larger than LARGEST.
+
+    Attributes:
+        image: grey values `(D, H, W)`, uint8.
+        axes: slices that turn an array of the scan's file so.
+        shape: of the file.
+        pixel: width and height of a pixel in mm.
+    """
+
+    image: np.ndarray
+    axes: tuple[slice, slice, slice]
+    shape: tuple[int, ...]
+    pixel: tuple[float, float]
+
+    @classmethod
+    def of(cls, volume: Volume) -> "Display":
+        """From a volume as it is stored."""
+        step, direction = -(-max(volume.array.shape[1:]) // LARGEST), volume.geometry.direction
+        axes = (slice(None), *(slice(None, None, step if direction[at] >= 0 else -step) for at in (4, 0)))
+        array = volume.array[axes].astype(np.float32)
+        low, high = np.percentile(array, (1, 99.5))
+        grey = np.clip((array - low) / max(high - low, 1e-6), 0, 1) * 255
+        return cls(grey.astype(np.uint8), axes, volume.array.shape, volume.geometry.spacing[:2])
+
+
+def _read(case: Case, score: str, scans: dict[Path, Display]) -> dict[str, Any]:
+    """A case with truth and predictions on the slices where there is anything to see."""
+    image_file, label_file, identifier = _sources(next(iter(case.rows.values())))
+    if image_file not in scans:
+        scans[image_file] = Display.of(_volume(image_file))
+    scan = scans[image_file]
+    masks = {"truth": _mask(label_file, scan, image_file) == identifier}
+    for label, row in case.rows.items():
+        name = row.get("prediction") or f"predictions/{case.organ.replace(' ', '_')}_{case.scan}.nii.gz"
+        masks[label] = _mask(Path(row["run"]) / name, scan, image_file) > 0
+    anything = np.logical_or.reduce(list(masks.values()))
+    first, last = _extent(anything.any((1, 2)), 1)
+    rows, columns = (_extent(anything.any(axes), MARGIN) for axes in ((0, 2), (0, 1)))
+    return {
+        **{"organ": case.organ, "place": case.place, "scan": case.scan, "image": str(image_file)},
+        **{"first": first, "slices": last - first, "depth": len(anything)},
+        **{"size": anything.shape[:0:-1], "pixel": scan.pixel, "crop": [*columns, *rows]},
+        "masks": [
+            {
+                "label": label,
+                "score": number(case.rows[label], score) if label in case.rows else None,
+                "runs": [run_lengths(plane) for plane in mask[first:last]],
+            }
+            for label, mask in masks.items()
+        ],
+    }
+
+
+def _sources(row: dict[str, str]) -> tuple[Path, Path, int]:
+    """Files of image and label of a row's scan, and the organ's id in the label, from the run's scans.json."""
+    file = Path(row["run"]) / "scans.json"
+    try:
+        content = json.loads(file.read_text())
+        files = content["scans"][row["scan"]]
+        return Path(files["image"]), Path(files["label"]), content["organs"][row["organ"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise NothingToShow(f"{file} does not say where scan {row['scan']} is; run test.py again to see it") from error
+
+
+def _volume(file: Path) -> Volume:
+    if not file.is_file():
+        raise NothingToShow(f"{file} is not there")
+    return read_volume(file)
+
+
+def _mask(file: Path, scan: Display, image_file: Path) -> np.ndarray:
+    array = _volume(file).array
+    if array.shape != scan.shape:
+        raise UserError(
+            f"{file}: has the shape {array.shape}, its scan {image_file} has {scan.shape}; run test.py again"
+        )
+    return array[scan.axes]
+
+
+def _extent(shown: np.ndarray, margin: int) -> tuple[int, int]:
+    """First index and end of what is shown, with a margin; everything where nothing is."""
+    found = np.flatnonzero(shown)
+    if not len(found):
+        return 0, len(shown)
+    return max(0, int(found[0]) - margin), min(len(shown), int(found[-1]) + 1 + margin)
+
+
+def run_lengths(mask: np.ndarray) -> str:
+    """Lengths of the runs of a mask `(H, W)` in row-major order, outside and inside in turn, the last left out.
+
+    An empty mask is an empty text.
+    """
+    flat = np.concatenate([[False], mask.ravel()])
+    return ",".join(map(str, np.diff(np.flatnonzero(flat[1:] != flat[:-1]), prepend=0)))
+
+
+def _pictures(scans: dict[str, Display], wanted: dict[str, set[int]]) -> dict[str, dict[int, str]]:
+    """Slices as data URIs, in the best quality that fits the page."""
+    for quality in (85, 70, 50, 30, 10):
+        pictures = {
+            name: {z: _webp(scans[name].image[z], quality) for z in sorted(slices)} for name, slices in wanted.items()
+        }
+        if sum(len(text) for slices in pictures.values() for text in slices.values()) <= BUDGET:
+            break
+    return pictures
+
+
+def _webp(image: np.ndarray, quality: int) -> str:
+    encoded = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
+    return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode()

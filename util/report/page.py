@@ -1,0 +1,124 @@
+"""A whole report: tables and figures as files, and one HTML page that needs nothing but a browser."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from tqdm import tqdm
+
+from util.files import whole_file
+from util.report import figures, tables
+from util.report.gather import Comparison
+from util.report.overlays import NothingToShow, overlays
+from util.report.scores import SCORES
+from util.report.statistics import ALL, Difference, compare
+
+HEADLINES = ("dice", "dice_volume", "hd95", "nsd_2mm")  # scores that are compared between methods
+LARGEST = 15_000_000  # bytes of a page
+
+
+def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warnings: Sequence[str]) -> list[str]:
+    """Write report.html, tables.md, tables.tex, summary.csv, comparisons.csv and figures/ into `out`.
+
+    Args:
+        out: folder, made if need be.
+        comparisons: of one data set each.
+        score: column of scores.csv that ranks the scans shown; its tables come first.
+        warnings: sentences that the page repeats.
+
+    Returns:
+        Further warnings.
+
+    Raises:
+        UserError: a prediction is damaged or of another shape than its scan, or `out` cannot be written.
+    """
+    sections, own_warnings, rows = [], [], []
+    for comparison in comparisons:
+        try:  # first: what is wrong with a file is better said at once
+            shown = overlays(comparison, score)
+        except NothingToShow as reason:
+            shown = None
+            own_warnings.append(f"{comparison.dataset}: the page has no overlays: {reason}")
+        found = {name: _compare(comparison, name) for name in _headlines(comparison, score)}
+        rows += [asdict(difference) for both in found.values() for part in both for difference in part]
+        sections.append({**_section(comparison, found, out / "figures"), "overlays": shown})
+    tables.write_csv(out / "summary.csv", [row for one in comparisons for row in tables.summary_rows(one)])
+    tables.write_csv(out / "comparisons.csv", rows)
+    _write_text(out / "tables.md", "\n".join(_all_tables(sections, tables.markdown, "## {}\n")))
+    _write_text(out / "tables.tex", "\n".join(_all_tables(sections, tables.latex, "% {}\n")))
+    page = render(sections, [*warnings, *own_warnings], score)
+    _write_text(out / "report.html", page)
+    if len(page) > LARGEST:
+        own_warnings.append(f"{out / 'report.html'} weighs {len(page) / 1e6:.0f} MB; a lighter page has fewer methods")
+    return own_warnings
+
+
+def _headlines(comparison: Comparison, score: str) -> list[str]:
+    """Scores that are there and compared, the chosen one first."""
+    return [name for name in dict.fromkeys([score, *HEADLINES]) if name in comparison.scores]
+
+
+def _compare(comparison: Comparison, score: str) -> tuple[list[Difference], list[Difference]]:
+    """Differences over all organs, and organ by organ: two tables, corrected each by itself."""
+    return compare(comparison.groups, [ALL], score), compare(comparison.groups, comparison.organs, score)
+
+
+def _section(
+    comparison: Comparison, found: dict[str, tuple[list[Difference], list[Difference]]], folder: Path
+) -> dict[str, Any]:
+    """All that the page shows of a data set but the overlays; the figures are written into `folder` too."""
+    views, name = [], comparison.dataset
+    for score, (overall, by_organ) in tqdm(found.items(), unit="score", desc="drawing figures"):
+        boxes = [figures.box_plot(comparison, organ, score) for organ in comparison.organs]
+        views.append(
+            {
+                "score": score,
+                "title": SCORES[score].title,
+                "means": tables.organ_scores(comparison, score),
+                "overall": tables.differences(overall, score) if overall else None,
+                "by_organ": tables.differences(by_organ, score) if by_organ else None,
+                "boxes": figures.save(folder / f"{name}_{score}.pdf", boxes),
+            }
+        )
+    curves = [curve for group in comparison.groups if (curve := figures.training_curves(group))]
+    return {
+        "dataset": name,
+        "groups": [
+            {"label": g.label, "folds": g.values("fold"), "seeds": g.values("seed"), "scans": len(g.values("scan"))}
+            for g in comparison.groups
+        ],
+        "views": views,
+        "all_scores": tables.all_scores(comparison),
+        "published": tables.beside_published(comparison),
+        "runs": tables.runs(comparison),
+        "curves": figures.save(folder / f"{name}_training.pdf", curves) if curves else [],
+    }
+
+
+def _all_tables(sections: Sequence[dict[str, Any]], write: Any, heading: str) -> list[str]:
+    texts = []
+    for section in sections:
+        views = [view[kind] for view in section["views"] for kind in ("means", "overall", "by_organ")]
+        found = [*views, section["all_scores"], section["published"], section["runs"]]
+        texts += [heading.format(section["dataset"]), *(write(table) for table in found if table)]
+    return texts
+
+
+def render(sections: Sequence[dict[str, Any]], warnings: Sequence[str], score: str) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    shown = [section["overlays"] for section in sections]
+    data = json.dumps(shown, separators=(",", ":")).replace("</", "<\\/")  # a script element ends at the first </script
+    return environment.get_template("page.html").render(
+        sections=sections, warnings=warnings, data=data, score=SCORES[score].title
+    )
+
+
+def _write_text(file: Path, text: str) -> None:
+    with whole_file(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,166 @@
+"""Means with their spread, and tests between methods that respect what depends on what."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+
+import numpy as np
+from scipy import stats
+
+from util.report.gather import Group
+
+ALL = "mean"  # stands for all organs: the mean over them
+LEVEL = 0.05
+RESAMPLES = 9999
+# two-sided, the smallest p that n differences can give is 2 ** (1 - n): below 6 no result could be significant
+FEWEST = 6
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean of one group, one organ, one score.
+
+    Attributes:
+        mean: over runs (a fold with a seed), of their means over scans; NaN where nothing was scored.
+        over_runs: standard deviation over runs, NaN for a single one.
+        over_scans: standard deviation over scans (each the mean of all its rows), NaN for a single one.
+        over_supports: standard deviation over support scans where these rotate, else NaN.
+        runs: how many.
+        scans: how many.
+    """
+
+    mean: float
+    over_runs: float
+    over_scans: float
+    over_supports: float
+    runs: int
+    scans: int
+
+
+def spread(group: Group, organ: str, score: str) -> Spread:
+    """Mean and spread of a score over runs, scans and supports; organ "mean" is the mean over organs."""
+    by_run, by_scan, by_support = (
+        _means(group.rows, organ, score, keys) for keys in (("fold", "seed"), ("fold", "scan"), ("support",))
+    )
+    rotating = "all" in group.identity.get("supports", "")
+    return Spread(
+        fmean(by_run) if by_run else math.nan,
+        _deviation(by_run),
+        _deviation(by_scan),
+        _deviation(by_support) if rotating else math.nan,
+        len(by_run),
+        len(by_scan),
+    )
+
+
+def _means(rows: Iterable[dict[str, str]], organ: str, score: str, keys: tuple[str, ...]) -> list[float]:
+    """A mean for every different value of the keys; of all organs, the mean over the organs' means."""
+    parts: dict[tuple, dict[str, list[float]]] = {}
+    for row in rows:
+        if (organ == ALL or row["organ"] == organ) and not math.isnan(value := number(row, score)):
+            part = parts.setdefault(tuple(row.get(key) for key in keys), {})
+            part.setdefault(row["organ"], []).append(value)
+    return [fmean(map(fmean, organs.values())) for organs in parts.values()]
+
+
+def number(row: dict[str, str], score: str) -> float:
+    """A score of a row; NaN where it is empty or the file is older than the score."""
+    return float(row.get(score) or "nan")
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First less second method.
+
+    Attributes:
+        first: label of a group.
+        second: label of another.
+        organ: its name, or "mean" for all.
+        score: column of scores.csv.
+        pairs: rows of the same organ, scan, fold and seed that both have.
+        scans: different scans among them, the number of independent values.
+        mean: over scans, NaN where there is no pair.
+        low: of the 95 % bootstrap interval, NaN where there are too few scans.
+        high: of the same.
+        p: Wilcoxon's signed rank test, two-sided, NaN where there are too few scans.
+        p_holm: p after Holm's correction over all comparisons of the same table.
+    """
+
+    first: str
+    second: str
+    organ: str
+    score: str
+    pairs: int
+    scans: int
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    p_holm: float = math.nan
+
+
+def compare(groups: Sequence[Group], organs: Sequence[str], score: str) -> list[Difference]:
+    """Every group with every other for each of the organs; Holm's correction spans all of them."""
+    found = [
+        difference(first, second, organ, score)
+        for first, second in itertools.combinations(groups, 2)
+        for organ in organs
+    ]
+    return [replace(d, p_holm=p) for d, p in zip(found, holm([d.p for d in found]), strict=True)]
+
+
+def difference(first: Group, second: Group, organ: str, score: str) -> Difference:
+    """Compare two groups over the scans that both scored.
+
+    Rows are paired by organ, scan, fold and seed. Organs, folds and seeds of one scan are not independent of each
+    other, so their differences are averaged and each scan counts once, in the test and in the bootstrap.
+    """
+    ours, theirs = (_by_sample(group, organ, score) for group in (first, second))
+    by_scan: dict[str, list[float]] = {}
+    for sample in ours.keys() & theirs.keys():
+        by_scan.setdefault(sample[1], []).append(ours[sample] - theirs[sample])
+    values = np.array([fmean(by_scan[scan]) for scan in sorted(by_scan)])
+    pairs = sum(map(len, by_scan.values()))
+    mean = float(values.mean()) if len(values) else math.nan
+    result = Difference(first.label, second.label, organ, score, pairs, len(values), mean)
+    if len(values) < FEWEST:
+        return result
+    low, high = bootstrap_interval(values)
+    return replace(result, low=low, high=high, p=wilcoxon(values))
+
+
+def _by_sample(group: Group, organ: str, score: str) -> dict[tuple, float]:
+    """Mean over supports for every (organ, scan, fold, seed)."""
+    values: dict[tuple, list[float]] = {}
+    for row in group.rows:
+        if (organ == ALL or row["organ"] == organ) and not math.isnan(value := number(row, score)):
+            values.setdefault((row["organ"], row["scan"], row.get("fold"), row.get("seed")), []).append(value)
+    return {sample: fmean(several) for sample, several in values.items()}
+
+
+def wilcoxon(differences: np.ndarray) -> float:
+    """Two-sided p of the signed rank test that the differences are symmetric around 0; 1 where all are 0."""
+    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+
+
+def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean when the values are drawn again with replacement."""
+    random = np.random.default_rng(seed)
+    found = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=random)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values after Holm's step-down correction (Scand. J. Statist. 1979); NaN is no test and stays."""
+    order = sorted((p, at) for at, p in enumerate(p_values) if not math.isnan(p))
+    corrected, running = [math.nan] * len(p_values), 0.0
+    for rank, (p, at) in enumerate(order):
+        running = max(running, min(1.0, p * (len(order) - rank)))
+        corrected[at] = running
+    return corrected
