@@ -213,13 +213,15 @@ def options():
         "ensemble": [],  # further checkpoints (of any method) whose probabilities are averaged with it
         "match": "parts",  # organ extent in parts, one support slice each (EP1); whole: one slice for all (EP2);
         "parts": 3,  # propagate, volume, position, similar: see Matching in dataloaders/protocols.py
+        "anchored": True,  # propagate: walks are held to what the annotated slices say; False, legacy: as published
         "shots": 1,  # annotated slices a part, or annotated scans ...
         "shots_of": "slices",  # ... which of the two: slices, scans
         "supports": "fold",  # the fold's support scan; "all": every tested scan supports the others in turn
         "pool": False,  # supports=all: average the probabilities over the supports instead of scoring each
         "support_index": -1,  # protocol=legacy: position of the support among the test scans of the fold
         "fold_order": "sorted",  # protocol=legacy: these in ascending order, or "circular" with the support last
-        "part_rule": "chunks",  # protocol=legacy: parts of equal numbers of slices, or of equal "extent" (ALPNet)
+        "part_rule": "chunks",  # protocol=legacy: parts of equal numbers of slices, or of equal "extent" (ALPNet),
+        # or these "unclamped" (VISA-FSS)
         "recorder": "plain",  # protocol=legacy: "alpnet" shows precision and recall, and one 0/0 makes a mean NaN
         "batch_size": 8,  # slices at once
         "save": False,  # one picture an organ

@@ -84,8 +84,8 @@ def make_matching(config: dict) -> Matching:
     """How slices meet, from the `test.*` keys."""
     options = {name: config["test"][name] for name in ("match", "parts", "shots", "shots_of")}
     if config["protocol"] == "strict":  # legacy parts are each lineage's own; strict ones are the same for every method
-        return Matching(**options)
-    return Matching(**options, part_rule=config["test"]["part_rule"], whole_volume=False)
+        return Matching(**options, anchored=config["test"]["anchored"])
+    return Matching(**options, part_rule=config["test"]["part_rule"], anchored=False, whole_volume=False)
 
 
 def test_fold(config: dict, dataset: Dataset, root: Path) -> Fold:

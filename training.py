@@ -184,16 +184,23 @@ class Trainer:
         )
 
     def _start_from(self, path: Path) -> None:
-        """Begin with the weights of another training of the same fold; nothing else of it is kept."""
+        """Begin with the weights of another training of the same fold; nothing else of it is kept.
+
+        Raises:
+            UserError: it was another fold, or its weights do not fit: a VISA may start from an ALPNet, whose layers it
+                has, but nothing may start from another encoder.
+        """
         content = checkpoints.load_checkpoint(path)
         require_same_fold(content, path, self.config, [scan.number for scan in self.scans])
-        if (content["method"], content["encoder"]) != (self.config["method"], self.config["encoder"]):
+        try:
+            checkpoints.load_weights(self.method, content, path)
+        except UserError as error:
+            mine = f"method={self.config['method']} encoder={self.config['encoder']}"
+            theirs = f"{content['method']} on {content['encoder']}"
             raise UserError(
-                f"{path}: is a {content['method']} on {content['encoder']}; this run is a {self.config['method']} on "
-                f"{self.config['encoder']}, which cannot start from it"
-            )
-        checkpoints.load_weights(self.method, content, path)
-        log.info("starting from %s, %d steps", path, content["step"])
+                f"train.start={path}: a {theirs} cannot be the start of {mine}, its layers differ"
+            ) from error
+        log.info("starting from %s, %d steps of %s", path, content["step"], content["method"])
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint: weights, optimiser, step and random states.

@@ -63,7 +63,9 @@ class Matching:
         shots: annotated slices a part, or annotated scans.
         shots_of: which of the two: "slices", "scans".
         part_rule: "chunks" of equal numbers of slices that show the organ; "extent": thirds of the distance between
-            its first and last slice, all slices between which are scored (ALPNet).
+            its first and last slice, all slices between which are scored (ALPNet); "unclamped": the same walked from
+            the middles as VISA-FSS's code does, which loses the last slice or sees one twice (spec visa V7).
+        anchored: "propagate": walks are held to what the annotated slices say (see `Group`).
         whole_volume: with "parts" and "propagate", also segment the slices outside the extent, with the nearest chunk.
     """
 
@@ -72,6 +74,7 @@ class Matching:
     shots: int = 1
     shots_of: str = "slices"
     part_rule: str = "chunks"
+    anchored: bool = True
     whole_volume: bool = True
 
     def annotated(self, shown: Mapping[int, np.ndarray]) -> list[tuple[Annotated, ...]]:
@@ -110,7 +113,9 @@ class Matching:
             runs = [np.flatnonzero(nearest == part) for part in range(len(annotated))]
         else:
             runs = self._chunks(extent, depth)
-        groups = [Group(part, tuple(run.tolist())) for part, run in zip(annotated, runs, strict=True)]
+        groups = [
+            Group(part, tuple(run.tolist()), anchored=self.anchored) for part, run in zip(annotated, runs, strict=True)
+        ]
         if self.match == "propagate":
             middles = [run[len(run) // 2] if len(run) else 0 for run in runs]
             pivots = middles if extent is None else extent[support_indices(len(extent), len(groups))]
@@ -122,6 +127,8 @@ class Matching:
         return self.match == "similar" or (self.match == "propagate" and extent is None)
 
     def _chunks(self, extent: np.ndarray, depth: int) -> list[np.ndarray]:
+        if self.part_rule == "unclamped":
+            return unclamped_walks(extent, self.parts)
         if self.part_rule == "extent":
             chunk_of = assign_extent(extent[0], extent[-1], depth, self.parts)
         else:
@@ -169,21 +176,21 @@ def _tasks(fold, organs, label, matching, rotate, spare) -> Iterator[Task]:
         extent = slices_showing(label(query), identifier)
         if support == query or len(shown) == 0 or len(extent) == 0:
             continue  # nothing to score: the published protocols know only scans that show the organ
-        if matching.part_rule == "extent":
+        if matching.part_rule != "chunks":
             extent = np.arange(extent[0], extent[-1] + 1)
         further = [scan for scan in (*tested, *spare) if scan not in (support, query)]
         supports = _support_scans({support: shown}, further, label, organ, identifier, matching)
         depths = {scan: len(label(scan)) for scan in supports}
         depth = len(label(query))
-        yield Task(
-            organ,
-            identifier,
-            tuple(supports),
-            query,
-            matching.groups(matching.annotated(supports), depth, extent, depths),
-            tuple(range(depth)) if matching.match in ("whole", "volume") else tuple(extent.tolist()),
-            similar=matching.by_similarity(extent),
-        )
+        groups = matching.groups(matching.annotated(supports), depth, extent, depths)
+        if matching.match in ("whole", "volume"):
+            scored = tuple(range(depth))
+        elif matching.part_rule == "unclamped":  # what is seen twice counts twice, what is lost does not
+            scored = tuple(z for group in groups for z in group.query_slices)
+        else:
+            scored = tuple(extent.tolist())
+        similar = matching.by_similarity(extent)
+        yield Task(organ, identifier, tuple(supports), query, groups, scored, similar)
 
 
 def _support_scans(shown, further, label, organ, identifier, matching) -> dict[int, np.ndarray]:
@@ -216,6 +223,27 @@ def assign_extent(first: int, last: int, depth: int, parts: int) -> np.ndarray:
     if first == last:
         return np.zeros(depth, dtype=int)
     return ((np.arange(depth) - first) // ((last - first) / parts)).astype(int).clip(0, parts - 1)
+
+
+def unclamped_walks(extent: np.ndarray, parts: int) -> list[np.ndarray]:
+    """Slices of every part as VISA-FSS's code walks them (spec visa 10): from the part's middle up and down, as long as
+    the part stays the same. Its index is not clamped, so the last slice often belongs to none.
+
+    Args:
+        extent: all slices from the first to the last that shows the organ.
+        parts: how many.
+    """
+    height = (extent[-1] - extent[0]) / parts
+    part_of = {int(z): int((z - extent[0]) / height) if height else 0 for z in extent}
+    walks = []
+    for part, index in enumerate(support_indices(len(extent), parts)):
+        low = high = int(extent[index])
+        while part_of.get(high + 1) == part:
+            high += 1
+        while part_of.get(low - 1) == part:
+            low -= 1
+        walks.append(np.arange(low, high + 1))
+    return walks
 
 
 def slices_showing(label: np.ndarray, identifier: int) -> np.ndarray:

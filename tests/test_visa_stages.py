@@ -100,7 +100,7 @@ def test_second_stage_without_a_first(data, results, tmp_path, capsys):
 def test_start_from_another_method(data, results, tmp_path, capsys):
     other = runs.latest_checkpoint(run(results, "registration", 1))
     line = refused(capsys, train, f"train.start={other}", f"data_root={data}", f"runs={tmp_path}")
-    assert "is a registration on none" in line
+    assert "a registration on none cannot be the start of method=adnet" in line
 
 
 @pytest.mark.parametrize("update", ["stage=2", "profile=code"])

@@ -1,5 +1,6 @@
 """Test tasks, and their scores. What segments them is in util/inference.py."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,21 @@ class Group:
         query_slices: what they segment, ascending.
         pivot: with it the group is walked: the annotated slices segment this query slice, and from there outward every
             slice is segmented with the one before it and its prediction (test.match=propagate).
+        anchored: what is carried so is held against what the annotated slices themselves say, and drifts no further;
+            False: it is believed, as published.
     """
 
     support: tuple[Annotated, ...]
     query_slices: tuple[int, ...]
     pivot: int | None = None
+    anchored: bool = True
+
+    @property
+    def walk(self) -> list[tuple[int, int]]:
+        """Slices after the pivot in the order they are walked, each with the one before it: all up, then all down."""
+        up = [self.pivot, *(z for z in self.query_slices if z > self.pivot)]
+        down = [self.pivot, *(z for z in reversed(self.query_slices) if z < self.pivot)]
+        return [(z, previous) for way in (up, down) for previous, z in itertools.pairwise(way)]
 
 
 @dataclass(frozen=True)

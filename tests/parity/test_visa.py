@@ -1,14 +1,21 @@
-"""VISA-FSS against the published implementation: registration, warping, the loss of continuity."""
+"""VISA-FSS against the published implementation: registration, warping, the loss of continuity, propagation."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
 import models
+from dataloaders.protocols import Matching, make_tasks
 from models.parts.encoders import Images
 from models.registration import Registration, warp
 from models.visa import continuity_loss
 from tests.parity.conftest import compare_gradient
+from util.dataset import Fold
+from util.episode import Output
+from util.inference import SliceInference
+from util.metrics import overlap
 
 IMAGES = dict(rtol=1e-4, atol=2e-4)
 
@@ -99,3 +106,77 @@ def test_continuity_of_certain_masks(golden, recipe, name):
         logits[0, 1::2] *= -1
     expected = golden("visa")[1][f"{name}/loss"].item()
     assert continuity_loss(logits).item() == pytest.approx(expected, abs=1e-5)
+
+
+class GreyValues(torch.nn.Module):
+    """The toy segmenter of the golden walks: how near a pixel is to the mean grey of the support's foreground."""
+
+    def encode(self, images):
+        return (images,)
+
+    def match(self, support_features, support_masks, query_features, query_masks=None):
+        support, query = support_features[0][:, :, 0].double(), query_features[0][:, :, 0].double()
+        inside, outside = support_masks.double(), 1 - support_masks.double()
+        scores = [-(query - (support * mask).sum() / mask.sum()).abs() for mask in (outside, inside)]
+        if not inside.any():
+            scores[1] = torch.full_like(query, -1000)
+        return Output(torch.stack(scores, 2))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A scan of the golden walks."""
+
+    image: np.ndarray
+    mask: np.ndarray
+
+    def organ(self, identifier: int) -> np.ndarray:
+        return self.mask
+
+
+def walked_scans(case: dict, recipe) -> dict[int, Drawn]:
+    """Support scan 0 (three annotated slices) and query scan 1."""
+    height, width, first, last = case["H"], case["W"], case["z_first"], case["z_last"]
+    generator = recipe.rng(case["seed"])
+    noise = np.moveaxis(recipe.draw(generator, (height, width, case["Z"]), 0.35), -1, 0)
+    mask = np.zeros_like(noise)
+    for z in range(first, last + 1):
+        radius = 3 + 4 * np.sin(np.pi * (z - first + 0.5) / (last - first + 1))
+        mask[z] = recipe.ellipse(
+            height, width, 11.5 + 0.15 * (z - first), 12.2 - 0.1 * (z - first), radius, 0.8 * radius
+        )
+    disc = recipe.ellipse(height, width, 11, 12, 5, 5)
+    support = 2 * disc + recipe.draw(generator, (3, height, width), 0.35)
+    return {0: Drawn(support, np.stack([disc] * 3).astype(bool)), 1: Drawn(2 * mask + noise, mask.astype(bool))}
+
+
+@pytest.mark.parametrize("name", ["prop0", "prop1", "prop2", "prop3"])
+def test_published_propagation(golden, recipe, name):
+    """The order of the walk with its duplicate and its lost slices, every mask that was passed on, the Dice."""
+    cases, arrays = golden("visa")
+    case = next(case for case in cases["propagation"] if case["name"] == name)
+    scans = walked_scans(case, recipe)
+    matching = Matching(match="propagate", part_rule="unclamped", anchored=False, whole_volume=False)
+    labels = {0: np.ones((3, 24, 24)), 1: scans[1].mask.astype(int)}
+    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, matching)
+    assert [group.support for group in task.groups] == [((0, 0),), ((0, 1),), ((0, 2),)]
+
+    order = [group.pivot for group in task.groups] + [z for group in task.groups for z, _ in group.walk]
+    assert order == arrays[f"{name}/vsps_visit_order"].tolist()
+    assert sorted(order) == sorted(task.scored_slices)
+    volume = SliceInference(GreyValues(), scans.__getitem__, torch.device("cpu")).probabilities(task)
+    np.testing.assert_array_equal(volume > 0.5, arrays[f"{name}/vsps_pred"].astype(bool))
+    previous = [(volume[before] > 0.5).sum() for group in task.groups for _, before in group.walk]
+    assert [81] * 3 + previous == arrays[f"{name}/vsps_support_mask_sum_per_call"].tolist()
+    visited = list(task.scored_slices)
+    dice, _ = overlap(volume[visited] > 0.5, scans[1].mask[visited])
+    assert dice == pytest.approx(arrays[f"{name}/vsps_dice"].item())
+
+
+@pytest.mark.parametrize("name", ["prop0", "prop1", "prop2", "prop3"])
+def test_ours_visits_every_slice_once(golden, recipe, name):
+    case = next(case for case in golden("visa")[0]["propagation"] if case["name"] == name)
+    labels = {0: np.ones((3, 24, 24)), 1: walked_scans(case, recipe)[1].mask.astype(int)}
+    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, Matching(match="propagate"))
+    walked = [group.pivot for group in task.groups] + [z for group in task.groups for z, _ in group.walk]
+    assert sorted(walked) == list(range(case["Z"]))

@@ -1,0 +1,144 @@
+"""What registration is worth between neighbouring slices, on scans it never saw.
+
+    python benchmarks/registration.py RUN [--data-root data] [--picture carried.png]
+
+RUN is a training run of method=registration. For slice distances 1, 2, 3: the mean squared difference of the images
+without and with the warp, and the Dice of true organs of one slice, taken to the other, with the organs there: copied,
+carried along composed flows (as in training), warped slice by slice, and warped along one direct flow.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import config as tables
+import models
+import training
+from dataloaders.flows import Carrier, flows_of, sample
+from dataloaders.scans import Scan, read_scan
+from util import checkpoints, runs
+from util.dataset import choose_fold
+from util.files import whole_file
+from util.metrics import overlap
+from util.tables import text_table
+
+DISTANCES = (1, 2, 3)
+
+
+class Carriers:
+    """The ways from slice to slice of one scan."""
+
+    def __init__(self, scan: Scan, network: torch.nn.Module) -> None:
+        table = flows_of(scan.image, max(DISTANCES), partial(training.register, network, device=torch.device("cpu")))
+        middle = len(table) // 2
+        self.direct = Carrier([table], "direct")
+        self.composed = Carrier([table[middle - 1 : middle + 1]], "composed")
+
+    def carried(self, mask: np.ndarray, source: int, target: int) -> dict[str, np.ndarray]:
+        """A mask `(H, W)` as every way takes it to the target."""
+        step, soft = (1 if target > source else -1), mask
+        for z in range(source, target, step):
+            soft = sample(soft, self.composed.displacement(0, z, z + step), cv2.BORDER_CONSTANT)
+        return {
+            "copied": mask,
+            "composed": self.composed.carry(0, mask, source, target),
+            "slice by slice": soft >= 0.5,
+            "direct": self.direct.carry(0, mask, source, target),
+        }
+
+    def moved(self, image: np.ndarray, source: int, target: int) -> np.ndarray:
+        """The source slice warped directly to the target."""
+        return sample(image, self.direct.displacement(0, source, target), cv2.BORDER_CONSTANT)
+
+
+def compare(scan: Scan, ways: Carriers, organs: dict[str, int]) -> list[dict]:
+    """A row for every pair of slices and everything that was carried between them."""
+    rows = []
+    for distance in DISTANCES:
+        for source in range(len(scan.image)):
+            for target in (source - distance, source + distance):
+                if 0 <= target < len(scan.image):
+                    rows += pair(scan, ways, organs, source, target)
+    return rows
+
+
+def pair(scan: Scan, ways: Carriers, organs: dict[str, int], source: int, target: int) -> list[dict]:
+    """Rows (distance, what, value) of one pair of slices."""
+    distance, still = abs(target - source), scan.image[source]
+    moved = ways.moved(still, source, target)
+    errors = {"still": still, "warped": moved}
+    rows = [(distance, f"MSE {name}", np.square(image - scan.image[target]).mean()) for name, image in errors.items()]
+    for identifier in organs.values():
+        mask, truth = scan.organ(identifier)[source], scan.organ(identifier)[target]
+        if mask.any() and truth.any():
+            for way, found in ways.carried(mask.astype(np.float32), source, target).items():
+                rows.append((distance, f"Dice {way}", overlap(found.astype(bool), truth)[0]))
+    return rows
+
+
+def draw(file: Path, scan: Scan, ways: Carriers, organs: dict[str, int]) -> None:
+    """Organs of their largest slice, three slices on: the truth there, the copy and what was carried."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(organs), 4, figsize=(13, 3.3 * len(organs)), layout="constrained")
+    for line, (organ, identifier) in zip(axes, organs.items(), strict=True):
+        truth = scan.organ(identifier)
+        source = min(int(truth.sum((1, 2)).argmax()), len(truth) - 4)
+        low, high = np.percentile(scan.image[source], (1, 99.5))
+        for axis, distance in zip(line, (0, *DISTANCES), strict=True):
+            target = source + distance
+            axis.imshow(scan.image[target], cmap="gray", vmin=low, vmax=high)
+            axis.set_axis_off()
+            found = ways.carried(truth[source].astype(np.float32), source, target) if distance else {}
+            masks = {"lime": truth[target], "red": found.get("copied"), "yellow": found.get("composed")}
+            for colour, mask in masks.items():
+                if mask is not None and mask.any():
+                    axis.contour(mask, levels=[0.5], colors=colour, linewidths=1.2)
+            axis.set_title(f"{organ}, slice {target}", fontsize=9)
+    figure.suptitle("green: the organ on this slice; red: copied from the left; yellow: carried from the left")
+    with whole_file(file) as temporary:
+        figure.savefig(temporary, dpi=90)
+
+
+def main() -> None:
+    """Measure one run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder or checkpoint of a training of method=registration")
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--picture", type=Path, help="PNG to write")
+    arguments = parser.parse_args()
+    path = runs.checkpoint(arguments.run, "RUN")
+    content = checkpoints.load_checkpoint(path)
+    trained = content["config"]
+    network = models.restore(content, path).eval()
+    dataset = tables.DATASETS[trained["dataset"]]
+    fold = choose_fold(tables.FOLDS, trained["dataset"], trained["fold"])
+    rows = []
+    for number in fold.query:
+        scan = read_scan(dataset, arguments.data_root, number, intensities=content["intensities"])
+        ways = Carriers(scan, network)
+        rows += compare(scan, ways, dataset.chosen("all"))
+        if arguments.picture and number == fold.query[0]:
+            draw(arguments.picture, scan, ways, dataset.chosen("all"))
+    print(f"{path}: {content['step']} steps; scans {list(fold.query)}, which it never saw")
+    names = list(dict.fromkeys(name for _, name, _ in rows))
+    means = {
+        (distance, name): np.mean([value for d, n, value in rows if (d, n) == (distance, name)])
+        for distance in DISTANCES
+        for name in names
+    }
+    print(text_table([{"distance": d, **{name: f"{means[d, name]:.3f}" for name in names}} for d in DISTANCES]))
+
+
+if __name__ == "__main__":
+    main()
