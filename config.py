@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred 0.8 needs it; setuptools is pinned
 
 import torch
 from sacred import SETTINGS, Experiment
+from sacred.arg_parser import get_config_updates
 from sacred.observers import FileStorageObserver
 from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt
 
@@ -309,6 +310,21 @@ def with_dataset_file(updates: dict) -> dict:
     path = str(Path(name).resolve())
     DATASETS[path], FOLDS[path] = from_file(path)
     return {**updates, "dataset": path}
+
+
+def resolved(updates: Sequence[str]) -> dict:
+    """The whole configuration that `with KEY=VALUE ...` would run with, as plain values.
+
+    Raises:
+        UserError: as the programs themselves would.
+    """
+    values, words = get_config_updates(list(updates))
+    if words:
+        raise UserError(f"{words[0]}: write key=value, such as train.steps=2000")
+    try:
+        return plain(CommandLine("resolved")._create_run("print_config", with_dataset_file(values)).config)
+    except ConfigAddedError as error:
+        raise UserError(settings.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
 
 
 def run_folder(config: Mapping) -> Path:

@@ -10,7 +10,7 @@ def guarded(work: Callable[[], Mapping[int | str, str]]) -> int:
     """Run it, print every failure as a sentence, return the exit status.
 
     Args:
-        work: returns what went wrong, scan (number or name) -> sentence; a UserError stops everything.
+        work: returns what went wrong, number of a scan, or a name -> sentence; a UserError stops everything.
 
     Returns:
         0 where nothing failed, 1 after a failure, 130 after Ctrl-C.
@@ -23,6 +23,6 @@ def guarded(work: Callable[[], Mapping[int | str, str]]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the files that are there are whole, run the same command to make the rest", file=sys.stderr)
         return 130
-    for number, failure in failures.items():
-        print(f"scan {number} failed: {failure}", file=sys.stderr)
+    for name, failure in failures.items():
+        print(f"{f'scan {name}' if isinstance(name, int) else name} failed: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -1,7 +1,8 @@
 """Folders of runs: `runs/<method>_<dataset>_fold<k>/<id>/` with Sacred's run.json and our checkpoints/."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from util.errors import UserError
@@ -46,6 +47,39 @@ def configuration(run: Path) -> dict:
         raise UserError(f"{file}: cannot be read; the run beside it is damaged, move it away") from error
 
 
+def numbered(folder: Path) -> list[Path]:
+    """The runs in a folder, newest first."""
+    return sorted((p for p in Path(folder).glob("*") if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+
+
+def program(run: Path) -> str:
+    """Which program made it, training or test, as Sacred recorded it; "" where nothing readable is there."""
+    try:
+        return json.loads((Path(run) / "run.json").read_text())["experiment"]["name"]
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def differences(one: Mapping, other: Mapping, ignored: frozenset[str]) -> Iterator[str]:
+    """Keys (`train.steps`) with different values; what only one has, an older version did not know."""
+    for key in one.keys() & other.keys() - ignored:
+        if isinstance(one[key], Mapping) and isinstance(other[key], Mapping):
+            inner = frozenset(name.removeprefix(f"{key}.") for name in ignored if name.startswith(f"{key}."))
+            yield from (f"{key}.{name}" for name in differences(one[key], other[key], inner))
+        elif one[key] != other[key]:
+            yield key
+
+
+def is_alive(run: Path, seconds: float = 30) -> bool:
+    """True where a run says it is running and gave a sign of life lately (Sacred does every 10 seconds)."""
+    try:
+        entry = json.loads((Path(run) / "run.json").read_text())
+        beat = datetime.fromisoformat(entry["heartbeat"] or entry["start_time"]).replace(tzinfo=UTC)
+        return entry["status"] == "RUNNING" and (datetime.now(UTC) - beat).total_seconds() < seconds
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def newest_finished(folder: Path, accept: Callable[[dict], bool] = lambda config: True) -> Path:
     """The last checkpoint of the newest run in `folder` that finished its training.
 
@@ -56,8 +90,7 @@ def newest_finished(folder: Path, accept: Callable[[dict], bool] = lambda config
     Raises:
         UserError: there is none; unfinished runs are named.
     """
-    runs = sorted((p for p in Path(folder).glob("*") if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
-    trained = [run for run in runs if latest_checkpoint(run) and accept(configuration(run))]
+    trained = [run for run in numbered(folder) if latest_checkpoint(run) and accept(configuration(run))]
     for run in trained:
         if status(run) == "COMPLETED":
             return latest_checkpoint(run)
