@@ -1,0 +1,107 @@
+"""Does predict.py find the same organ on any grid? One acquisition of a synthetic patient, resampled to many grids.
+
+    python benchmarks/predict.py --checkpoint runs/adnet_PHANTOM_fold0/1 --data data/PHANTOM --out GRIDS
+
+Every grid is saved as a DICOM series (one as NIfTI), segmented with scan 4 as support, and compared with the anatomy,
+which is known at every point: Dice on that very grid.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+import predict
+from data.anatomy import LABELS, draw_patient
+from data.phantom import MR_CONTRAST, phantom_scan
+from data.phantom_raw import SLOPE, centred, sample, write_series
+from dataloaders.preparation import interpolate
+from util.metrics import overlap
+from util.tables import text_table
+from util.volume import Geometry, read_volume, write_volume
+
+FIELD = (320.0, 320.0, 246.4)  # mm, of every grid
+SUPPORT = 4
+# name: (slices, rows, columns), field of view, turn about z, y, x in degrees
+GRIDS = {
+    "as trained, 1.25 x 1.25 x 7.7 mm": ((32, 256, 256), FIELD, (0, 0, 0)),
+    "1 x 1 x 4 mm": ((62, 320, 320), FIELD, (0, 0, 0)),
+    "2 x 2 x 5 mm": ((49, 160, 160), FIELD, (0, 0, 0)),
+    "rows and columns swapped": ((32, 256, 256), FIELD, (90, 0, 0)),
+    "upside down": ((32, 256, 256), FIELD, (0, 180, 0)),
+    "coronal slices of 4 mm": ((80, 160, 208), (246.4, 320.0, 320.0), (90, 0, 90)),
+    "sagittal slices of 4 mm": ((80, 208, 160), (320.0, 246.4, 320.0), (90, 0, 90)),
+    "oblique by 8 degrees": ((62, 256, 256), FIELD, (0, 8, 0)),
+    "turned in the plane by 35 degrees": ((32, 256, 256), FIELD, (35, 0, 0)),
+    "tilted by 30 degrees": ((62, 256, 256), FIELD, (0, 0, 30)),
+    "turned by 40, 25 and -20 degrees": ((62, 256, 256), FIELD, (40, 25, -20)),
+}
+VALUES = {tissue: (mean, 0.0) for tissue, (mean, *_) in MR_CONTRAST.items()}
+
+
+def grid(name: str, middle: np.ndarray) -> tuple[tuple[int, ...], Geometry]:
+    """Shape and geometry of a grid about a point; right-handed, as DICOM is."""
+    shape, field, degrees = GRIDS[name]
+    return shape, centred(middle, Rotation.from_euler("zyx", degrees, degrees=True).as_matrix(), field, shape)
+
+
+def write_patient(out: Path, number: int) -> dict[str, np.ndarray]:
+    """Write one patient on every grid; return the truth by the name of the query."""
+    scan = phantom_scan(1, number, slices=96)  # the data set's own acquisition, in thinner slices
+    axes = np.reshape(scan.geometry.direction, (3, 3)) * scan.geometry.spacing
+    middle = np.array(scan.geometry.origin) + axes @ (np.array(scan.image.shape[::-1]) - 1) / 2
+    patient = draw_patient(np.random.default_rng(np.random.SeedSequence([1, number])).spawn(2)[0])
+    truths = {}
+    for place, name in enumerate(tqdm(GRIDS, desc=f"patient {number}", disable=None)):
+        shape, geometry = grid(name, middle)
+        image = interpolate(scan.image, scan.geometry, shape[::-1], geometry)
+        query = f"{number}_{place}"
+        if place == 1:
+            write_volume(out / f"{query}.nii.gz", image, geometry)
+        else:
+            names = [f"{slice_number:04d}.dcm" for slice_number in range(len(image))]
+            write_series(out / query, names, np.rint(image / SLOPE), geometry, f"1.2.826.{number}.{place}")
+        truths[query] = sample(patient, geometry, shape, VALUES)[1]
+    return truths
+
+
+def main() -> int:
+    """Command line; returns the exit status of predict.py."""
+    about, examples = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", required=True, nargs="+", help="trained on the phantom of seed 1")
+    parser.add_argument("--data", type=Path, default=Path("data/PHANTOM"), help="that phantom")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the scans and results")
+    parser.add_argument("--patients", type=int, nargs="+", default=[1, 2, 3], help="scan numbers that did not train")
+    options, further = parser.parse_known_args()
+    truths = {}
+    for number in options.patients:
+        truths |= write_patient(options.out / "queries", number)
+    images = options.data / "phantom_MR_normalized"
+    call = ["--checkpoint", *options.checkpoint, "--support-image", images / f"image_{SUPPORT}.nii.gz"]
+    call += ["--support-label", images / f"label_{SUPPORT}.nii.gz", "--query", options.out / "queries"]
+    status = predict.main([*map(str, call), "--out", str(options.out / "results"), "--overwrite", *further])
+    rows = []
+    for place, name in enumerate(GRIDS):
+        dice = []
+        for number in options.patients:
+            query = f"{number}_{place}"
+            found = read_volume(options.out / "results" / f"{query}.nii.gz").array
+            dice.append([overlap(found == organ, truths[query] == organ)[0] for organ in LABELS])
+        means = np.mean(dice, axis=0)
+        first = rows[0]["mean"] if rows else means.mean()
+        organs = {organ: f"{mean:.3f}" for organ, mean in zip(LABELS.values(), means, strict=True)}
+        rows.append({"grid": name, **organs, "mean": means.mean(), "against the first": means.mean() - first})
+    for row in rows:
+        row["mean"], row["against the first"] = f"{row['mean']:.3f}", f"{row['against the first']:+.3f}"
+    print(text_table(rows))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
