@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,6 @@ def require_variant(name: str, variant: str, asked: str) -> None:
         raise UserError(f"{asked}: method={name} has no such variant")
 
 
-def fitted(arguments: Mapping[str, Any], side: Callable[[], int]) -> dict[str, Any]:
-    """The hyperparameters for images of one size: an `image_size` of 0 becomes their side, which is read only then."""
-    return {**arguments, **({"image_size": side()} if arguments.get("image_size") == 0 else {})}
-
-
 def build(
     name: str, arguments: dict[str, Any], *, encoder: str, weights: str | None = "none", stride: int = 0
 ) -> FewShotMethod:
@@ -102,7 +97,7 @@ def build(
     strides = method.encoder_strides
     if stride:
         strides = tuple(s * stride // strides[-1] for s in strides)
-    return method(encoders.build(encoder, strides, weights), **arguments)
+    return method(encoders.build(encoder, strides, weights, method.dims), **arguments)
 
 
 def restore(content: dict[str, Any], path: Path) -> FewShotMethod:

@@ -58,7 +58,8 @@ class ADNet(FewShotMethod):
     ) -> Output:
         """One prototype from the supports, the soft threshold on every query (spec 2.1)."""
         (support,), (query,) = support_features, query_features
-        size = support_masks.shape[-2:]
+        size = (*query.shape[3:-2], *support_masks.shape[-2:])
+        support_masks = self.pooling_masks(support_masks, support)
         prototype = ops.masked_average(support, support_masks).mean(1, keepdim=True)
         probability = ops.foreground_probability(query, prototype, self.threshold)
         logits = ops.upsampled_logits(probability, size)
@@ -70,11 +71,15 @@ class ADNet(FewShotMethod):
         losses["threshold"] = self.threshold_weight * self.threshold.sum() / 20
         return Output(logits, losses)
 
+    def pooling_masks(self, masks: Tensor, features: Tensor) -> Tensor:
+        """The support masks that pooling and alignment use: `(B, S, *)` as they are."""
+        return masks
+
     def alignment_loss(self, support: Tensor, support_masks: Tensor, query: Tensor, probability: Tensor) -> Tensor:
         """The predicted query segments its own support (spec 2.2); zero for episodes in which nothing is predicted."""
         predicted = probability.detach() > 0.5
         prototype = ops.joint_masked_average(query, predicted)
         aligned = ops.foreground_probability(support, prototype, self.threshold)
-        logits = ops.upsampled_logits(aligned, support_masks.shape[-2:])
+        logits = ops.upsampled_logits(aligned, support_masks.shape[2:])
         loss = ops.pixel_nll(logits, support_masks).mean(1)
         return torch.where(predicted.flatten(1).any(1), loss, 0.0).mean()

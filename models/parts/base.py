@@ -20,7 +20,7 @@ class FewShotMethod(nn.Module):
 
     Attributes:
         dims: number of spatial axes, 2 or 3.
-        encoder_strides: output strides of the encoder maps the paper uses, shallow to deep.
+        encoder_strides: in-plane output strides of the encoder maps the paper uses, shallow to deep.
         default_encoder: `encoder=` when the user names none.
         recipe: the paper's values for `train.*`, `scans.*`, `episode.*`, `test.*` and `model.*`; its key `variants`
             holds what differs by data set, stage or profile, as recipes again: `{"SABS": {"scans": ...}}`.
@@ -64,8 +64,13 @@ class FewShotMethod(nn.Module):
         return self.match(support_features, episode.support_masks, query_features, episode.query_masks)
 
     def _encode_both(self, episode: Episode) -> tuple[Features, Features]:
-        """2D: support and query in ONE encoder batch, so that batch statistics span both, as the papers train."""
+        """2D: support and query in ONE encoder batch, so that batch statistics span both, as the papers train.
+
+        3D: two batches, each with its own statistics, as the paper trains (spec adnet 4.1); their depths may differ.
+        """
         supports, queries = episode.support_images, episode.query_images
+        if self.dims == 3:
+            return self._encode_one(supports), self._encode_one(queries)
         images = torch.cat((supports.flatten(0, 1), queries.flatten(0, 1)))
         features = self.encode(images)
         split = supports.shape[0] * supports.shape[1]
@@ -73,6 +78,10 @@ class FewShotMethod(nn.Module):
             tuple(f[:split].unflatten(0, supports.shape[:2]) for f in features),
             tuple(f[split:].unflatten(0, queries.shape[:2]) for f in features),
         )
+
+    def _encode_one(self, images: Tensor) -> Features:
+        """Images `(B, S, C, *)` -> features with the rows `(B, S)`."""
+        return tuple(f.unflatten(0, images.shape[:2]) for f in self.encode(images.flatten(0, 1)))
 
 
 def reduction(encoder: nn.Module, position: int, channels: int) -> nn.Module:

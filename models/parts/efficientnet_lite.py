@@ -50,6 +50,11 @@ class EfficientNetLite0(nn.Module):
                 f"efficientnet_lite0 cannot give maps of stride {self.strides}; try 8 or 16 for the deepest"
             )
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """All blocks, in their order."""
+        return self._blocks
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images `(N, 1, H, W)` (or 3 channels) -> maps `(N, C, H / stride, W / stride)`."""
         x = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,8 @@
 """Encoders by name, and their pretrained weights.
 
-An encoder has `dims`, `channels` and `strides` (one entry a map, shallow to deep) and takes images `(N, 1, *)` to a
-tuple of maps. Weights are loaded strictly: a file that does not fit is an error, never skipped.
+An encoder has `dims`, `channels` and `strides` (in the plane, one entry a map, shallow to deep) and takes images
+`(N, 1, *)` to a tuple of maps; the depth of a volume stays. Weights are loaded strictly: a file that does not fit is an
+error, never skipped.
 """
 
 import logging
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from models.parts.efficientnet_lite import EfficientNetLite0, imagenet_file
 from models.parts.resnet import ResNetEncoder
+from models.parts.resnext3d import ResNeXt3D
+from models.parts.slicewise import SliceWise
 from models.parts.vision import torchvision
 from util.errors import UserError
 
@@ -49,6 +52,7 @@ ENCODERS = {
     "resnet101": Entry(lambda strides: ResNetEncoder("resnet101", strides)),
     "resnet50": Entry(lambda strides: ResNetEncoder("resnet50", strides)),
     "resnet18": Entry(lambda strides: ResNetEncoder("resnet18", strides)),
+    "resnext101_3d": Entry(ResNeXt3D),  # the one for volumes; in a 3D method the others see them slice by slice
     # Mean Dice of ADNet on CHAOST2, fold 0, 2000 steps: 0.624 with the papers' values; batch norms trained on large
     # batches suffer from two images: 0.659 without; a larger step: 0.691, and as it then ends noisily (0.628 with other
     # episodes), a rate that decays. Stride 8 costs twice the time of 16 and was no better.
@@ -82,27 +86,27 @@ def entry(name: str) -> Entry:
     return ENCODERS[name]
 
 
-def build(name: str, strides: tuple[int, ...], weights: str | None = "none") -> nn.Module:
-    """Make the encoder `name` with maps of the given output strides.
+def build(name: str, strides: tuple[int, ...], weights: str | None = "none", dims: int = 2) -> nn.Module:
+    """Make the encoder `name` with maps of the given output strides, for images or volumes.
 
     Args:
         name: a key of ENCODERS.
         strides: output strides of the maps, shallow to deep.
         weights: "none", "imagenet", "coco" (DeepLabV3's trunk), or a file with a state dict; None where a checkpoint
             will bring them.
+        dims: spatial axes of what it will see; a 2D encoder sees the slices of volumes.
 
     Raises:
-        UserError: unknown name, no such weights, a file that does not fit.
+        UserError: unknown name, no such weights, a file that does not fit, an encoder of volumes for images.
     """
     encoder = entry(name).make(tuple(strides))
-    if weights is None or name == "none":
-        return encoder
-    if weights == "none":
+    if encoder.dims > dims:
+        raise UserError(f"encoder={name}: sees volumes, this method sees slices; choose another, such as resnet101")
+    if weights == "none" and name != "none":
         log.warning("encoder %s starts at random; weights=imagenet, coco or a file give it a head start", name)
-        return encoder
-    load_weights(encoder, published_state(name, weights), weights)
-    log.info("encoder %s: %s weights loaded, every tensor matched", name, weights)
-    return encoder
+    elif weights not in (None, "none"):
+        load_weights(encoder, published_state(name, weights), weights)
+    return SliceWise(encoder) if dims > encoder.dims else encoder
 
 
 def published_state(name: str, weights: str) -> Mapping[str, Tensor]:
@@ -120,22 +124,31 @@ def published_state(name: str, weights: str) -> Mapping[str, Tensor]:
                 f"weights={weights} for {name} cannot be fetched from {entry.url} ({error}); fetch that file on "
                 "another machine and give its name as weights=FILE, or choose weights=none"
             ) from error
-    if weights in ("imagenet", "coco"):
+    if weights == "kinetics" and name == "resnext101_3d":
+        raise UserError(
+            "weights=kinetics: fetch resnext-101-kinetics.pth of Hara et al. (the first release of their "
+            "3D-ResNets-PyTorch) and give its name as weights=FILE"
+        )
+    if weights in ("imagenet", "coco", "kinetics"):
         raise UserError(f"there are no {weights} weights for {name}; choose none, or a file")
     return _read(Path(weights))
 
 
 def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy a published state dict into the encoder, strictly; classifiers are left aside.
+    """Copy a published state dict into the encoder, strictly; classifiers are left aside, and the log says so.
 
-    Prefixes `module.`, `encoder.`, `backbone.` are understood whether the file or the encoder carries them.
+    Prefixes `module.`, `encoder.`, `backbone.` are understood whether the file or the encoder carries them. Files older
+    than the batch counters of batch norms (the Kinetics ones) leave these at zero.
     """
     own = {_bare(name): name for name in encoder.state_dict()}
     # the file of EfficientNet-Lite0 covers stages the encoder stops before; they are no mismatch
     given = {_bare(name): value for name, value in state.items() if not _bare(name).startswith(HEADS)}
     given = {name: value for name, value in given.items() if name in own or not _beyond(name, encoder)}
+    present = encoder.state_dict()
+    if not any(name.endswith("num_batches_tracked") for name in given):
+        given |= {bare: present[name] for bare, name in own.items() if bare.endswith("num_batches_tracked")}
     missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    sizes = [name for name in own.keys() & given.keys() if given[name].shape != encoder.state_dict()[own[name]].shape]
+    sizes = [name for name in own.keys() & given.keys() if given[name].shape != present[own[name]].shape]
     if missing or foreign or sizes:
         raise UserError(
             f"weights={source} do not fit {encoder.name}: {len(missing)} tensors missing {missing[:2]}, "
@@ -143,6 +156,15 @@ def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
             "choose the file of this encoder"
         )
     encoder.load_state_dict({own[name]: value for name, value in given.items()}, strict=True)
+    aside = sorted({_bare(name) for name in state} - given.keys())
+    log.info(
+        "encoder %s: %s weights, all %d tensors matched, %d of the file left aside %s",
+        encoder.name,
+        source,
+        len(own),
+        len(aside),
+        aside[:4],
+    )
 
 
 def _beyond(name: str, encoder: nn.Module) -> bool:

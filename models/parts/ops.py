@@ -48,6 +48,11 @@ def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
     return resized.reshape(*maps.shape[:-dims], *size)
 
 
+def nearest(masks: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Masks `(B, S, *)` sampled at the spatial `size`: cell i is the voxel floor(i * in / out) of every axis."""
+    return F.interpolate(masks.float(), size=tuple(size), mode="nearest")
+
+
 def resize_matrix(source: int, target: int, like: Tensor, align_corners: bool = False) -> Tensor:
     """The linear map `(target, source)` that resizes one axis bilinearly."""
     identity = torch.eye(source, device=like.device, dtype=like.dtype)
@@ -58,8 +63,9 @@ def resize_matrix(source: int, target: int, like: Tensor, align_corners: bool = 
 def pull_back(masks: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Masks `(..., H, W)` pulled back to feature resolution `(..., h, w)` through the transposed resize.
 
-    "Upsample the features to the mask, multiply, sum" is a linear form in the features; its weights at feature
-    resolution are R_y^T M R_x. The same number (1e-7), without the map at image resolution.
+    A depth before the rows stays as it is: no encoder reduces it. "Upsample the features to the mask, multiply, sum" is
+    a linear form in the features; its weights at feature resolution are R_y^T M R_x. The same number (1e-7), without
+    the map at image resolution.
     """
     rows = resize_matrix(size[0], masks.shape[-2], masks, align_corners)
     columns = resize_matrix(size[1], masks.shape[-1], masks, align_corners)
@@ -83,10 +89,10 @@ def masked_average(features: Tensor, masks: Tensor) -> Tensor:
     """Masked average pooling at image resolution: features `(B, S, C, h, w)`, masks `(B, S, H, W)` -> `(B, S, C)`.
 
     Equals resizing the features to the masks (bilinear, align_corners False), then `sum(F * M) / (sum(M) + 1e-5)`.
-    An empty mask gives the zero vector.
+    An empty mask gives the zero vector. Volumes have a depth before the rows, the same for both.
     """
     masks = masks.to(features.dtype)
-    return weighted_average(features, pull_back(masks, features.shape[-2:]), total=masks.sum((-2, -1)))
+    return weighted_average(features, pull_back(masks, features.shape[-2:]), total=masks.flatten(2).sum(-1))
 
 
 @in_full_precision
@@ -97,7 +103,8 @@ def joint_masked_average(features: Tensor, masks: Tensor, align_corners: bool = 
     """
     masks = masks.to(features.dtype)
     weights = pull_back(masks, features.shape[-2:], align_corners).flatten(1)[:, None]
-    return weighted_average(features.transpose(1, 2).flatten(2)[:, None], weights, total=masks.sum((1, 2, 3))[:, None])
+    together = features.transpose(1, 2).flatten(2)[:, None]
+    return weighted_average(together, weights, total=masks.flatten(1).sum(1, keepdim=True))
 
 
 def dilate(masks: Tensor, radius: int) -> Tensor:

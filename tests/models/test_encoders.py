@@ -7,6 +7,8 @@ from efficientnet_lite_pytorch import EfficientNet
 
 import models
 from models.parts import encoders
+from models.parts.recompute import recompute_blocks
+from models.parts.resnext3d import ResNeXt3D
 from models.parts.vision import torchvision
 from util.errors import UserError
 
@@ -64,15 +66,20 @@ def test_trunk_of_resnet101_has_the_papers_parameters():
     assert encoder.channels == (2048,)
 
 
-@pytest.mark.parametrize("name", sorted(encoders.ENCODERS.keys() - {"none"}))  # that one has no strides
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", sorted(encoders.ENCODERS))
 @pytest.mark.parametrize("strides", [(8,), (16,), (4, 8), (8, 16)])
-def test_strides_and_channels_are_what_they_say(name, strides):
-    encoder = encoders.build(name, strides, None).eval()
+def test_strides_and_channels_are_what_they_say(name, strides, dims):
+    """In 2D methods and in 3D ones, where the depth stays."""
+    if name == "resnext101_3d" and dims == 2:
+        pytest.skip("sees volumes")
+    encoder = encoders.build(name, strides, None, dims).eval()
+    depth = (2,) if dims == 3 else ()
     with torch.no_grad():
-        maps = encoder(torch.randn(1, 1, 64, 64))
-    assert encoder.strides == strides and encoder.dims == 2
+        maps = encoder(torch.randn(1, 1, *depth, 64, 64))
+    assert encoder.strides == strides and encoder.dims == dims
     for features, stride, channels in zip(maps, strides, encoder.channels, strict=True):
-        assert features.shape == (1, channels, 64 // stride, 64 // stride)
+        assert features.shape == (1, channels, *depth, 64 // stride, 64 // stride)
 
 
 def test_deeplab_checkpoint_fits_the_trunk(tmp_path):
@@ -117,3 +124,92 @@ def test_a_method_on_a_real_encoder_at_another_stride():
         with torch.no_grad():
             (features,) = method.encode(torch.randn(2, 1, 64, 64))
         assert features.shape == (2, 256, side, side)
+
+
+# --------------------------------------------------------------------------------------------------------- volumes
+
+
+def kinetics_file(folder, **changes):
+    """A file as Hara et al. publish it: prefixes, a classifier, no counters of batch norms, other entries beside."""
+    torch.manual_seed(1)
+    names = encoders.build("resnext101_3d", (8,), None, 3).state_dict()
+    state = {
+        f"module.{name}": torch.randn_like(value)
+        for name, value in names.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    state |= {"module.fc.weight": torch.zeros(400, 2048), "module.fc.bias": torch.zeros(400), **changes}
+    path = folder / "resnext-101-kinetics.pth"
+    torch.save({"epoch": 1, "arch": "resnext-101", "state_dict": state, "optimizer": {}}, path)
+    return path, state
+
+
+def test_resnext_is_the_papers(tmp_path):
+    """Spec 14.4: 47,521,216 parameters, the published key names, 10 x 27 x 27 features of a 10 x 215 x 215 crop."""
+    encoder = encoders.build("resnext101_3d", (8,), None, 3)
+    assert sum(p.numel() for p in encoder.parameters()) == 47_521_216
+    keys = encoder.state_dict().keys()
+    assert {"conv1.weight", "bn1.running_var", "layer1.0.downsample.1.bias", "layer3.22.conv2.weight"} <= keys
+    with torch.device("meta"):
+        (features,) = encoders.build("resnext101_3d", (8,), None, 3)(torch.empty(1, 1, 10, 215, 215))
+    assert features.shape == (1, 2048, 10, 27, 27)
+    with torch.device("meta"):
+        method = models.build("adnet3d", {}, encoder="resnext101_3d", weights=None)
+    assert sum(p.numel() for p in method.parameters()) == 48_045_505
+
+
+def test_kinetics_checkpoint(tmp_path, caplog):
+    path, state = kinetics_file(tmp_path)
+    with caplog.at_level("INFO"):
+        encoder = encoders.build("resnext101_3d", (8,), str(path), 3)
+    for name, value in encoder.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, state[f"module.{name}"])
+    assert "2 of the file left aside ['fc.bias', 'fc.weight']" in caplog.text
+    path, _ = kinetics_file(tmp_path, **{"module.more": torch.ones(1)})
+    with pytest.raises(UserError, match="do not fit resnext101_3d"):
+        encoders.build("resnext101_3d", (8,), str(path), 3)
+    with pytest.raises(UserError, match="weights=FILE"):
+        encoders.build("resnext101_3d", (8,), "kinetics", 3)
+
+
+def test_an_encoder_of_volumes_is_refused_for_images():
+    with pytest.raises(UserError, match="sees volumes, this method sees slices"):
+        encoders.build("resnext101_3d", (8,), None, 2)
+
+
+def test_slices_of_a_volume_start_as_the_2d_encoder_sees_them():
+    flat = encoders.build("efficientnet_lite0", (16,), "imagenet", 2).eval()
+    deep = encoders.build("efficientnet_lite0", (16,), "imagenet", 3).eval()
+    volume = torch.randn(2, 1, 5, 64, 64)
+    with torch.no_grad():
+        features = deep(volume)[0]
+        for n, z in ((0, 0), (1, 4)):
+            torch.testing.assert_close(features[n, :, z], flat(volume[n : n + 1, :, z])[0][0], rtol=1e-4, atol=1e-4)
+        torch.nn.init.normal_(deep.mixers[0].add.weight)
+        change = (deep(volume + torch.eye(5)[2][:, None, None])[0] - deep(volume)[0]).abs().amax((0, 1, 3, 4))
+    assert (change > 0).all()  # slice 2 is felt by its two neighbours on either side
+
+
+@pytest.mark.parametrize("make", ["slicewise", "resnext", "resnet18"])
+def test_checkpointing_changes_nothing(make):
+    """Activation checkpointing: the same features, gradients and running statistics, bit for bit."""
+
+    def encoder():
+        torch.manual_seed(0)
+        if make == "resnext":
+            return ResNeXt3D((8,), (2, 1, 1, 1)).train()
+        return encoders.build(
+            make if make == "resnet18" else "efficientnet_lite0", (8,), None, 2 + (make == "slicewise")
+        )
+
+    volume = torch.randn(2, 1, *(() if make == "resnet18" else (3,)), 32, 32)
+    plain, twice = encoder(), encoder()
+    recompute_blocks(twice)
+    for network in (plain, twice):
+        for _ in range(2):
+            network(volume)[-1].square().mean().backward()
+    for one, other in zip(plain.parameters(), twice.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    for (name, one), other in zip(plain.state_dict().items(), twice.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
