@@ -117,11 +117,12 @@ CHOICES = {
     "stage": (1, 2),
     "scans.normalise": ("scan", "training", "fold"),
     "scans.segments": ("supervoxels", "superpixels"),
-    "episode.sampler": ("neighbours", "slice", "realistic"),
+    "episode.sampler": ("neighbours", "slice", "realistic", "windows"),
     "episode.queries": ("one", "all"),
     "episode.carry": ("composed", "direct", "none"),
     "episode.size_of": ("first", "larger"),
     "episode.augment": ("one", "both"),
+    "episode.warp": ("affine", "column_slice"),
     "test.match": ("parts", "whole", "volume", "position", "similar", "propagate"),
     "test.shots_of": ("slices", "scans"),
     "test.supports": ("fold", "all"),
@@ -143,6 +144,7 @@ MINIMA = {
     "test.parts": 1,
     "test.shots": 1,
     "test.batch_size": 1,
+    "test.memory_gb": 0,
     "seed": 0,
     "threads": 0,
     "workers": 0,
@@ -161,7 +163,8 @@ def options():
     data_root = "data"  # folder that holds CHAOST2/, SABS/, CMR/, PHANTOM/
     stage = 1  # 2: the second training of a method that has one (visa)
     profile = "paper"  # "code": what a method's published code does, where the two differ and the method offers both
-    encoder = models.method_class(method).default_encoder  # resnet101, resnet50, resnet18, efficientnet_lite0, none
+    encoder = models.method_class(method).default_encoder  # resnet101, resnet50, resnet18, efficientnet_lite0, none;
+    # for volumes: resnext101_3d, or any of the others slice by slice
     weights = encoders.entry(encoder).weights  # none, imagenet, coco, or a file
     stride = encoders.entry(encoder).stride  # output stride of its deepest map; 0 = as the method's paper has it
     _variants = (dataset, f"stage {stage}", profile)
@@ -176,6 +179,7 @@ def options():
         "decay": 0.95,  # the learning rate is multiplied by this ...
         "decay_every": 1000,  # ... every so many steps; 0 = ten times in all
         "precision": "float32",  # bfloat16, float16: mixed precision on a GPU
+        "checkpointing": False,  # blocks of the encoder run twice to save memory (volumes on a small GPU)
         "frozen_norm": False,  # batch norms of the encoder keep their pretrained statistics (the papers train them)
         "save_every": 1000,  # steps between checkpoints
         "log_every": 10,  # steps between rows of metrics.csv
@@ -191,16 +195,20 @@ def options():
     }
     episode = {
         "sampler": "neighbours",  # support and query: neighbouring slices; one "slice" seen twice (ALPNet); "realistic"
-        "min_size": 200,  # smallest segment area in pixels
+        # (visa); "windows" of a volume
+        "min_size": 200,  # smallest segment area in pixels; a window holds more voxels of it
+        "window": [10, 215, 215],  # windows: slices, rows, columns
         "size_of": "first",  # neighbours: which slice min_size is asked of: first, or the larger of the two
         "runs": False,  # neighbours: pair slices only within runs of consecutive ones
         "augment": "one",  # gamma and warp each change one of the two images, or both by themselves (ALPNet)
         "gamma": [0.5, 1.5],
         "rotation": 5.0,  # degrees, either way
         "shift": 5.0,  # pixels, either way
+        "shift_slices": 1.0,  # windows
         "shear": 5.0,  # degrees, either way
         "zoom": [0.9, 1.2],
         "elastic": 10.0,
+        "warp": "affine",  # windows: in 3D; "column_slice": as published, tilted through the slices
         "realistic": 0.5,  # realistic: share of tasks between neighbouring slices; 0: all on one slice, 1: none
         "reach": 3,  # realistic: the farthest neighbour, in slices
         "queries": "one",  # realistic: one neighbour within reach, or "all" of them at once
@@ -225,6 +233,8 @@ def options():
         # or these "unclamped" (VISA-FSS)
         "recorder": "plain",  # protocol=legacy: "alpnet" shows precision and recall, and one 0/0 makes a mean NaN
         "batch_size": 8,  # slices at once
+        "patch": [0, 0, 0],  # volumes: slices, rows, columns encoded at once; 0 = all
+        "memory_gb": 0.0,  # volumes: patches are made so small that the encoder needs no more than this; 0 = no bound
         "save": False,  # one picture an organ
         **models.recipe(method, "test", *_variants),
     }

@@ -24,8 +24,10 @@ from dataloaders.exclusion import removal_table
 from dataloaders.flows import Carrier, make_flows
 from dataloaders.realistic import RealisticSampler
 from dataloaders.regrid import Preparation, observe
-from dataloaders.samplers import NeighboursSampler, Sampler, SliceSampler, excluded_slices
+from dataloaders.samplers import NeighboursSampler, Sampler, SliceSampler, WindowsSampler, excluded_slices
 from dataloaders.scans import Scan, read_scans, training_intensities
+from dataloaders.windows import WindowEpisodes
+from models.parts.recompute import recompute_blocks
 from util import checkpoints, report, runs
 from util.dataset import choose_fold, require_scans
 from util.episode import Episode
@@ -67,8 +69,6 @@ class Trainer:
         self.config, self.folder, self.device, self.rank, self.ranks = config, folder, device, rank, ranks
         self.options = config["train"]
         self.step = 0
-        self.scans, self.intensities = training_scans(config)
-        config["model"] = models.fitted(config["model"], lambda: self.scans[0].image.shape[-1])
         torch.manual_seed(config["seed"])  # new layers start from the seed alone
         self.method = models.build(
             config["method"],
@@ -77,25 +77,23 @@ class Trainer:
             weights=None if config["resume"] or self.options["start"] else config["weights"],
             stride=config["stride"],
         )
+        self.method.to(device).train()
         # the layout convolutions like best, on CPU as on GPU
-        layout = torch.channels_last if self.method.dims == 2 else torch.channels_last_3d
-        self.method.to(device, memory_format=layout).train()
+        nn.utils.convert_conv2d_weight_memory_format(self.method, torch.channels_last)
+        nn.utils.convert_conv3d_weight_memory_format(self.method, torch.channels_last_3d)
+        if self.options["checkpointing"]:
+            recompute_blocks(self.method.encoder)
         if self.options["frozen_norm"]:
             freeze_batch_norms(self.method.encoder)
         torch.manual_seed(config["seed"] + rank)  # dropout, different on every rank
         self.optimiser = make_optimiser(self.method, self.options)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.options["precision"] == "float16")
+        self.scans, self.intensities = training_scans(config)
         self.preparation = training_preparation(config, self.scans)
         if self.options["start"] and not config["resume"]:
             self._start_from(start_checkpoint(config))
-        self.episodes = TrainingEpisodes(
-            self.scans,
-            make_sampler(config, self.scans, folder),
-            make_ranges(config["episode"]),
-            config["seed"],
-            config["episode"]["augment"],
-            make_carrier(config, self.scans, device, rank),
-            config["episode"]["lost_labels"],
+        self.episodes = make_episodes(
+            config, self.scans, self.method.dims, make_carrier(config, self.scans, device, rank), folder
         )
 
     def run(self, stop: list, log_scalar: Callable[[str, float, int], None]) -> float:
@@ -146,7 +144,7 @@ class Trainer:
         )
 
     def train_step(self, episode: Episode) -> dict[str, Tensor]:
-        """One update; returns losses and diagnostics, detached, without waiting for the device."""
+        """One update; returns the losses, detached, without waiting for the device."""
         self.method.progress = self.step / self.options["steps"]
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.options)
@@ -158,8 +156,7 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        losses = {name: value.detach() for name, value in output.losses.items()}
-        return {"loss": output.loss.detach(), **losses, **output.diagnostics}
+        return {"loss": output.loss.detach(), **{name: value.detach() for name, value in output.losses.items()}}
 
     def save(self) -> None:
         """Write checkpoints/step_<n>.pt below the run's folder."""
@@ -300,6 +297,32 @@ def training_preparation(config: dict, scans: list[Scan]) -> Preparation:
     return observe(plan, [scan.geometry for scan in scans], scans[0].image.shape[2])
 
 
+def make_episodes(
+    config: dict, scans: list[Scan], dims: int, carrier: Carrier | None = None, folder: Path | None = None
+) -> TrainingEpisodes:
+    """The training episodes of the configuration for a 2D or 3D method; `folder` as in `make_sampler`.
+
+    Raises:
+        UserError: the sampler does not fit the method, or a batch would join windows of several shapes.
+    """
+    options, batch_size = config["episode"], config["train"]["batch_size"]
+    if (options["sampler"] == "windows") != (dims == 3):
+        raise UserError(
+            f"episode.sampler={options['sampler']}: method={config['method']} sees "
+            f"{'volumes; choose windows' if dims == 3 else 'slices; windows are for volumes'}"
+        )
+    arguments = (scans, make_sampler(config, scans, folder), make_ranges(options), config["seed"], options["augment"])
+    if dims == 2:
+        return TrainingEpisodes(*arguments, carrier, options["lost_labels"])
+    episodes = WindowEpisodes(*arguments, window=options["window"], warp=options["warp"])
+    if batch_size > 1 and len(episodes.shapes) > 1:
+        raise UserError(
+            f"train.batch_size={batch_size}: the training scans give windows of several shapes "
+            f"{sorted(episodes.shapes)}; choose a smaller episode.window, or train.batch_size=1"
+        )
+    return episodes
+
+
 def make_sampler(config: dict, scans: list[Scan], folder: Path | None = None) -> Sampler:
     """The sampler of the configuration over the training scans; setting 2 leaves removed_slices.csv in the folder."""
     excluded = None
@@ -324,6 +347,8 @@ def make_sampler(config: dict, scans: list[Scan], folder: Path | None = None) ->
         return SliceSampler(segments, **options)
     if episode["sampler"] == "realistic":
         return RealisticSampler(segments, **options, **{key: episode[key] for key in ("realistic", "reach", "queries")})
+    if episode["sampler"] == "windows":
+        return WindowsSampler(segments, depth=episode["window"][0], **options)
     return NeighboursSampler(segments, size_of=episode["size_of"], runs=episode["runs"], **options)
 
 

@@ -4,7 +4,9 @@ Parameters are drawn first (`draw_augmentation`), then applied by plain function
 against golden numbers and moved to another image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,8 +21,9 @@ class Ranges:
     gamma: tuple[float, float] = (0.5, 1.5)
     rotation: float = 5.0  # degrees, either way
     shift: float = 5.0  # pixels, either way
+    shift_slices: float = 1.0  # volumes: slices, either way
     shear: float = 5.0  # degrees, either way
-    zoom: tuple[float, float] = (0.9, 1.2)
+    zoom: tuple[float, float] = (0.9, 1.2)  # volumes: an own factor for every axis
     elastic: float = 10.0  # factor of the smoothed noise; 10 gives about 0.3 pixels rms
 
 
@@ -50,7 +53,7 @@ class Augmentation:
     """What happens to one image: a gamma exponent, a warp, both or neither. Gamma comes first, in ALPNet last."""
 
     gamma: float | None = None
-    warp: Warp | None = None
+    warp: Any = None  # a Warp, or for volumes a VolumeWarp
     gamma_last: bool = False
 
     def apply(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,13 +69,17 @@ class Augmentation:
 
 
 def draw_for_one(
-    generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges, queries: int = 1
+    generator: np.random.Generator,
+    shape: tuple[int, ...],
+    ranges: Ranges,
+    queries: int = 1,
+    draw: Callable | None = None,
 ) -> tuple[Augmentation, ...]:
     """Changes of the support and of the query: exactly one of them gets the gamma, exactly one the warp (ADNet).
 
-    Several queries are changed alike.
+    Several queries are changed alike. `draw` makes a warp of the first three arguments; None = `draw_warp`.
     """
-    gamma, warp = generator.uniform(*ranges.gamma), draw_warp(generator, shape, ranges)
+    gamma, warp = generator.uniform(*ranges.gamma), (draw or draw_warp)(generator, shape, ranges)
     gamma_on_query, warp_on_query = generator.random(2) > 0.5
     support = Augmentation(None if gamma_on_query else gamma, None if warp_on_query else warp)
     query = Augmentation(gamma if gamma_on_query else None, warp if warp_on_query else None)
@@ -80,11 +87,16 @@ def draw_for_one(
 
 
 def draw_for_both(
-    generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges, queries: int = 1
+    generator: np.random.Generator,
+    shape: tuple[int, ...],
+    ranges: Ranges,
+    queries: int = 1,
+    draw: Callable | None = None,
 ) -> tuple[Augmentation, ...]:
     """Support and queries each get a warp, then a gamma, drawn independently (ALPNet, spec alpnet 6)."""
+    draw = draw or draw_warp
     changes = [
-        Augmentation(warp=draw_warp(generator, shape, ranges), gamma=generator.uniform(*ranges.gamma), gamma_last=True)
+        Augmentation(warp=draw(generator, shape, ranges), gamma=generator.uniform(*ranges.gamma), gamma_last=True)
         for _ in range(1 + queries)
     ]
     return tuple(changes)
@@ -102,10 +114,13 @@ def draw_warp(generator: np.random.Generator, shape: tuple[int, int], ranges: Ra
     )
 
 
-def change_gamma(image: np.ndarray, exponent: float) -> np.ndarray:
-    """`r ((x - m + 1e-5) / r) ** g + m` with m the minimum and r the range plus 1e-5, over the whole array."""
-    low = image.min()
-    span = image.max() - low + 1e-5
+def change_gamma(image: np.ndarray, exponent: float, extremes: tuple[float, float] | None = None) -> np.ndarray:
+    """`r ((x - m + 1e-5) / r) ** g + m` with m the minimum and r the range plus 1e-5, over the whole array.
+
+    `extremes` are (minimum, maximum) where the array is a part of what they belong to.
+    """
+    low, high = extremes or (image.min(), image.max())
+    span = high - low + 1e-5
     return span * ((image - low + 1e-5) / span) ** exponent + low
 
 

@@ -44,7 +44,7 @@ class TrainingEpisodes(Dataset):
         self.carrier, self.lost_labels = carrier, lost_labels
 
     def __getitem__(self, number: int) -> Episode:
-        """Episode `number`: images `(1, 1|Q, 1, H, W)`, masks `(1, 1|Q, H, W)`."""
+        """Episode `number`: images `(1, 1|Q, 1, *)`, masks `(1, 1|Q, *)`."""
         generator = np.random.default_rng((self.seed, number))
         choice = self.sampler.draw(generator)
         views = self._carried(choice) if choice.carried else self._augmented(choice, generator)
@@ -115,5 +115,5 @@ def _start_worker(worker: int) -> None:
 
 
 def _tensor(arrays: Sequence[np.ndarray]) -> Tensor:
-    """n times `(H, W)` -> `(1, n, H, W)` float32."""
+    """n times `(*)` -> `(1, n, *)` float32."""
     return torch.from_numpy(np.stack(arrays).astype(np.float32, copy=False))[None]

@@ -12,7 +12,10 @@ from util.errors import UserError
 
 @dataclass(frozen=True)
 class Choice:
-    """One training task: the same segment on two slices of one scan, or several times on one slice."""
+    """One training task: the same segment on two slices of one scan, several times on one slice, or in two windows.
+
+    Of a window the number is its first slice.
+    """
 
     scan: int  # position in the list of training scans
     segment: int  # supervoxel or superpixel id
@@ -113,6 +116,61 @@ class SliceSampler:
         return Choice(scan, int(generator.choice(segments)), z, (z,))
 
 
+class WindowsSampler:
+    """Two windows of consecutive slices that hold enough of one supervoxel (spec adnet 5.1, 5.3).
+
+    A scan, one of its supervoxels and a window are drawn uniformly, then a second window at most `spread` places from
+    the first in the supervoxel's list of windows. (The paper draws first the one that is not warped; here it is a coin,
+    which matters only in lists longer than `spread`.)
+
+    Args:
+        supervoxels: `(D, H, W)` volumes, one a training scan.
+        depth: slices of a window; a scan with fewer is one window.
+        min_size: a window holds more voxels of the supervoxel than this.
+        spread: see above.
+        excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
+
+    Raises:
+        UserError: no scan offers a single window.
+    """
+
+    def __init__(
+        self,
+        supervoxels: Sequence[np.ndarray],
+        *,
+        depth: int = 10,
+        min_size: int = 200,
+        spread: int = 50,
+        excluded: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        self.spread = spread
+        self._scans: list[tuple[int, list[tuple[int, np.ndarray]]]] = []  # (scan, [(segment, first slices)])
+        for scan, volume in enumerate(supervoxels):
+            fits = window_sums(slice_areas(volume), depth) > min_size
+            fits[0] = False
+            if excluded is not None:
+                fits &= window_sums(excluded[scan][None].astype(int), depth) == 0
+            segments = [(int(segment), np.flatnonzero(fits[segment])) for segment in np.flatnonzero(fits.any(1))]
+            if segments:
+                self._scans.append((scan, segments))
+        if not self._scans:
+            raise UserError(
+                f"no window of {depth} slices holds more than episode.min_size={min_size} voxels of a supervoxel"
+                f"{'' if excluded is None else ' and no excluded slice'}; lower episode.min_size, or make "
+                f"episode.window shallower{'' if excluded is None else ', or choose exclude=all'}"
+            )
+
+    def draw(self, generator: np.random.Generator) -> Choice:
+        """One task; both windows may be the same."""
+        scan, segments = self._scans[generator.integers(len(self._scans))]
+        segment, starts = segments[generator.integers(len(segments))]
+        place = generator.integers(len(starts))
+        near = starts[max(place - self.spread, 0) : place + self.spread + 1]
+        windows = [int(starts[place]), int(generator.choice(near))]
+        support, query = windows if generator.random() < 0.5 else reversed(windows)
+        return Choice(scan, segment, support, (query,))
+
+
 def excluded_slices(label: np.ndarray, organs: Iterable[int], rule: str) -> np.ndarray:
     """Slices `(D,)` that setting 2 removes: those with "any" of the organs, or only those with "all" (as published)."""
     shown = np.stack([(label == organ).any((1, 2)) for organ in organs])
@@ -125,6 +183,13 @@ def slice_areas(volume: np.ndarray) -> np.ndarray:
     depth = len(volume)
     keys = volume.reshape(depth, -1) + count * np.arange(depth)[:, None]
     return np.bincount(keys.ravel(), minlength=count * depth).reshape(depth, count).T
+
+
+def window_sums(counts: np.ndarray, depth: int) -> np.ndarray:
+    """Sums over windows of `depth` (or all) consecutive slices: `(ids, D)` -> `(ids, D - depth + 1)`."""
+    depth = min(depth, counts.shape[1])
+    sums = np.pad(counts, ((0, 0), (1, 0))).cumsum(1)
+    return sums[:, depth:] - sums[:, :-depth]
 
 
 def _pairs(areas: np.ndarray, min_size: int, size_of: str, runs: bool) -> tuple[list, list]:

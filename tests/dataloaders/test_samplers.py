@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dataloaders.samplers import NeighboursSampler, excluded_slices, slice_areas
+from dataloaders.samplers import NeighboursSampler, WindowsSampler, excluded_slices, slice_areas, window_sums
 from util.errors import UserError
 
 
@@ -77,6 +77,61 @@ def test_excluded_slices_are_never_drawn():
     excluded = np.arange(9) < 4
     sampler = NeighboursSampler([volume(1)], min_size=1, excluded=[excluded])
     assert sampler.table[:, 2:].min() >= 4
+
+
+def published_windows(volumes, depth, min_size) -> list[tuple]:
+    """Every window that ADNet 3D may draw, by counting: (scan, segment, first slice)."""
+    found = []
+    for scan, ids in enumerate(volumes):
+        n = min(depth, len(ids))
+        for segment in np.unique(ids[ids > 0]):
+            sizes = [(ids[z : z + n] == segment).sum() for z in range(len(ids) - n + 1)]
+            found += [(scan, int(segment), z) for z, size in enumerate(sizes) if size > min_size]
+    return found
+
+
+@pytest.mark.parametrize("min_size", [30, 55])
+def test_windows_are_the_published_ones(min_size):
+    """Scans of 9, 5 and 3 slices (the last with fewer than a window), every pair of windows, uniform over segments."""
+    volumes = [volume(1), volume(4, depth=5), volume(7, depth=3)]
+    expected = published_windows(volumes, 4, min_size)
+    sampler = WindowsSampler(volumes, depth=4, min_size=min_size)
+    generator = np.random.default_rng(0)
+    draws = 20_000
+    choices = [sampler.draw(generator) for _ in range(draws)]
+    ours = Counter((c.scan, c.segment, c.support_slice, *c.query_slices) for c in choices)
+    pairs = {a + b[2:]: 0.0 for a in expected for b in expected if a[:2] == b[:2]}
+    scans = {scan for scan, *_ in expected}
+    for scan, segment, *windows in pairs:
+        segments = {s for k, s, _ in expected if k == scan}
+        count = sum((k, s) == (scan, segment) for k, s, _ in expected)
+        pairs[scan, segment, *windows] = draws / len(scans) / len(segments) / count**2
+    assert ours.keys() == pairs.keys()
+    for key, mean in pairs.items():
+        assert abs(ours[key] - mean) < 5 * np.sqrt(max(mean, 10)), key
+
+
+def test_windows_stay_near_each_other_and_off_excluded_slices():
+    ids = np.ones((40, 8, 8), dtype=np.int32)
+    sampler = WindowsSampler([ids], depth=4, min_size=10, spread=3, excluded=[np.arange(40) % 20 == 10])
+    generator = np.random.default_rng(0)
+    choices = [sampler.draw(generator) for _ in range(2000)]
+    assert {c.support_slice for c in choices} == {*range(7), *range(11, 27), *range(31, 37)}
+    places = sorted({c.support_slice for c in choices})
+    distances = [abs(places.index(c.support_slice) - places.index(c.query_slices[0])) for c in choices]
+    assert max(distances) == 3 and min(distances) == 0
+    with pytest.raises(UserError, match="exclude=all"):
+        WindowsSampler([ids], depth=21, min_size=10, excluded=[np.arange(40) % 20 == 10])
+    with pytest.raises(UserError, match=r"episode\.min_size=99999"):
+        WindowsSampler([ids], min_size=99_999)
+
+
+def test_window_sums():
+    counts = slice_areas(volume(3))
+    for depth in (1, 4, 9, 30):
+        n = min(depth, 9)
+        expected = np.stack([counts[:, z : z + n].sum(1) for z in range(9 - n + 1)], axis=1)
+        assert np.array_equal(window_sums(counts, depth), expected)
 
 
 def test_areas():

@@ -1,0 +1,33 @@
+"""ADNet 3D: Hansen et al., "Anomaly detection-inspired few-shot medical image segmentation through self-supervision
+with supervoxels", Medical Image Analysis 2022 (arXiv 2203.02048).
+
+ADNet on volumes: one prototype from a whole supervoxel (in tests: from all annotated slices of the organ), and a query
+volume in one pass. Anomaly score, threshold and losses are ADNet's; spec/adnet.md sections 4 to 7.
+"""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from models.adnet import ADNet
+from models.parts import ops
+
+
+class ADNet3D(ADNet):
+    """ADNet in 3D: masks meet features at FEATURE resolution, where ADNet 2D pools and aligns at that of the masks.
+
+    A supervoxel that the sampling misses gives the zero prototype. Arguments as ADNet's; a 2D encoder sees the slices.
+    """
+
+    dims: ClassVar[int] = 3
+    default_encoder: ClassVar[str] = "resnext101_3d"
+    recipe = {
+        "train": dict(steps=50_000),
+        "episode": dict(sampler="windows", elastic=0.0),
+        "test": dict(match="volume", support_index=-1),
+        "variants": {"CMR": {"train": dict(steps=15_000)}},
+    }
+
+    def pooling_masks(self, masks: Tensor, features: Tensor) -> Tensor:
+        """Masks `(B, S, D, H, W)` by nearest neighbour at the size of the features `(B, S, C, D, h, w)` (spec 4.3)."""
+        return ops.nearest(masks, features.shape[3:])
