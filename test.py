@@ -23,6 +23,7 @@ from util.errors import UserError
 from util.evaluation import Result, evaluate
 from util.files import whole_file
 from util.inference import make_segmenter
+from util.memory import peak_gib
 from util.tables import text_table
 from util.volume import write_volume
 
@@ -58,12 +59,16 @@ def score(_run) -> float:
             functools.partial(read, intensities=member.intensities),
             device,
             options["batch_size"],
+            patch=options["patch"],
+            memory_gb=options["memory_gb"],
+            blend=strict,
         )
         for member in members
     ]
     results = evaluate(segmenters, tasks, scan, pool=options["pool"])
     total = len({(task.query, task.organ) for task in tasks}) if options["pool"] else len(tasks)
     results = list(tqdm(results, total=total, unit="task", desc="segmenting"))
+    log.info("peak memory %.2f GB", peak_gib(device))
     rows = [describe(result, config, members) for result in results]
     if folder is not None:
         save_sources(folder / "scans.json", dataset, root.resolve(), {task.query for task in tasks})
@@ -139,9 +144,7 @@ def load_methods(config: dict, fold: Fold) -> list[Trained]:
 def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = False) -> Trained:
     if wanted == UNTRAINED:
         keys = ("encoder", "weights", "stride")
-        dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
-        arguments = models.fitted(config["model"], lambda: read_scan(dataset, root, fold.support).image.shape[-1])
-        method = models.build(config["method"], arguments, **{key: config[key] for key in keys})
+        method = models.build(config["method"], config["model"], **{key: config[key] for key in keys})
         about = (config["encoder"], config["setting"], config["seed"], shared_intensities(config, fold))
         return Trained(method, UNTRAINED, "", *about)
     folder = tables.run_folder(config)

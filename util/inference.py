@@ -10,14 +10,24 @@ from torch import Tensor
 
 from util.evaluation import Group, Segmenter, Task
 from util.metrics import overlap
+from util.volume_inference import VolumeInference
 
 AGREEMENT = 0.7  # Dice; with ADNet and ALPNet on CHAOST2 0.5 let more drift through
 
 
 def make_segmenter(
-    method: torch.nn.Module, read_scan: Callable[[int], Any], device: torch.device, batch_size: int = 8
+    method: torch.nn.Module,
+    read_scan: Callable[[int], Any],
+    device: torch.device,
+    batch_size: int = 8,
+    **patches,
 ) -> Segmenter:
-    """The segmenter that fits a method in evaluation mode; arguments as in `SliceInference`."""
+    """The segmenter that fits a method in evaluation mode.
+
+    Arguments as in `SliceInference` for 2D methods; for 3D ones `patches` are the keywords of `VolumeInference`.
+    """
+    if method.dims == 3:
+        return VolumeInference(method, read_scan, device, **patches)
     return SliceInference(method, read_scan, device, batch_size)
 
 
