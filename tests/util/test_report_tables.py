@@ -7,10 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.util.scored_runs import GEOMETRY, SHAPE, make_data, make_run, make_study
+from tests.util.scored_runs import GEOMETRY, SHAPE, make_data, make_run, make_study, make_training
+from util.errors import UserError
 from util.report import published
 from util.report.__main__ import main
-from util.report.gather import gather
+from util.report.figures import read_curve, training_logs
+from util.report.gather import Group, gather
 from util.report.tables import Table, beside_published, latex, markdown
 from util.volume import write_volume
 
@@ -99,6 +101,14 @@ def test_the_newer_of_two_equal_tests_counts(tmp_path):
     assert gather([str(tmp_path / "runs/1"), str(tmp_path / "runs/1")])[1] == []  # the same folder twice is one
 
 
+def test_methods_scored_on_other_scans_are_named(tmp_path):
+    make_data(tmp_path, range(1, 4))
+    make_run(tmp_path / "runs/a", tmp_path, range(1, 4), 1)
+    make_run(tmp_path / "runs/b", tmp_path, range(2, 4), 1, method="qnet")
+    _, (warning,) = gather([str(tmp_path / "runs")])
+    assert "qnet was scored on 2 of 3 scans" in warning
+
+
 def test_data_sets_have_tables_of_their_own(tmp_path, capsys):
     make_data(tmp_path, range(1, 3))
     for name in ("CHAOST2", "SABS"):
@@ -157,11 +167,14 @@ def test_published_numbers_stand_beside_ours_with_their_source(tmp_path):
     make_run(tmp_path / "runs/b", tmp_path, range(1, 3), 1, dataset="CHAOST2", method="adnet")
     ((comparison,), _) = gather([str(tmp_path / "runs")])
     table = beside_published(comparison)
-    rows = {(row[0], row[1]): row[2:] for row in table.rows}
+    organs, rows = table.header[2:-1], {(row[0], row[1]): row[2:] for row in table.rows}
+    assert organs == ["liver", "left kidney", "mean"]
     # spec alpnet.md, section 15: MR, setting 1
     assert rows["SSL-ALPNet, published", "1"][:3] == ["76.10", "81.92", "78.84"]
-    assert rows["adnet, published", "1"][0] == "not found"
-    assert float(rows["alpnet, ours", "1"][0]) > 1 and ("SSL-ALPNet, published", "2") not in rows
+    assert rows["adnet, published", "–"] == ["–", "–", "–", "none found"]
+    assert 1 < float(rows["alpnet, ours", "1"][0]) < 100 and ("SSL-ALPNet, published", "2") not in rows
+    order = [row[0] for row in table.rows]
+    assert order.index("SSL-ALPNet, published") == order.index("alpnet, ours") + 1
     assert "VISA-FSS paper" in table.note and "protocol=legacy" in table.note
 
 
@@ -228,3 +241,17 @@ def test_images_that_are_gone_leave_a_page_without_overlays(run, tmp_path, capsy
 
 def test_an_output_folder_that_cannot_be(run, capsys):
     assert "cannot be written" in refused_after_progress(capsys, run, run / "scores.csv")
+
+
+def test_a_metrics_file_that_is_cut_or_missing_costs_only_its_curve(tmp_path):
+    log = tmp_path / "runs/1/metrics.csv"
+    make_training(log.parent, steps=60)
+    assert read_curve(log)[0].tolist() == [10, 20, 30, 40, 50, 60]
+    assert read_curve(log)[1][0] == pytest.approx(1.5 / 1.5 + 0.3)  # the sum that was minimised
+    log.write_text(log.read_text()[:-12])
+    assert read_curve(log)[0].tolist() == [10, 20, 30, 40, 50]
+    (log.parent / "other.csv").write_text("step,speed\n1,2\n")
+    with pytest.raises(UserError, match=r"other\.csv"):
+        read_curve(log.parent / "other.csv")
+    rows = [{"checkpoint": str(log.parent / "checkpoints/step_60.pt+") + str(tmp_path / "gone/checkpoints/step_1.pt")}]
+    assert training_logs(Group("a", "adnet", {}, rows)) == [log]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from util.errors import UserError
 from util.files import whole_file
 from util.report.gather import Comparison, Group
 from util.report.scores import SCORES
@@ -43,14 +44,18 @@ def box_plot(comparison: Comparison, organ: str, score: str) -> Any:
     return figure
 
 
-def training_curves(group: Group) -> Any | None:
-    """A figure of the loss of every training run of a group; None where their metrics.csv are not there."""
-    curves = {file: read_curve(file) for file in training_logs(group)}
-    curves = {file: curve for file, curve in curves.items() if len(curve[0]) > 1}
-    if not curves:
-        return None
+def training_curves(comparison: Comparison) -> list[Any]:
+    """Figures of the losses of the training runs behind the checkpoints; groups of the same runs share one."""
+    behind: dict[tuple[Path, ...], list[str]] = {}
+    for group in comparison.groups:
+        behind.setdefault(tuple(training_logs(group)), []).append(group.label)
+    return [_curves(", ".join(labels), logs) for logs, labels in behind.items() if logs]
+
+
+def _curves(title: str, logs: Sequence[Path]) -> Any:
     figure, axis = _axis(height=2.4)
-    for at, (file, (steps, losses)) in enumerate(curves.items()):
+    for at, file in enumerate(logs):
+        steps, losses = read_curve(file)
         colour, name = colour_of(at), f"{file.parent.parent.name}/{file.parent.name}"
         window = max(1, len(losses) // 40)
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
@@ -58,8 +63,8 @@ def training_curves(group: Group) -> Any | None:
         axis.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.4, label=name)
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
-    axis.set_title(group.label, loc="left", fontsize=10, color=INK)
-    if len(curves) <= 6:
+    axis.set_title(title, loc="left", fontsize=10, color=INK)
+    if len(logs) <= 6:
         axis.legend(fontsize=7, frameon=False, labelcolor=INK)
     return figure
 
@@ -68,19 +73,21 @@ def training_logs(group: Group) -> list[Path]:
     """metrics.csv of the runs that made the group's checkpoints, those that are there."""
     names = {name for row in group.rows for name in (row.get("checkpoint") or "").split("+")}
     files = sorted({Path(name).parent.parent / "metrics.csv" for name in names if name.endswith(".pt")})
-    return [file for file in files if file.is_file()]
+    return [file for file in files if file.is_file() and len(read_curve(file)[0]) > 1]
 
 
 def read_curve(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and the sum of the losses (they are weighted already); rows that are not whole are left out."""
-    steps, losses = [], []
-    with open(file, newline="") as handle:
-        for row in csv.DictReader(handle):
-            parts = [value for name, value in row.items() if name not in ("step", "learning_rate", "steps_per_second")]
-            if None not in row and None not in row.values() and "" not in row.values():
-                steps.append(int(row["step"]))
-                losses.append(sum(map(float, parts)))
-    return np.array(steps), np.array(losses)
+    """Steps and losses of a metrics.csv; a last row that is not whole is left out (a run may be going on).
+
+    Raises:
+        UserError: it is not a metrics.csv of training.py.
+    """
+    try:
+        with open(file, newline="") as handle:
+            rows = [row for row in csv.DictReader(handle) if "" not in row.values() and None not in row.values()]
+        return np.array([int(row["step"]) for row in rows]), np.array([float(row["loss"]) for row in rows])
+    except (KeyError, ValueError, csv.Error) as error:
+        raise UserError(f"{file}: is no metrics.csv of training.py, or damaged; move it away") from error
 
 
 def colour_of(position: int) -> str:

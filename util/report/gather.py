@@ -120,7 +120,8 @@ def gather(arguments: Sequence[str]) -> tuple[list[Comparison], list[str]]:
     if len(datasets) > 1:
         names = ", ".join(short_name(dataset) for dataset in datasets)
         warnings[f"the runs are of different data sets ({names}); each has tables of its own"] = None
-    return [_comparison(dataset, kinds) for dataset in datasets], list(warnings)
+    comparisons = [_comparison(dataset, kinds) for dataset in datasets]
+    return comparisons, [*warnings, *(text for comparison in comparisons for text in _uneven(comparison))]
 
 
 def short_name(dataset: str) -> str:
@@ -159,3 +160,15 @@ def _comparison(dataset: str, kinds: dict[Kind, dict[tuple, dict[str, str]]]) ->
         label = f"{name} ({', '.join(shown)})" if shown else name
         groups.append(Group(label, kind.method, dict(zip(IDENTITY, kind.identity, strict=True)), rows))
     return Comparison(short_name(dataset), groups)
+
+
+def _uneven(comparison: Comparison) -> list[str]:
+    """Sentences on groups that were scored on fewer scans than others, so that their means say something else."""
+    scans = {group.label: {(row.get("fold"), row["scan"]) for row in group.rows} for group in comparison.groups}
+    every = set().union(*scans.values())
+    return [
+        f"{comparison.dataset}: {label} was scored on {len(own)} of {len(every)} scans; its means are not over the "
+        "scans of the others, while differences between two methods are over the scans that both have"
+        for label, own in scans.items()
+        if own != every
+    ]

@@ -73,7 +73,7 @@ def choose_cases(comparison: Comparison, score: str) -> list[Case]:
 def _row_of_scans(group: Group, organ: str, score: str) -> dict[tuple[str, str], dict[str, str]]:
     """(scan, fold) -> the row that stands for it: that of the first seed and support."""
     rows = [row for row in group.rows if row["organ"] == organ and row.get(score)]
-    rows.sort(key=lambda row: (int(row.get("seed") or 0), row.get("support", "")), reverse=True)
+    rows.sort(key=lambda row: (len(row.get("seed", "")), row.get("seed", ""), row.get("support", "")), reverse=True)
     return {(row["scan"], row.get("fold", "")): row for row in rows}
 
 

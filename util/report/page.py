@@ -83,7 +83,7 @@ def _section(
                 "boxes": figures.save(folder / f"{name}_{score}.pdf", boxes),
             }
         )
-    curves = [curve for group in comparison.groups if (curve := figures.training_curves(group))]
+    curves = figures.training_curves(comparison)
     return {
         "dataset": name,
         "groups": [

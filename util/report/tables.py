@@ -127,22 +127,26 @@ def p_text(p: float) -> str:
 
 
 def beside_published(comparison: Comparison) -> Table | None:
-    """Our Dice in percent between the published rows of the same data set; None where nothing was published."""
-    rows, known = [], published.rows(comparison.dataset, {group.identity["setting"] for group in comparison.groups})
+    """Our Dice in percent, each method's published rows below it; None where nothing was published on the data set."""
+    known = published.rows(comparison.dataset, {group.identity["setting"] for group in comparison.groups})
     if not known:
         return None
-    organs, cited = [*comparison.organs, ALL], {}
-    for group in comparison.groups:
-        means = [spread(group, organ, "dice").mean for organ in organs]
-        setting = group.identity["setting"] or "?"
-        rows.append([f"{group.label}, ours", setting, *("–" if math.isnan(m) else f"{100 * m:.2f}" for m in means), ""])
-        if not any(row.method == group.method for row in known):
-            rows.append([f"{group.method}, published", setting, *["not found"] * len(organs), ""])
-    for row in known:
-        numbers = [cited.setdefault(source, len(cited) + 1) for source in row.sources]
-        cells = [f"{row.dice[organ]:.2f}" if organ in row.dice else "–" for organ in organs]
-        rows.append([f"{row.name}, published", str(row.setting), *cells, ", ".join(f"[{n}]" for n in numbers)])
-    sources = "; ".join(f"[{n}] {published.source(name)}" for name, n in cited.items())
+    organs, cited, rows = [*comparison.organs, ALL], {}, []
+    methods = list(dict.fromkeys(group.method for group in comparison.groups))
+    for method in [*methods, *dict.fromkeys(row.method for row in known if row.method not in methods)]:
+        for group in comparison.groups:
+            if group.method == method:
+                means = [spread(group, organ, "dice").mean for organ in organs]
+                cells = ["–" if math.isnan(mean) else f"{100 * mean:.2f}" for mean in means]
+                rows.append([f"{group.label}, ours", group.identity["setting"] or "–", *cells, "ours"])
+        found = [row for row in known if row.method == method]
+        for row in found:
+            numbers = ", ".join(f"[{cited.setdefault(name, len(cited) + 1)}]" for name in row.sources)
+            cells = [f"{row.dice[organ]:.2f}" if organ in row.dice else "–" for organ in organs]
+            rows.append([f"{row.name}, published", str(row.setting), *cells, numbers])
+        if not found:
+            rows.append([f"{method}, published", "–", *["–"] * len(organs), "none found"])
+    sources = "; ".join(f"[{number}] {published.source(name)}" for name, number in cited.items())
     note = f"Dice in %. {published.caveat()} Sources: {sources}."
     return Table("Beside published numbers", note, ["method", "setting", *organs, "source"], rows)
 
