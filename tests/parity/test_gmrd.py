@@ -29,6 +29,18 @@ NAMES = {
     "B": ("genB_train_first_k", "genB_eval_first_k"),
 }
 CASES = [(generation, name) for generation, names in NAMES.items() for name in names]
+# Gradients are compared in float64. The stored ones are float32: of the decoders' 17 million rectifier units a few lie
+# within its rounding of their kink (in train_first_k 12 change sides between float32 and float64), and each jumps.
+# Float64 meets the stated tolerance in all norms; where entries or sums, which cancel, show that the published run was
+# on other sides, the margin is what they show: case -> (entries as a part of the largest, sums as a part of the norm).
+STATED = (1e-4, 1e-3)
+IN_FLOAT64 = {
+    "train_python_random": STATED,
+    "train_first_k": (4e-4, 1.5e-3),
+    "train_first_k_large_mask": (1e-4, 4e-3),
+    "train_first_k_tile_exact": (3e-4, 2e-3),
+    "genB_train_first_k": (2e-4, 4.5e-3),
+}
 
 
 def our_name(published: str) -> str:
@@ -116,35 +128,29 @@ def case(request, generations, recipe, monkeypatch) -> dict:
     }
 
 
+@pytest.fixture
+def dtype(case):
+    """The precision of a case, which the method has as long as it runs."""
+    chosen = torch.float64 if case["name"] in IN_FLOAT64 else torch.float32
+    yield case["method"].to(chosen).background.spread.weight.dtype
+    case["method"].float()
+
+
 @pytest.mark.parametrize("case", CASES, indirect=True, ids=[name for _, name in CASES])
-def test_every_published_case(case):
-    output, expected = run(case, torch.float32), case["expected"]
+def test_every_published_case(case, dtype):
+    output, expected = run(case, dtype), case["expected"]
     np.testing.assert_allclose(output.probabilities[0, 0, ::4, ::4].detach(), expected["prob_fg"], **TOLERANCE)
     assert abs(output.masks.sum().item() - expected["n_fg_pixels"]) <= 3
     assert case["support_mask"].sum().item() == expected["mask_pixels"]
     if case["train"]:
         compare_losses(output.losses, expected)
         output.loss.backward()
-        compare_gradients(case, tolerance=2e-3, sum_tolerance=5e-2)  # see the next test
+        compare_gradients(case, *IN_FLOAT64.get(case["name"], STATED))
     if "fg_logit64" in expected:
         compare_descriptors(case)
     if case["sample_calls_n_k"]:
         calls = case["sampler"].calls
         assert calls == (case["sample_calls_n_k"] if not case["train"] else case["sample_calls_n_k"] + calls[4:])
-
-
-@pytest.mark.parametrize("case", [("C", "train_python_random")], indirect=True, ids=["train_python_random"])
-def test_gradients_in_float64(case):
-    """Some of the decoders' millions of ReLUs have their kink within the rounding of float32; gradients jump there.
-
-    The case that float32 misses most (norms by 4e-4) meets its stored numbers without rounding.
-    """
-    case["method"].double()
-    try:
-        run(case, torch.float64).loss.backward()
-        compare_gradients(case, tolerance=1e-4, sum_tolerance=1e-3)
-    finally:
-        case["method"].float()
 
 
 def run(case: dict, dtype: torch.dtype):
@@ -166,21 +172,21 @@ def compare_losses(losses: dict[str, torch.Tensor], expected: dict) -> None:
     assert sum(losses.values()).item() == pytest.approx(expected["total_loss"].item(), rel=1e-4, abs=1e-5)
 
 
-def compare_gradients(case: dict, tolerance: float, sum_tolerance: float) -> None:
-    """Norms and entries to `tolerance`, the plain sums, which cancel, to a part of the norm."""
+def compare_gradients(case: dict, of_entries: float, of_sums: float) -> None:
+    """Norms to the stated tolerance; entries to a part of the largest, plain sums to a part of the norm."""
     expected, support, query = case["expected"], case["support"].grad, case["query"].grad
     for name, gradient in (("support", support), ("query", query)):
         norm, total = expected[f"grad_{name}_norm_sum"]
-        assert gradient.double().norm().item() == pytest.approx(norm, rel=tolerance), name
-        assert gradient.double().sum().item() == pytest.approx(total, abs=sum_tolerance * norm), name
+        assert gradient.double().norm().item() == pytest.approx(norm, rel=1e-4), name
+        assert gradient.double().sum().item() == pytest.approx(total, abs=of_sums * norm), name
     stored, gradient = expected["grad_entries"], torch.cat((support, query)).flatten()
     entries = gradient[np.linspace(0, gradient.numel() - 1, len(stored)).astype(int)]
-    np.testing.assert_allclose(entries, stored, rtol=1e-3, atol=tolerance * np.abs(stored).max())
+    np.testing.assert_allclose(entries, stored, rtol=1e-3, atol=of_entries * np.abs(stored).max())
     own = dict(case["method"].named_parameters())
     for published in case["parameters"]:
         if f"gradnorm/{published}" in expected:
             norm = own[our_name(published)].grad.double().norm().item()
-            assert norm == pytest.approx(expected[f"gradnorm/{published}"].item(), rel=tolerance), published
+            assert norm == pytest.approx(expected[f"gradnorm/{published}"].item(), rel=1e-4), published
     assert case["thresholds"][0].grad is None
     wanted = expected["grad_t_support_query"][1] if "grad_t_support_query" in expected else 0.0
     assert case["thresholds"][1].grad.item() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
