@@ -337,6 +337,12 @@ def resolved(updates: Sequence[str]) -> dict:
         raise UserError(settings.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
 
 
+def last_stage(method: str) -> int:
+    """The training that a method ends with: the highest `stage=` it has."""
+    variants = models.method_class(method).recipe.get("variants", {})
+    return max(stage for stage in CHOICES["stage"] if stage == 1 or f"stage {stage}" in variants)
+
+
 def run_folder(config: Mapping) -> Path:
     """Folder of the runs of a method on a fold; a data set's file gives its stem."""
     return Path(config["runs"]) / f"{config['method']}_{Path(config['dataset']).stem}_fold{config['fold']}"

@@ -33,6 +33,7 @@ from util.dataset import choose_fold, require_scans
 from util.episode import Episode
 from util.errors import UserError
 from util.losses_log import LossesLog
+from util.settings import builds_on
 from util.tables import text_table
 
 log = logging.getLogger("training")
@@ -359,7 +360,7 @@ def make_carrier(config: dict, scans: list[Scan], device: torch.device, rank: in
         UserError: no registration network was trained for this fold, or one that saw what this training must not.
     """
     options = config["episode"]
-    if options["sampler"] != "realistic" or options["carry"] == "none" or options["realistic"] == 0:
+    if "episode.registration" not in builds_on(config):
         return None
     path = registration_checkpoint(config)
     content = checkpoints.load_checkpoint(path)

@@ -138,7 +138,24 @@ def test_slurm_jobs_run_the_same_command(own, finished, capsys, monkeypatch):
     done = subprocess.run(["bash", str(train)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "everything is there already" in done.stdout, done.stderr
     done = subprocess.run(["bash", str(report)], capture_output=True, text=True)
-    assert done.returncode == 1 and "fold 0, seed 2022 is not tested" in done.stderr
+    assert done.returncode == 1 and "fold 0, seed 2022 is not trained and tested yet" in done.stderr
+
+
+def test_what_a_training_builds_on_comes_first(tmp_path, capsys, monkeypatch):
+    """VISA-FSS ends with its second stage, which starts from the first one and needs a registration network."""
+    monkeypatch.setenv("FOLDS", "1")
+    words = ["visa", "PHANTOM", f"runs={tmp_path}", "train.steps=9", "registration:train.steps=5", "encoder=resnet18"]
+    assert reproduce.main([*words, "--dry-run"]) == 0
+    *programs, _ = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert [words[1] for words in programs] == ["training.py"] * 3 + ["test.py"]
+    above = "CHECKPOINT_OF_THE_RUN_ABOVE"
+    for words, expected, absent in (
+        (programs[0], {"method=registration", "train.steps=5"}, {"encoder=resnet18", "stage=2"}),
+        (programs[1], {"method=visa", "stage=1", "train.steps=9", f"episode.registration={above}"}, {"stage=2"}),
+        (programs[2], {"method=visa", "stage=2", f"train.start={above}", f"episode.registration={above}"}, {"stage=1"}),
+        (programs[3], {"method=visa", "stage=2", f"test.checkpoint={above}", "protocol=strict"}, set()),
+    ):
+        assert expected | {"fold=1"} <= set(words) and not absent & set(words), words
 
 
 @pytest.mark.parametrize(

@@ -5,153 +5,25 @@
 What is done is found on disk and not done again: a finished run with the same settings is kept, an interrupted one is
 resumed, a test of that very checkpoint is not repeated. Environment: FOLDS="0 1" (default: all), SEEDS="2021 2022"
 (default: one), PROTOCOLS="strict legacy" (default: strict), DATA=folder, SBATCH="--gres=gpu:1 --time=24:00:00".
+A method that builds on earlier trainings (visa: a registration network, a first stage) gets them, too;
+registration:train.steps=2000 is for that network alone.
 """
 
 import argparse
-import itertools
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from util import runs, slurm
+from util import slurm
 from util.commands import guarded
 from util.dataset import choose_fold
 from util.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
-# what changes no weight, and what changes no score
-NOT_TRAINED = frozenset({"resume", "runs", "device", "threads", "workers", "test", "protocol", "train.save_every",
-                         "train.log_every", "data_root"})  # fmt: skip
-NOT_TESTED = frozenset({"resume", "runs", "device", "threads", "workers", "train", "episode", "scans", "model", "seed",
-                        "weights", "data_root", "test.checkpoint", "test.save", "test.batch_size"})  # fmt: skip
-LATER = "CHECKPOINT_OF_THE_RUN_ABOVE"  # stands in a dry run for what is not known yet
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be there in the end.
-
-    Attributes:
-        updates: key=value, the same for every run.
-        folds, seeds, protocols: every combination of them.
-        resolve: key=value ... -> whole configuration (config.py's).
-        folder: configuration -> folder of its runs (config.py's).
-    """
-
-    updates: tuple[str, ...]
-    folds: tuple[int, ...]
-    seeds: tuple[int, ...]
-    protocols: tuple[str, ...]
-    resolve: Callable[[Sequence[str]], dict]
-    folder: Callable[[Mapping], Path]
-    known: dict = field(default_factory=dict)
-
-    def config(self, *more: str) -> dict:
-        """The configuration with further updates."""
-        if more not in self.known:
-            self.known[more] = self.resolve([*self.updates, *more])
-        return self.known[more]
-
-
-def trained(plan: Plan, fold: int, seed: int) -> tuple[Path | None, Path | None]:
-    """The checkpoint of a finished training with these settings; without one, the run that is to be resumed.
-
-    Raises:
-        UserError: such a run is being trained at the moment.
-    """
-    wanted, unfinished = plan.config(f"fold={fold}", f"seed={seed}"), {}
-    # the organs that are tested matter to a training that must not see them
-    ignored = NOT_TRAINED | ({"organs", "exclude"} if wanted["setting"] == 1 else set())
-    for run in _alike(plan, wanted, "training", ignored):
-        checkpoint = runs.latest_checkpoint(run)
-        if runs.is_alive(run):
-            raise UserError(f"{run}: is being trained at the moment; wait for it, or interrupt it")
-        if checkpoint is not None:
-            step = int(checkpoint.stem.split("_")[1])
-            if step >= wanted["train"]["steps"]:
-                return checkpoint, None
-            unfinished.setdefault(step, run)
-    return None, unfinished[max(unfinished)] if unfinished else None
-
-
-def tested(plan: Plan, fold: int, protocol: str, checkpoint: Path) -> Path | None:
-    """The run that tested this checkpoint with these settings."""
-    wanted = plan.config(f"fold={fold}", f"protocol={protocol}")
-    for run in _alike(plan, wanted, "test", NOT_TESTED):
-        found = Path(runs.configuration(run)["test"]["checkpoint"])
-        if (run / "scores.csv").is_file() and runs.status(run) == "COMPLETED" and _same_place(found, checkpoint):
-            return run
-    return None
-
-
-def _alike(plan: Plan, wanted: Mapping, program: str, ignored: frozenset[str]) -> Iterator[Path]:
-    """Runs of a program, newest first, that differ in nothing that counts."""
-    for run in runs.numbered(plan.folder(wanted)):
-        if runs.program(run) == program:
-            found = runs.configuration(run)
-            same = _same_place(found["data_root"], wanted["data_root"])
-            if same and not any(runs.differences(found, wanted, ignored)):
-                yield run
-
-
-def _same_place(one: str | Path, other: str | Path) -> bool:
-    return (ROOT / one).resolve() == (ROOT / other).resolve()
-
-
-def jobs(plan: Plan) -> list[tuple[int, int]]:
-    """(fold, seed) of every training."""
-    return list(itertools.product(plan.folds, plan.seeds))
-
-
-def missing(plan: Plan, fold: int, seed: int) -> Iterator[list[str]]:
-    """Words of the commands that are still to run for one training; each is asked for after the one before has run."""
-    checkpoint, unfinished = trained(plan, fold, seed)
-    own = [*plan.updates, f"fold={fold}", f"seed={seed}"]
-    if checkpoint is None:
-        resume = [f"resume={unfinished}"] if unfinished else []
-        yield ["training.py", "with", *own, *resume]
-        checkpoint = trained(plan, fold, seed)[0] or Path(LATER)
-    for protocol in plan.protocols:
-        if tested(plan, fold, protocol, checkpoint) is None:
-            yield ["test.py", "with", *own, f"protocol={protocol}", f"test.checkpoint={checkpoint}"]
-
-
-def test_runs(plan: Plan) -> list[Path]:
-    """The runs that the report is about.
-
-    Raises:
-        UserError: one is not there yet.
-    """
-    found = []
-    for (fold, seed), protocol in itertools.product(jobs(plan), plan.protocols):
-        checkpoint, _ = trained(plan, fold, seed)
-        run = checkpoint and tested(plan, fold, protocol, checkpoint)
-        if run is None:
-            raise UserError(
-                f"fold {fold}, seed {seed} is not tested yet with protocol={protocol}: no report without it"
-            )
-        found.append(run)
-    return found
-
-
-def report_command(plan: Plan) -> list[str] | None:
-    """Words of the report's command; None where it is newer than all scores."""
-    found, out = test_runs(plan), report_folder(plan)
-    newest = max((file.stat().st_mtime for file in out.glob("*")), default=0.0)
-    if newest > max((run / "scores.csv").stat().st_mtime for run in found):
-        return None
-    return ["-m", "util.report", *map(str, found), "--out", str(out)]
-
-
-def report_folder(plan: Plan) -> Path:
-    """`runs/<method>_<dataset>_report`, beside the folders of the folds."""
-    folder = plan.folder(plan.config())
-    return folder.with_name(f"{folder.name.rsplit('_fold', 1)[0]}_report")
+from util.jobs import ROOT, Plan, jobs, missing, report_command, report_folder, test_runs
 
 
 class Runner:
@@ -248,7 +120,10 @@ def make_plan(method: str, dataset: str, updates: Sequence[str], environment: Ma
 
     data = [f"data_root={environment['DATA']}"] if environment.get("DATA") else []
     updates = (f"method={method}", f"dataset={dataset}", *data, *updates)
-    base = config.resolved(updates)
+    if not any(update.startswith("stage=") for update in updates) and config.last_stage(method) > 1:
+        updates += (f"stage={config.last_stage(method)}",)
+    plan = Plan(updates, (), (), (), config.resolved, config.run_folder)
+    base = plan.config()
     for key in ("fold", "seed", "protocol", "resume", "test.checkpoint"):
         if any(update.startswith(f"{key}=") for update in updates):
             raise UserError(f"{key}=: is what this command chooses itself; see FOLDS, SEEDS, PROTOCOLS in --help")
@@ -258,7 +133,7 @@ def make_plan(method: str, dataset: str, updates: Sequence[str], environment: Ma
     protocols = tuple(environment.get("PROTOCOLS", "strict").split())
     for fold in folds:
         choose_fold(config.FOLDS, base["dataset"], fold)
-    plan = Plan(updates, folds, seeds, protocols, config.resolved, config.run_folder)
+    plan = replace(plan, folds=folds, seeds=seeds, protocols=protocols)
     for protocol in protocols:
         plan.config(f"protocol={protocol}")
     return plan

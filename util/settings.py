@@ -57,6 +57,16 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
+def builds_on(config: Mapping) -> dict[str, dict[str, Any]]:
+    """What must be trained on the same fold before: the option that names its checkpoint -> what is different there."""
+    episode, found = config["episode"], {}
+    if episode["sampler"] == "realistic" and episode["carry"] != "none" and episode["realistic"] > 0:
+        found["episode.registration"] = {"method": "registration"}
+    if config["train"]["start"]:
+        found["train.start"] = {"stage": 1}
+    return found
+
+
 def with_resumed(updates: dict) -> dict:
     """Updates of a resumed run: the configuration it had, and what the command line says on top.
 
