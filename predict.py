@@ -64,6 +64,20 @@ def load_members(paths: Sequence[Path], device: torch.device) -> list[Member]:
     return members
 
 
+def choose_match(match: str, members: Sequence[Member]) -> str:
+    """How slices meet; methods that see whole volumes know no single slices.
+
+    Raises:
+        UserError: --match asks such a method for what it cannot do.
+    """
+    volumes = [member for member in members if member.method.dims == 3]
+    if volumes and match in ("similar", "propagate"):
+        raise UserError(
+            f"--match {match}: {volumes[0].file} sees whole volumes, not slice by slice; choose volume, whole, position"
+        )
+    return match or ("volume" if volumes else "similar")
+
+
 def choose_organs(options: argparse.Namespace, labels: Sequence[np.ndarray], dataset: str) -> dict[int, str]:
     """Id -> name of what is segmented: what --organs says, or all labels, by the data set's names if it knows them all.
 
@@ -91,6 +105,7 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     queries = find_queries(options.query, options.out)
     device = tables.prepare_device({"device": options.device, "threads": options.threads})
     members = load_members(options.checkpoint, device)
+    options.match = choose_match(options.match, members)
     pairs = zip(options.support_image, options.support_label, strict=True)
     reading = {"trust_voxels": options.trust_label_voxels, "prepared": options.prepared}
     supports = [read_support(image, label, members[0].preparation, **reading) for image, label in pairs]
@@ -99,7 +114,8 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     record = Record(options.out, settings(options, members, organs), overwrite=options.overwrite)
     outputs = {name: output_files(options, name, organs) for name in queries}
     todo = {name: files for name, files in queries.items() if not record.is_done(name, files, outputs[name])}
-    predictor = Predictor(members, supports, organs, Matching(options.match, options.parts, options.shots), device)
+    matching = Matching(options.match, options.parts, options.shots)
+    predictor = Predictor(members, supports, organs, matching, device, options.memory_gb)
     failures = {}
     with tqdm(total=len(todo) * len(organs), unit="organ", disable=None) as bar:
         for place, (name, files) in enumerate(todo.items(), start=1):
@@ -185,9 +201,9 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--match",
         choices=("similar", "position", "whole", "propagate", "volume"),
-        default="similar",
+        default="",
         help="how query slices meet annotated ones: by what they look like (default), by their relative height, all "
-        "with the middle one, walking from slice to slice, all with all",
+        "with the middle one, walking from slice to slice, all with all (default of 3D methods)",
     )
     parser.add_argument("--parts", type=_positive, default=3, metavar="N", help="runs of query slices (default: 3) ...")
     parser.add_argument("--shots", type=_positive, default=1, metavar="N", help="... and annotated slices for each")
@@ -200,6 +216,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: as many as cores)")
+    parser.add_argument("--memory-gb", type=float, default=0.0, help="3D methods: patches, so that this is enough")
     parser.add_argument("--overwrite", action="store_true", help="segment again what OUT holds")
     return parser
 

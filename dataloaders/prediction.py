@@ -46,6 +46,7 @@ class Predictor:
         organs: id in the labels -> name.
         matching: how query slices meet annotated slices.
         device: where the methods live.
+        memory_gb: of 3D methods, for the patches they look at; 0 = no bound.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Predictor:
         organs: Mapping[int, str],
         matching: Matching,
         device: torch.device,
+        memory_gb: float = 0.0,
     ) -> None:
         self.members, self.organs, self.matching = members, organs, matching
         self.scans = dict(enumerate(supports))
         self.labels = {number: label.array for number, (_, label) in self.scans.items()}
         self.segmenters = [
-            make_segmenter(member.method, functools.partial(self._scan, member), device) for member in members
+            make_segmenter(member.method, functools.partial(self._scan, member), device, memory_gb=memory_gb)
+            for member in members
         ]
 
     def _scan(self, member: Member, number: int) -> Scan:

@@ -147,6 +147,19 @@ def test_every_way_to_match(segment, scan, tmp_path, match):
     assert set(np.unique(read_volume(tmp_path / "image_1.nii.gz").array)) <= {0, 4}
 
 
+def test_methods_that_see_whole_volumes(segment, run, scan, tmp_path, tiny, capsys):
+    train(f"data_root={tiny}", f"runs={tmp_path}", "method=adnet3d", "episode.window=[4,48,48]", "stride=8")
+    volumes = tmp_path / "adnet3d_PHANTOM_fold0/1"
+    assert segment(tmp_path / "alone", scan("image_1"), checkpoint=volumes, memory_gb=0.5) == 0
+    assert segment(tmp_path / "both", scan("image_1"), checkpoint=[run, volumes]) == 0
+    for name in ("alone", "both"):
+        assert json.loads((tmp_path / name / "predictions.json").read_text())["settings"]["match"] == "volume"
+        assert len(np.unique(read_volume(tmp_path / name / "image_1.nii.gz").array)) > 1
+    capsys.readouterr()
+    assert segment(tmp_path / "similar", scan("image_1"), checkpoint=volumes, match="similar") == 1
+    assert "sees whole volumes, not slice by slice" in failure(capsys)
+
+
 def test_one_bad_file_does_not_stop_the_rest(segment, scan, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for name in ("image_1", "label_1", "image_3"):  # the label is known as one and left out
