@@ -57,7 +57,7 @@ def interrupted(own):
 @pytest.fixture(scope="module")
 def finished(own, interrupted):
     """The same command once more, to its end."""
-    assert reproduce.main([*own[0], "--no-report"]) == 0
+    assert reproduce.main(own[0]) == 0
     return own[1]
 
 
@@ -82,11 +82,13 @@ def test_what_was_interrupted_is_resumed_and_everything_is_tested(finished):
 
 def test_a_second_call_does_nothing_and_other_settings_do(own, finished, capsys, monkeypatch):
     before = sorted(finished.rglob("*"))
-    assert reproduce.main([*own[0], "--no-report"]) == 0
+    assert finished / "adnet_MINE_report/report.html" in before
+    assert reproduce.main(own[0]) == 0
     assert "everything is there already" in capsys.readouterr().out and sorted(finished.rglob("*")) == before
     words = [word for word in own[0] if word != "train.steps=60"]
+    assert reproduce.main([*words, "train.steps=60", "threads=2", "test.save=True", "--dry-run"]) == 0
+    assert capsys.readouterr().out == ""
     for changes, environment, expected in (
-        (["train.steps=60", "threads=2", "test.save=True"], {}, []),
         (["train.steps=60", "organs=liver"], {}, ["test.py", "test.py"]),
         (["train.steps=70"], {"FOLDS": "0"}, ["training.py", "test.py"]),
         (["train.steps=60", "train.learning_rate=0.01"], {"FOLDS": "1"}, ["training.py", "test.py"]),
@@ -98,7 +100,7 @@ def test_a_second_call_does_nothing_and_other_settings_do(own, finished, capsys,
                 patch.setenv(name, value)
             assert reproduce.main([*words, *changes, "--dry-run"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[1] for line in lines if "util.report" not in line] == expected, changes
+        assert [line.split()[1] for line in lines] == [*expected, "-m"], changes
     assert sorted(finished.rglob("*")) == before
 
 
