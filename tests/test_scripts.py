@@ -33,7 +33,8 @@ def test_method_and_wrong_key(tiny, tmp_path):
 
 
 def test_help():
-    for script in ("train_abd_2D.sh", "test_abd_2D.sh", "train_cmr_2D.sh", "test_cmr_2D.sh"):
+    scripts = ("train_abd_2D.sh", "test_abd_2D.sh", "train_cmr_2D.sh", "test_cmr_2D.sh")
+    for script in (*scripts, "train_visa_stage1.sh", "train_visa_stage2.sh"):
         done = bash(script, "--help")
         assert done.returncode == 0 and "FOLDS" in done.stdout and "key=value" in done.stdout
 
