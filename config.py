@@ -119,7 +119,7 @@ CHOICES = {
     "scans.segments": ("supervoxels", "superpixels"),
     "episode.sampler": ("neighbours", "slice", "realistic", "windows"),
     "episode.queries": ("one", "all"),
-    "episode.carry": ("composed", "direct", "none"),
+    "episode.carry": ("chained", "direct", "none"),
     "episode.size_of": ("first", "larger"),
     "episode.augment": ("one", "both"),
     "episode.warp": ("affine", "column_slice"),
@@ -212,7 +212,7 @@ def options():
         "realistic": 0.5,  # realistic: share of tasks between neighbouring slices; 0: all on one slice, 1: none
         "reach": 3,  # realistic: the farthest neighbour, in slices
         "queries": "one",  # realistic: one neighbour within reach, or "all" of them at once
-        "carry": "composed",  # realistic: superpixels go along all flows between, or "direct", or "none": unlabelled
+        "carry": "chained",  # realistic: superpixels go along all flows between, or "direct", or "none": unlabelled
         "registration": "newest",  # realistic: whose flows: a checkpoint, or the newest registration run of this fold
         "lost_labels": False,  # realistic: published defect: synthetic queries lose their label (all but superpixel 1)
         **models.recipe(method, "episode", *_variants),

@@ -367,7 +367,7 @@ def make_carrier(config: dict, scans: list[Scan], device: torch.device, rank: in
     if content["method"] != "registration":
         raise UserError(f"episode.registration={path}: is a checkpoint of method={content['method']}, not registration")
     require_same_fold(content, path, config, [scan.number for scan in scans])
-    reach = 1 if options["carry"] == "composed" else options["reach"]
+    reach = 1 if options["carry"] == "chained" else options["reach"]
     folder = path.parent.parent / "flows" / f"{path.stem}_reach_{reach}"
     network = models.restore(content, path).to(device).eval()
     if rank == 0:

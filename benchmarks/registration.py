@@ -4,7 +4,7 @@
 
 RUN is a training run of method=registration. For slice distances 1, 2, 3: the mean squared difference of the images
 without and with the warp, and the Dice of true organs of one slice, taken to the other, with the organs there: copied,
-carried along composed flows (as in training), warped slice by slice, and warped along one direct flow.
+chained along the flows of all slices between (as in training), along these composed, and along one direct flow.
 """
 
 import argparse
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import config as tables
 import models
 import training
-from dataloaders.flows import Carrier, flows_of, sample
+from dataloaders.flows import Carrier, flows_of, offsets, sample
 from dataloaders.scans import Scan, read_scan
 from util import checkpoints, runs
 from util.dataset import choose_fold
@@ -36,26 +36,33 @@ class Carriers:
     """The ways from slice to slice of one scan."""
 
     def __init__(self, scan: Scan, network: torch.nn.Module) -> None:
-        table = flows_of(scan.image, max(DISTANCES), partial(training.register, network, device=torch.device("cpu")))
-        middle = len(table) // 2
-        self.direct = Carrier([table], "direct")
-        self.composed = Carrier([table[middle - 1 : middle + 1]], "composed")
+        register = partial(training.register, network, device=torch.device("cpu"))
+        self.table = flows_of(scan.image, max(DISTANCES), register)
+        self.direct, self.chained = Carrier([self.table], "direct"), Carrier([self.table], "chained")
 
     def carried(self, mask: np.ndarray, source: int, target: int) -> dict[str, np.ndarray]:
         """A mask `(H, W)` as every way takes it to the target."""
-        step, soft = (1 if target > source else -1), mask
-        for z in range(source, target, step):
-            soft = sample(soft, self.composed.displacement(0, z, z + step), cv2.BORDER_CONSTANT)
         return {
             "copied": mask,
-            "composed": self.composed.carry(0, mask, source, target),
-            "slice by slice": soft >= 0.5,
+            "chained": self.chained.carry(0, mask, source, target),
+            "composed": sample(mask, self.composed(source, target), cv2.BORDER_CONSTANT) >= 0.5,
             "direct": self.direct.carry(0, mask, source, target),
         }
 
+    def composed(self, source: int, target: int) -> np.ndarray:
+        """The flows of all slices between as one `(2, H, W)`, so that a mask is sampled once."""
+        step = 1 if target > source else -1
+        row = offsets(max(DISTANCES)).index(step)
+        total = np.zeros(self.table.shape[2:], np.float32)
+        for z in range(source, target, step):
+            last = self.table[row, z].astype(np.float32)
+            total = last + np.stack([sample(field, last, cv2.BORDER_REPLICATE) for field in total])
+        return total
+
     def moved(self, image: np.ndarray, source: int, target: int) -> np.ndarray:
         """The source slice warped directly to the target."""
-        return sample(image, self.direct.displacement(0, source, target), cv2.BORDER_CONSTANT)
+        row = offsets(max(DISTANCES)).index(target - source)
+        return sample(image, self.table[row, source], cv2.BORDER_CONSTANT)
 
 
 def compare(scan: Scan, ways: Carriers, organs: dict[str, int]) -> list[dict]:
@@ -91,19 +98,20 @@ def draw(file: Path, scan: Scan, ways: Carriers, organs: dict[str, int]) -> None
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(len(organs), 4, figsize=(13, 3.3 * len(organs)), layout="constrained")
+    upright = slice(None, None, -1 if scan.geometry.direction[4] < 0 else 1)  # as radiologists look at it
     for line, (organ, identifier) in zip(axes, organs.items(), strict=True):
         truth = scan.organ(identifier)
         source = min(int(truth.sum((1, 2)).argmax()), len(truth) - 4)
         low, high = np.percentile(scan.image[source], (1, 99.5))
         for axis, distance in zip(line, (0, *DISTANCES), strict=True):
             target = source + distance
-            axis.imshow(scan.image[target], cmap="gray", vmin=low, vmax=high)
+            axis.imshow(scan.image[target, upright], cmap="gray", vmin=low, vmax=high)
             axis.set_axis_off()
             found = ways.carried(truth[source].astype(np.float32), source, target) if distance else {}
-            masks = {"lime": truth[target], "red": found.get("copied"), "yellow": found.get("composed")}
-            for colour, mask in masks.items():
+            masks = {"lime": truth[target], "red": found.get("copied"), "yellow": found.get("chained")}
+            for (colour, mask), width in zip(masks.items(), (3, 1, 1), strict=True):
                 if mask is not None and mask.any():
-                    axis.contour(mask, levels=[0.5], colors=colour, linewidths=1.2)
+                    axis.contour(mask[upright], levels=[0.5], colors=colour, linewidths=width)
             axis.set_title(f"{organ}, slice {target}", fontsize=9)
     figure.suptitle("green: the organ on this slice; red: copied from the left; yellow: carried from the left")
     with whole_file(file) as temporary:

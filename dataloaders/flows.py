@@ -26,7 +26,7 @@ def make_flows(folder: Path, scans: Sequence[Scan], reach: int, register: Regist
     Args:
         folder: for `flows_<scan>.npy`.
         scans: with image.
-        reach: farthest slice that is registered directly; 1 is enough for composed flows.
+        reach: farthest slice that is registered directly; 1 is enough for chained flows.
         register: the network.
 
     Returns:
@@ -75,31 +75,22 @@ class Carrier:
 
     Args:
         tables: of `make_flows`, one a training scan.
-        way: "composed": along the flows of all slices between (the paper); "direct": along one flow (its code).
+        way: "chained": along the flows of all slices between (the paper); "direct": along one flow (its code).
     """
 
-    def __init__(self, tables: Sequence[np.ndarray], way: str = "composed") -> None:
+    def __init__(self, tables: Sequence[np.ndarray], way: str = "chained") -> None:
         self.tables, self.way = tables, way
 
     def carry(self, scan: int, mask: np.ndarray, source: int, target: int) -> np.ndarray:
         """A mask `(H, W)` of slice `source` as it lies on slice `target`: soft all the way, 0 or 1 at the end.
 
-        Flows are composed and the mask sampled once: sampled again on every slice it would blur and shrink.
+        Warping the mask on every slice was as good as composing the flows first (benchmarks/registration.py).
         """
-        return (sample(mask, self.displacement(scan, source, target), cv2.BORDER_CONSTANT) >= 0.5).astype(np.float32)
-
-    def displacement(self, scan: int, source: int, target: int) -> np.ndarray:
-        """`(2, H, W)` float32: where the pixels of `target` are found in `source`."""
-        table = self.tables[scan]
-        row_of = {offset: row for row, offset in enumerate(offsets(len(table) // 2))}
-        if self.way == "direct":
-            return table[row_of[target - source], source].astype(np.float32)
-        step = 1 if target > source else -1
-        total = np.zeros(table.shape[2:], dtype=np.float32)
+        step = target - source if self.way == "direct" else int(np.sign(target - source))
+        row = offsets(len(self.tables[scan]) // 2).index(step)
         for z in range(source, target, step):
-            last = table[row_of[step], z].astype(np.float32)
-            total = last + np.stack([sample(field, last, cv2.BORDER_REPLICATE) for field in total])
-        return total
+            mask = sample(mask, self.tables[scan][row, z], cv2.BORDER_CONSTANT)
+        return (mask >= 0.5).astype(np.float32)
 
 
 def sample(image: np.ndarray, displacement: np.ndarray, border: int) -> np.ndarray:
@@ -107,5 +98,5 @@ def sample(image: np.ndarray, displacement: np.ndarray, border: int) -> np.ndarr
 
     `border` is OpenCV's: 0 beyond (masks), or the nearest pixel (flows).
     """
-    rows, columns = np.indices(image.shape, dtype=np.float32) + displacement
+    rows, columns = np.indices(image.shape, dtype=np.float32) + displacement.astype(np.float32)
     return cv2.remap(image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderMode=border)

@@ -14,7 +14,7 @@ from models.alpnet import ALPNet
 from models.parts import ops
 from util.episode import Episode, Output
 
-STAGE_1 = dict(sampler="realistic", realistic=0.5, reach=3, queries="one", carry="composed", min_size=1, augment="both")
+STAGE_1 = dict(sampler="realistic", realistic=0.5, reach=3, queries="one", carry="chained", min_size=1, augment="both")
 STAGE_2 = dict(realistic=1.0, reach=2, queries="all")
 SECOND = dict(steps=4000, learning_rate=1e-5, start="newest")
 

@@ -140,8 +140,8 @@ def configuration(*updates: str) -> dict:
 @pytest.mark.parametrize(
     ("updates", "expected"),
     [
-        ((), dict(sampler="realistic", realistic=0.5, reach=3, queries="one", carry="composed", lost_labels=False)),
-        (("stage=2",), dict(realistic=1.0, reach=2, queries="all", carry="composed", lost_labels=False)),
+        ((), dict(sampler="realistic", realistic=0.5, reach=3, queries="one", carry="chained", lost_labels=False)),
+        (("stage=2",), dict(realistic=1.0, reach=2, queries="all", carry="chained", lost_labels=False)),
         (("profile=code",), dict(realistic=0.0, carry="direct")),
         (("stage=2", "profile=code"), dict(realistic=0.5, reach=2, queries="all", carry="direct", lost_labels=True)),
     ],

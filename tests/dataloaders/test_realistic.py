@@ -78,29 +78,23 @@ def test_no_slice_with_its_neighbours():
         RealisticSampler([scan().segments], realistic=1.0, reach=5, queries="all")
 
 
-@pytest.mark.parametrize(("way", "reach"), [("composed", 1), ("direct", 3)])
+@pytest.mark.parametrize(("way", "reach"), [("chained", 1), ("direct", 3)])
 def test_a_superpixel_moves_with_the_flow(way, reach):
     """Two rows and one column a slice; registered directly, the same in one go."""
     table = flows_of(scan().image, reach, shifting(-2, 1))
     mask = (scan().segments[3] == 1).astype(np.float32)
     for target in (2, 4, 5, 6):
-        steps = abs(target - 3) if way == "composed" else 1
+        steps = abs(target - 3) if way == "chained" else 1
         carried = Carrier([table], way).carry(0, mask, 3, target)
         np.testing.assert_array_equal(carried, np.roll(mask, (2 * steps, -steps), (0, 1)))
 
 
-def test_composed_flows_are_warps_one_after_the_other():
-    """A smooth image, carried two slices along smooth flows: the same as two bilinear warps, but for their blur."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = 3 * torch.randn(2, 2, 4, 4, generator=generator)
-    flows = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic")
-    table = np.zeros((2, 3, 2, 64, 64), np.float16)
-    table[offsets(1).index(1), :2] = flows.numpy()
-    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    image = torch.exp(-((y - 30) ** 2 + (x - 34) ** 2) / 200)[None, None]
-    twice = warp(warp(image, flows[:1]), flows[1:])
-    composed = torch.from_numpy(Carrier([table]).displacement(0, 0, 2))[None]
-    assert (warp(image, composed) - twice).abs().max() < 0.01 < (image - twice).abs().max()
+def test_a_mask_stays_soft_until_it_arrives():
+    """Three times a third of a pixel is one pixel; binarised on the way it would never have moved."""
+    table = flows_of(scan().image, 1, shifting(0, -1 / 3))
+    mask = (scan().segments[3] == 1).astype(np.float32)
+    np.testing.assert_array_equal(Carrier([table]).carry(0, mask, 3, 6), np.roll(mask, 1, 1))
+    np.testing.assert_array_equal(Carrier([table]).carry(0, mask, 3, 4), mask)
 
 
 def test_the_loader_samples_as_the_network_does():
