@@ -46,7 +46,7 @@ def read_volume(path: str | Path) -> Volume:
     """Read one 3D volume (NIfTI or whatever else SimpleITK reads).
 
     Raises:
-        UserError: the file is missing, unreadable or cut short, is not 3D, or holds NaN or infinite values.
+        UserError: the file is missing, unreadable or cut short, is sheared, is not 3D, or holds NaN or infinite values.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,6 +57,10 @@ def read_volume(path: str | Path) -> Volume:
         header.ReadImageInformation()
         array = _nifti_voxels(path) if path.name.endswith((".nii", ".nii.gz")) else _other_voxels(path)
     except (RuntimeError, EOFError, OSError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
+        if "orthonormal" in str(error):
+            raise UserError(
+                f"{path}: its axes are not at right angles (a sheared affine); resample it onto a straight grid first"
+            ) from error
         raise UserError(
             f"{path}: cannot be read, the file is damaged, cut short or not an image; fetch or write it again"
         ) from error

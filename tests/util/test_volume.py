@@ -2,6 +2,7 @@
 
 import gzip
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -26,6 +27,17 @@ def test_round_trip(tmp_path, array, name, dtype):
     assert back.array.dtype == dtype and np.array_equal(back.array, array.astype(dtype))
     assert back.geometry.matches(OBLIQUE, tolerance=1e-4)
     assert back.geometry.spacing == (1.25, 1.25, 7.7)  # decimals, not float32's neighbours
+
+
+def test_a_sheared_grid_is_refused_and_another_byte_order_is_not(tmp_path, array):
+    affine = np.diag([-5.0, 5.0, 7.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(array.astype(">i2").T, affine), tmp_path / "big_endian.nii")
+    back = read_volume(tmp_path / "big_endian.nii").array
+    assert back.dtype.isnative and np.array_equal(back, array)
+    affine[0, 1] = 2
+    nibabel.save(nibabel.Nifti1Image(array.T, affine), tmp_path / "sheared.nii")
+    with pytest.raises(UserError, match=r"sheared.nii: its axes are not at right angles \(a sheared affine\)"):
+        read_volume(tmp_path / "sheared.nii")
 
 
 @pytest.mark.parametrize("cut", [1, 9, 200])
