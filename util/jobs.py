@@ -8,6 +8,7 @@ from typing import Any
 
 from util import runs
 from util.errors import UserError
+from util.files import whole_file
 from util.settings import builds_on
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +19,7 @@ NOT_TESTED = frozenset({"resume", "runs", "device", "threads", "workers", "train
                         "weights", "data_root", "test.checkpoint", "test.save", "test.batch_size"})  # fmt: skip
 # what every training of a fold has in common, whatever its method
 SHARED = {"dataset", "data_root", "runs", "setting", "organs", "exclude", "profile", "device", "threads", "workers"}
+REPORTED = "runs.txt"
 LATER = Path("CHECKPOINT_OF_THE_RUN_ABOVE")  # stands in a dry run for what is not known yet
 
 
@@ -163,12 +165,18 @@ def test_runs(plan: Plan) -> list[Path]:
 
 
 def report_command(plan: Plan) -> list[str] | None:
-    """Words of the report's command; None where it is newer than all scores."""
-    found, out = test_runs(plan), report_folder(plan)
-    newest = max((file.stat().st_mtime for file in out.glob("*")), default=0.0)
-    if newest > max((run / "scores.csv").stat().st_mtime for run in found):
+    """Words of the report's command; None where it was made of these very runs (a repeated test is another run)."""
+    found, out = [str(run) for run in test_runs(plan)], report_folder(plan)
+    done = out / REPORTED
+    if done.is_file() and done.read_text().splitlines() == found:
         return None
-    return ["-m", "util.report", *map(str, found), "--out", str(out)]
+    return ["-m", "util.report", *found, "--out", str(out)]
+
+
+def note_report(plan: Plan) -> None:
+    """Remember what the report was made of."""
+    with whole_file(report_folder(plan) / REPORTED) as temporary:
+        temporary.write_text("".join(f"{run}\n" for run in test_runs(plan)))
 
 
 def report_folder(plan: Plan) -> Path:

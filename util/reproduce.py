@@ -23,7 +23,7 @@ from util import slurm
 from util.commands import guarded
 from util.dataset import choose_fold
 from util.errors import UserError
-from util.jobs import ROOT, Plan, jobs, missing, report_command, report_folder, test_runs
+from util.jobs import ROOT, Plan, jobs, missing, note_report, report_command, report_folder, test_runs
 
 
 class Runner:
@@ -86,7 +86,9 @@ def run_all(plan: Plan, *, report: bool) -> dict[str, str]:
                 failures[f"fold {fold}, seed {seed}"] = str(error)
         if report and not failures and (words := report_command(plan)):
             done += 1
-            if not run(words):
+            if run(words):
+                note_report(plan)
+            else:
                 failures["report"] = "util.report ended with an error, see above"
     if not done and not failures:
         print("everything is there already")
