@@ -61,7 +61,7 @@ def peak_of_process() -> float:
 def main() -> None:
     """Print one table over all methods."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--methods", nargs="*", help="default: all in models/")
+    parser.add_argument("--methods", nargs="*", help="default: all for slices")
     parser.add_argument("--encoder", default="resnet101")
     parser.add_argument("--batch", nargs="*", type=int, default=[1], help="episodes a step")
     parser.add_argument("--size", type=int, default=256, help="rows and columns of the images")
@@ -79,7 +79,7 @@ def main() -> None:
 
     print(f"{options.encoder}, {options.size} x {options.size}, {options.device}, {options.threads} thread(s)")
     print(f"{'method':<14}{'batch':>6}{'steps/s':>10}{'median s':>10}{'peak GiB':>10}{'M parameters':>14}")
-    for method in options.methods or models.names():
+    for method in options.methods or [name for name in models.names() if models.method_class(name).dims == 2]:
         for batch in options.batch:
             command = [sys.executable, __file__, "--one", method, "--batch", str(batch)]
             for name in ("encoder", "size", "steps", "device", "threads"):
