@@ -6,7 +6,6 @@ and optimiser step. Memory is the peak of the process (CPU) or of the allocator 
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ def measure(
 
     import models
     from util.episode import Episode
+    from util.memory import peak_gib
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -44,18 +44,12 @@ def measure(
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     seconds = sorted(seconds[1:])  # the first step warms up
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else peak_of_process()
     return {
         "steps_per_second": len(seconds) / sum(seconds),
         "median": seconds[len(seconds) // 2],
-        "peak": peak,
+        "peak": peak_gib(torch.device(device)),
         "parameters": sum(p.numel() for p in built.parameters()) / 1e6,
     }
-
-
-def peak_of_process() -> float:
-    """Largest resident memory of this process so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:

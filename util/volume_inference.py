@@ -126,15 +126,15 @@ class VolumeInference:
 
         Scans of fewer slices than others get empty ones, which no mask points at.
         """
-        shots = [self.encoded(scan) for scan in dict.fromkeys(scan for scan, _ in group.support)]
+        shots = {number: self.encoded(number) for number, _ in group.support}
         masks = []
-        for number, shot in zip(dict.fromkeys(scan for scan, _ in group.support), shots, strict=True):
+        for number, shot in shots.items():
             shown = np.zeros(shot.scan.image.shape, dtype=np.float32)
             slices = [z for scan, z in group.support if scan == number]
             shown[slices] = shot.scan.organ(identifier)[slices]
             masks.append(torch.from_numpy(shown).to(self.device))
         depth = max(len(mask) for mask in masks)
-        features = zip(*([_deepened(f, depth) for f in shot.features] for shot in shots), strict=True)
+        features = zip(*([_deepened(f, depth) for f in shot.features] for shot in shots.values()), strict=True)
         return tuple(torch.stack(maps)[None] for maps in features), torch.stack([_deepened(m, depth) for m in masks])[
             None
         ]
