@@ -139,26 +139,31 @@ def _read(case: Case, score: str, scans: dict[Path, Display]) -> dict[str, Any]:
     if image_file not in scans:
         scans[image_file] = Display.of(_volume(image_file))
     scan = scans[image_file]
-    masks = {"truth": _mask(label_file, scan, image_file) == identifier}
-    for label, row in case.rows.items():
-        name = row.get("prediction") or f"predictions/{case.organ.replace(' ', '_')}_{case.scan}.nii.gz"
-        masks[label] = _mask(Path(row["run"]) / name, scan, image_file) > 0
-    anything = np.logical_or.reduce(list(masks.values()))
+    truth = _mask(label_file, scan, image_file) == identifier
+    predictions = {label: _mask(_prediction_file(row), scan, image_file) > 0 for label, row in case.rows.items()}
+    anything = np.logical_or.reduce([truth, *predictions.values()])
     first, last = _extent(anything.any((1, 2)), 1)
     rows, columns = (_extent(anything.any(axes), MARGIN) for axes in ((0, 2), (0, 1)))
     return {
         **{"organ": case.organ, "place": case.place, "scan": case.scan, "image": str(image_file)},
         **{"first": first, "slices": last - first, "depth": len(anything)},
         **{"size": anything.shape[:0:-1], "pixel": scan.pixel, "crop": [*columns, *rows]},
-        "masks": [
-            {
-                "label": label,
-                "score": number(case.rows[label], score) if label in case.rows else None,
-                "runs": [run_lengths(plane) for plane in mask[first:last]],
-            }
-            for label, mask in masks.items()
+        "truth": _encoded(truth[first:last]),
+        "predictions": [
+            {"label": label, "score": number(case.rows[label], score), "runs": _encoded(mask[first:last])}
+            for label, mask in predictions.items()
         ],
     }
+
+
+def _encoded(mask: np.ndarray) -> list[str]:
+    return [run_lengths(plane) for plane in mask]
+
+
+def _prediction_file(row: dict[str, str]) -> Path:
+    # older scores.csv do not name it
+    name = row.get("prediction") or f"predictions/{row['organ'].replace(' ', '_')}_{row['scan']}.nii.gz"
+    return Path(row["run"]) / name
 
 
 def _sources(row: dict[str, str]) -> tuple[Path, Path, int]:
@@ -168,7 +173,7 @@ def _sources(row: dict[str, str]) -> tuple[Path, Path, int]:
         content = json.loads(file.read_text())
         files = content["scans"][row["scan"]]
         return Path(files["image"]), Path(files["label"]), content["organs"][row["organ"]]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise NothingToShow(f"{file} does not say where scan {row['scan']} is; run test.py again to see it") from error
 
 

@@ -95,13 +95,14 @@ class Viewer {
     if (!this.case) this.state.place = places[0].place;
     this.buttons("place", places.map(c => [c.place, `${c.place} (scan ${c.scan})`]));
     const shown = this.case, [width, height] = shown.size;
-    this.masks = shown.masks.map(m => m.runs.map(runs => decode(runs, width * height)));
+    const all = [shown.truth, ...shown.predictions.map(p => p.runs)];
+    this.masks = all.map(slices => slices.map(runs => decode(runs, width * height)));  // the truth first
     const areas = this.masks[0].map(mask => mask.reduce((sum, one) => sum + one, 0));
     Object.assign(this.range, { min: shown.first, max: shown.first + shown.slices - 1 });
     this.range.value = shown.first + areas.indexOf(Math.max(...areas));
-    const panels = shown.masks.map(m => {
+    const panels = ["truth", ...shown.predictions.map(p => p.label)].map(label => {
       const figure = document.createElement("figure"), caption = document.createElement("figcaption");
-      caption.append(Object.assign(document.createElement("b"), { textContent: m.label }), document.createElement("span"));
+      caption.append(Object.assign(document.createElement("b"), { textContent: label }), document.createElement("span"));
       figure.append(document.createElement("canvas"), caption);
       return figure;
     });
@@ -145,7 +146,7 @@ class Viewer {
         this.stroke(context, truth, TRUTH, width, height);
         if (at) this.stroke(context, mask, PREDICTION, width, height);
       }
-      figure.querySelector("span").textContent = at ? this.text(shown.masks[at], mask, truth) : "annotation";
+      figure.querySelector("span").textContent = at ? this.text(shown.predictions[at - 1], mask, truth) : "annotation";
     });
     this.element.dataset.drawn = `${shown.organ} ${shown.place} ${z} ${mode} ${zoom}`;
   }
@@ -155,9 +156,9 @@ class Viewer {
     context.stroke(outline(mask, width, height));
   }
 
-  text(method, mask, truth) {
+  text(prediction, mask, truth) {
     const here = dice(mask, truth);
-    return `${this.data.score} ${method.score.toFixed(this.data.digits)}; Dice of this slice ${Number.isNaN(here) ? "–" : here.toFixed(3)}`;
+    return `${this.data.score} ${prediction.score.toFixed(this.data.digits)}; Dice of this slice ${Number.isNaN(here) ? "–" : here.toFixed(3)}`;
   }
 
   legend(mode) {
