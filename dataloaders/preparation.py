@@ -216,9 +216,16 @@ def _present(label: np.ndarray) -> list[int]:
 
 
 def interpolate(
-    array: np.ndarray, geometry: Geometry, size: tuple[int, ...], grid: Geometry, *, fill: float = 0, edge: bool = False
+    array: np.ndarray,
+    geometry: Geometry,
+    size: tuple[int, ...],
+    grid: Geometry,
+    *,
+    fill: float = 0,
+    edge: bool = False,
+    spline: bool = False,
 ) -> np.ndarray:
-    """Linear interpolation of `(D, H, W)` onto any grid of `size` `(x, y, z)`.
+    """Linear interpolation of `(D, H, W)` onto any grid of `size` `(x, y, z)`, or by cubic splines.
 
     Outside the scan is `fill`, or with `edge` its nearest voxel; integers stay integers.
     """
@@ -230,7 +237,7 @@ def interpolate(
     image.SetDirection(geometry.direction)
     resampler = sitk.ResampleImageFilter()
     resampler.SetNumberOfThreads(1)  # scans are worked on side by side
-    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetInterpolator(sitk.sitkBSpline if spline else sitk.sitkLinear)
     resampler.SetDefaultPixelValue(float(fill))
     resampler.SetUseNearestNeighborExtrapolator(edge)
     resampler.SetSize(size)

@@ -142,8 +142,10 @@ def _straightened(image: Volume, label: Volume, spacing: Sequence[float], toward
     first = ((low + high) / 2 - (size - 1) * spacing / 2) * towards
     grid = Geometry(tuple(spacing), tuple(first.tolist()), tuple(np.diag(towards).ravel().tolist()))
     size = tuple(size.tolist())
-    fill = image.array.min()
-    return Volume(interpolate(image.array, own, size, grid, fill=fill), grid), label_onto(label, size, grid)
+    # linear weights would blur away the texture that training scans have, and methods miss it (benchmarks/grids.py)
+    low, high = float(image.array.min()), float(image.array.max())
+    turned = interpolate(image.array.astype(np.float32), own, size, grid, fill=low, spline=True).clip(low, high)
+    return Volume(turned, grid), label_onto(label, size, grid)
 
 
 def _spacing(plan: Plan, image: Volume) -> tuple[float, float, float]:
