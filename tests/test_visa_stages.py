@@ -1,7 +1,6 @@
 """VISA-FSS as a user trains it: registration, stage 1, stage 2, propagation; and what is refused on the way."""
 
 import csv
-import os
 import subprocess
 import sys
 
@@ -10,7 +9,7 @@ import pytest
 import config
 import models
 import training
-from tests.commands import SMALL, refused, score, train
+from tests.commands import refused, score, train
 from tests.conftest import ROOT
 from util import checkpoints, runs
 
@@ -67,21 +66,6 @@ def test_registration_then_two_stages_then_propagation(data, results):
         rows = list(csv.DictReader(handle))
     assert {row["match"] for row in rows} == {"propagate"}
     assert {row["checkpoint"] for row in rows} == {str(runs.latest_checkpoint(run(results, "visa", 2)))}
-
-
-def test_everything_from_one_command(data, tmp_path):
-    """script/visa.sh; its environment reaches the one step it names."""
-    command = ["bash", ROOT / "script/visa.sh", f"runs={tmp_path}", *SMALL, "train.steps=1"]
-    steps = {"REGISTRATION": "train.steps=2", "STAGE1": "episode.realistic=1.0", "TEST": "test.match=parts"}
-    environment = {**os.environ, **steps, "DATASET": "PHANTOM", "DATA": str(data)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    made = {method: sorted(p.name for p in (tmp_path / NAMES[method]).iterdir()) for method in NAMES}
-    assert made == {"registration": ["1"], "visa": ["1", "2", "3"]}
-    saved = [runs.configuration(run(tmp_path, "visa", n)) for n in (1, 2, 3)]
-    assert [config["stage"] for config in saved] == [1, 2, 1] and saved[2]["test"]["match"] == "parts"
-    assert [config["episode"]["realistic"] for config in saved] == [1.0, 1.0, 0.5]
-    assert runs.latest_checkpoint(run(tmp_path, "registration", 1)).name == "step_000002.pt"
 
 
 def test_no_registration_yet(data, tmp_path, capsys):
