@@ -427,10 +427,17 @@ def require_same_fold(content: dict, path: Path, config: dict, numbers: list[int
         )
     organs = tables.DATASETS[config["dataset"]].chosen
     kept_back = organs(theirs.get("organs", "all")) if theirs["setting"] == 2 else {}
+    if config["exclude"] == "any" and theirs["exclude"] == "all":
+        kept_back = {}  # slices with some of the organs trained it
     if config["setting"] == 2 and not organs(config["organs"]).keys() <= kept_back.keys():
         raise UserError(
             f"{path}: was trained in setting {theirs['setting']} and has seen slices that setting 2 removes "
-            f"(organs={config['organs']}); train it with the same setting and organs"
+            f"(organs={config['organs']} exclude={config['exclude']}); train it with the same setting and organs"
+        )
+    if (theirs["scans"]["normalise"] == "scan") != (config["scans"]["normalise"] == "scan"):
+        raise UserError(
+            f"{path}: saw intensities with scans.normalise={theirs['scans']['normalise']}, this run has "
+            f"scans.normalise={config['scans']['normalise']}; both must have the same"
         )
 
 

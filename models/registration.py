@@ -38,7 +38,10 @@ class Registration(FewShotMethod):
         "train": dict(steps=10_000, optimiser="adam", learning_rate=1e-4, weight_decay=0.0, decay=1.0),
         "scans": dict(segments="superpixels"),
         "episode": dict(sampler="realistic", min_size=1, realistic=1.0, reach=3, carry="none"),
-        "variants": {"code": {"model": dict(align_corners=False)}},
+        "variants": {
+            "SABS": {"scans": dict(normalise="training")},
+            "code": {"model": dict(align_corners=False)},
+        },
     }
 
     def __init__(self, encoder: nn.Module, *, smoothness: float = 0.01, align_corners: bool = True) -> None:

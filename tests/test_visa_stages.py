@@ -12,6 +12,7 @@ import training
 from tests.commands import refused, score, train
 from tests.conftest import ROOT
 from util import checkpoints, runs
+from util.errors import UserError
 
 NAMES = {"registration": "registration_PHANTOM_fold0", "visa": "visa_PHANTOM_fold0"}
 
@@ -90,6 +91,33 @@ def test_registration_that_saw_test_organs(data, results, tmp_path, capsys):
     places = (f"data_root={data}", f"runs={tmp_path}", f"episode.registration={other}")
     line = refused(capsys, train, "method=visa", "setting=2", "organs=spleen", *places)
     assert "setting 2 removes" in line and str(other) in line
+
+
+@pytest.mark.parametrize(
+    ("trained", "wanted", "accepted"),
+    [
+        (dict(setting=2, organs="all"), dict(setting=2, organs="liver"), True),
+        (dict(setting=2, organs="all"), dict(setting=1), True),
+        (dict(setting=2, organs="liver"), dict(setting=2, organs="liver,spleen"), False),
+        (dict(setting=2, exclude="all"), dict(setting=2, exclude="any"), False),
+        (dict(setting=2, exclude="any"), dict(setting=2, exclude="all"), True),
+        (dict(scans=dict(normalise="training")), dict(), False),
+        (dict(scans=dict(normalise="training")), dict(scans=dict(normalise="fold")), True),
+        (dict(dataset="CHAOST2"), dict(), False),
+    ],
+)
+def test_what_a_training_may_build_on(trained, wanted, accepted):
+    common = dict(dataset="PHANTOM", setting=1, organs="all", exclude="any", scans=dict(normalise="scan"))
+    content = {"config": common | trained, "training_scans": [5, 6]}
+
+    def check():
+        training.require_same_fold(content, "file", common | wanted, [5, 6])
+
+    if accepted:
+        check()
+    else:
+        with pytest.raises(UserError):
+            check()
 
 
 def test_second_stage_without_a_first(data, results, tmp_path, capsys):
