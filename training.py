@@ -1,7 +1,6 @@
 """The training loop: `python training.py with method=adnet dataset=PHANTOM train.steps=300`."""
 
 import contextlib
-import functools
 import logging
 import os
 import signal
@@ -9,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
@@ -190,8 +188,8 @@ class Trainer:
             UserError: it was another fold, or its weights do not fit: a VISA may start from an ALPNet, whose layers it
                 has, but nothing may start from another encoder.
         """
-        content = checkpoints.load_checkpoint(path)
-        require_same_fold(content, path, self.config, [scan.number for scan in self.scans])
+        content, dataset = checkpoints.load_checkpoint(path), tables.DATASETS[self.config["dataset"]]
+        checkpoints.require_same_fold(content, path, self.config, [scan.number for scan in self.scans], dataset)
         try:
             checkpoints.load_weights(self.method, content, path)
         except UserError as error:
@@ -366,16 +364,16 @@ def make_carrier(config: dict, scans: list[Scan], device: torch.device, rank: in
     content = checkpoints.load_checkpoint(path)
     if content["method"] != "registration":
         raise UserError(f"episode.registration={path}: is a checkpoint of method={content['method']}, not registration")
-    require_same_fold(content, path, config, [scan.number for scan in scans])
+    numbers = [scan.number for scan in scans]
+    checkpoints.require_same_fold(content, path, config, numbers, tables.DATASETS[config["dataset"]])
     reach = 1 if options["carry"] == "chained" else options["reach"]
     folder = path.parent.parent / "flows" / f"{path.stem}_reach_{reach}"
     network = models.restore(content, path).to(device).eval()
     if rank == 0:
-        make_flows(folder, scans, reach, functools.partial(register, network, device=device))
+        make_flows(folder, scans, reach, network.register)
     if distributed.is_initialized():
         distributed.barrier()
-    tables = make_flows(folder, scans, reach, functools.partial(register, network, device=device))
-    return Carrier(tables, options["carry"])
+    return Carrier(make_flows(folder, scans, reach, network.register), options["carry"])
 
 
 def registration_checkpoint(config: dict) -> Path:
@@ -394,13 +392,6 @@ def registration_checkpoint(config: dict) -> Path:
         ) from error
 
 
-@torch.inference_mode()
-def register(network: nn.Module, source: np.ndarray, target: np.ndarray, device: torch.device) -> np.ndarray:
-    """Displacements `(N, 2, H, W)` between slices `(N, H, W)`, a few at a time."""
-    pairs = torch.from_numpy(np.stack((source, target), 1)).split(8)
-    return torch.cat([network.displacement(*pair.to(device).split(1, 1)).cpu() for pair in pairs]).numpy()
-
-
 def start_checkpoint(config: dict) -> Path:
     """The checkpoint behind `train.start`: "newest" is the newest run of this fold that had no `train.start`."""
     start = config["train"]["start"]
@@ -411,34 +402,6 @@ def start_checkpoint(config: dict) -> Path:
         return not run["train"].get("start") and run["setting"] == config["setting"]
 
     return runs.newest_finished(tables.run_folder(config), first_stage)
-
-
-def require_same_fold(content: dict, path: Path, config: dict, numbers: list[int]) -> None:
-    """Refuse a checkpoint that was trained on other scans than this run's, or on slices this run must not see.
-
-    Raises:
-        UserError: naming what differs.
-    """
-    theirs = content["config"]
-    if theirs["dataset"] != config["dataset"] or content["training_scans"] != numbers:
-        raise UserError(
-            f"{path}: was trained on {theirs['dataset']} scans {content['training_scans']}, this run trains on "
-            f"{config['dataset']} scans {numbers}; name a checkpoint of this data set and fold"
-        )
-    organs = tables.DATASETS[config["dataset"]].chosen
-    kept_back = organs(theirs.get("organs", "all")) if theirs["setting"] == 2 else {}
-    if config["exclude"] == "any" and theirs["exclude"] == "all":
-        kept_back = {}  # slices with some of the organs trained it
-    if config["setting"] == 2 and not organs(config["organs"]).keys() <= kept_back.keys():
-        raise UserError(
-            f"{path}: was trained in setting {theirs['setting']} and has seen slices that setting 2 removes "
-            f"(organs={config['organs']} exclude={config['exclude']}); train it with the same setting and organs"
-        )
-    if (theirs["scans"]["normalise"] == "scan") != (config["scans"]["normalise"] == "scan"):
-        raise UserError(
-            f"{path}: saw intensities with scans.normalise={theirs['scans']['normalise']}, this run has "
-            f"scans.normalise={config['scans']['normalise']}; both must have the same"
-        )
 
 
 def make_ranges(episode: dict) -> Ranges:

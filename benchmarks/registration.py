@@ -9,7 +9,6 @@ chained along the flows of all slices between (as in training), along these comp
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config as tables
 import models
-import training
 from dataloaders.flows import Carrier, flows_of, offsets, sample
 from dataloaders.scans import Scan, read_scan
 from util import checkpoints, runs
@@ -36,8 +34,7 @@ class Carriers:
     """The ways from slice to slice of one scan."""
 
     def __init__(self, scan: Scan, network: torch.nn.Module) -> None:
-        register = partial(training.register, network, device=torch.device("cpu"))
-        self.table = flows_of(scan.image, max(DISTANCES), register)
+        self.table = flows_of(scan.image, max(DISTANCES), network.register)
         self.direct, self.chained = Carrier([self.table], "direct"), Carrier([self.table], "chained")
 
     def carried(self, mask: np.ndarray, source: int, target: int) -> dict[str, np.ndarray]:

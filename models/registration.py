@@ -7,6 +7,7 @@ query, and the support's mask warped by it is the prediction. It learns from pai
 
 import itertools
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -97,6 +98,13 @@ class Registration(FewShotMethod):
         size = flow.new_tensor(flow.shape[-2:])[:, None, None]
         here = pixels(flow)
         return (here + flow) * size / (size - 1) - 0.5 - here
+
+    @torch.inference_mode()
+    def register(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """`displacement` of slices `(N, H, W)` in memory, a few at a time, on the device of the network."""
+        device = self.disp_layer.weight.device
+        pairs = torch.from_numpy(np.stack((source, target), 1)).split(8)
+        return torch.cat([self.displacement(*pair.to(device).split(1, 1)).cpu() for pair in pairs]).numpy()
 
 
 class UNet(nn.Module):

@@ -111,7 +111,8 @@ def test_what_a_training_may_build_on(trained, wanted, accepted):
     content = {"config": common | trained, "training_scans": [5, 6]}
 
     def check():
-        training.require_same_fold(content, "file", common | wanted, [5, 6])
+        dataset = config.DATASETS["PHANTOM"]
+        checkpoints.require_same_fold(content, "file", common | wanted, [5, 6], dataset)
 
     if accepted:
         check()

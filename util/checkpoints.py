@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from util.dataset import Dataset
 from util.errors import UserError
 from util.files import whole_file
 
@@ -86,3 +87,39 @@ def fingerprint(path: Path) -> str:
     """The first 12 digits of a file's SHA-256: enough to tell checkpoints apart."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:12]
+
+
+def require_same_fold(
+    content: Mapping[str, Any], path: Path, config: Mapping[str, Any], numbers: list[int], dataset: Dataset
+) -> None:
+    """Refuse to build on a checkpoint that was trained on other scans, or on slices that this run must not see.
+
+    Args:
+        content: of the checkpoint; `path`: its file.
+        config: of this run.
+        numbers: of the scans it trains on.
+        dataset: of this run.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    theirs = content["config"]
+    if theirs["dataset"] != config["dataset"] or content["training_scans"] != numbers:
+        raise UserError(
+            f"{path}: was trained on {theirs['dataset']} scans {content['training_scans']}, this run trains on "
+            f"{config['dataset']} scans {numbers}; name a checkpoint of this data set and fold"
+        )
+    organs = dataset.chosen
+    kept_back = organs(theirs.get("organs", "all")) if theirs["setting"] == 2 else {}
+    if config["exclude"] == "any" and theirs["exclude"] == "all":
+        kept_back = {}  # slices with some of the organs trained it
+    if config["setting"] == 2 and not organs(config["organs"]).keys() <= kept_back.keys():
+        raise UserError(
+            f"{path}: was trained in setting {theirs['setting']} and has seen slices that setting 2 removes "
+            f"(organs={config['organs']} exclude={config['exclude']}); train it with the same setting and organs"
+        )
+    if (theirs["scans"]["normalise"] == "scan") != (config["scans"]["normalise"] == "scan"):
+        raise UserError(
+            f"{path}: saw intensities with scans.normalise={theirs['scans']['normalise']}, this run has "
+            f"scans.normalise={config['scans']['normalise']}; both must have the same"
+        )
