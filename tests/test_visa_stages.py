@@ -169,7 +169,7 @@ def test_profiles_are_the_rows_of_the_specification(updates, expected):
     assert found["train"]["start"] == ("newest" if "stage=2" in updates else "")
     assert found["test"]["match"] == "propagate"
     ct = configuration(*updates, "dataset=SABS")
-    assert ct["scans"]["normalise"] == ("fold" if code else "training") and ct["test"]["support_index"] == 6
+    assert ct["scans"]["normalise"] == ("fold" if code else "training") and ct["test"]["support_index"] == -1
 
 
 @pytest.mark.parametrize(
