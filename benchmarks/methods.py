@@ -6,6 +6,7 @@ and optimiser step. Memory is the peak of the process (CPU) or of the allocator 
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -52,6 +53,18 @@ def measure(
     }
 
 
+def conditions(options: argparse.Namespace) -> str:
+    """What the figures depend on, in a line."""
+    import torch
+
+    device = torch.cuda.get_device_name() if options.device != "cpu" else f"{options.threads} thread(s)"
+    return (
+        f"{options.encoder}, {options.size} x {options.size}, {options.device} ({device}), one support, one query; "
+        f"{options.steps} step(s) after one to warm up; torch {torch.__version__}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f} before the start (0: nothing else runs)"
+    )
+
+
 def main() -> None:
     """Print one table over all methods."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -71,7 +84,7 @@ def main() -> None:
         return
     import models
 
-    print(f"{options.encoder}, {options.size} x {options.size}, {options.device}, {options.threads} thread(s)")
+    print(conditions(options))
     print(f"{'method':<14}{'batch':>6}{'steps/s':>10}{'median s':>10}{'peak GiB':>10}{'M parameters':>14}")
     for method in options.methods or [name for name in models.names() if models.method_class(name).dims == 2]:
         for batch in options.batch:
