@@ -1,6 +1,7 @@
 """PAMI against the published implementation: regions, prototypes, the block, probabilities, losses, gradients."""
 
 import pytest
+import torch
 
 from models.pami import PAMI
 from tests.parity.conftest import StubEncoder
@@ -22,6 +23,9 @@ LOSSES = {
     "mse": ("mse", 1.0, 1e-4),
     "coarse": ("qry", 1.0, 1e-4),
 }
+# A rectifier's unit within the rounding of float32 from its kink: there the published run took the other side, which
+# moves the gradient of the region gate by 1.3e-3. Case -> (call of a rectifier, unit, what float64 gives it).
+KINKS = {"train_small_mask": (69, 29191, -1.6e-7)}
 
 
 def published_method(**options) -> PAMI:
@@ -45,11 +49,37 @@ def test_the_whole(case):
     published = case.prepare(method, NAMES)
     output = case.match(method)
     case.compare_output(output, LOSSES)
-    if method.training:
-        # one case has a rectifier at its kink: features changed by 3e-7 move the gradient of the region gate by 1.2e-3,
-        # from ours (which float64 confirms) to the published one
-        case.compare_gradients(output, published, rtol=2e-3 if case.name == "train_small_mask" else 1e-3)
+    if method.training and case.name not in KINKS:
+        case.compare_gradients(output, published)
         assert not case.maps[1].grad.any()  # the second scale has no weight
+
+
+def test_gradients_beside_a_kink(golden, recipe, monkeypatch):
+    """In float64 they are the published ones to the stated tolerance, with the one unit on the side it had there."""
+    for name, (call, unit, found) in KINKS.items():
+        case, method = GoldenCase("pami", name, (64, 32), golden, recipe), published_method()
+        published = case.prepare(method, NAMES)
+        case.convert(method, torch.Tensor.double)
+        calls = switch_unit(monkeypatch, call, unit)
+        output = case.match(method)
+        assert calls[call].flatten()[unit].item() == pytest.approx(found, abs=2e-8)
+        case.compare_gradients(output, published)
+
+
+def switch_unit(monkeypatch, call: int, unit: int) -> list[torch.Tensor]:
+    """One unit of one rectifier lets through what is negative instead; the list collects what rectifiers are given."""
+    given, relu = [], torch.Tensor.relu
+
+    def rectify(x: torch.Tensor) -> torch.Tensor:
+        given.append(x.detach())
+        if len(given) != call + 1:
+            return relu(x)
+        switched = torch.arange(x.numel()).view_as(x) == unit
+        return torch.where(switched, x - relu(x), relu(x))
+
+    monkeypatch.setattr(torch.Tensor, "relu", rectify)
+    monkeypatch.setattr(torch.nn.ReLU, "forward", lambda self, x: rectify(x))
+    return given
 
 
 def test_parameters():
