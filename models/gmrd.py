@@ -25,7 +25,7 @@ EDGE = 2  # width of an edge in pixels
 
 class GMRD(FewShotMethod):
     """GMRD. Generation C of its code, which trains without the paper's two losses, is the default; `mlp_relu=True,
-    aux_weight=0.5` is generation B, the code at the time of acceptance.
+    aux_weight=0.5` is generation B, the code at the time of acceptance; `mse_weight=0.5` is generation A, its first.
 
     Args:
         encoder: a 2D encoder with two maps; only the shallow one is described.
@@ -35,6 +35,7 @@ class GMRD(FewShotMethod):
         background_descriptors: the same for the background.
         mlp_relu: a ReLU between the layers of the MLPs.
         aux_weight: weight of the losses within and between classes.
+        mse_weight: weight of the squared distance between the mean descriptors of supports and queries.
         outer_edge: "coded": the background's edge as published, which is all background minus the eroded organ;
             "fixed": the ring around the organ.
         filler_seed: decides which pixels of a class fill the others' places; in training also the step does.
@@ -60,6 +61,7 @@ class GMRD(FewShotMethod):
         background_descriptors: int = 600,
         mlp_relu: bool = False,
         aux_weight: float = 0.0,
+        mse_weight: float = 0.0,
         outer_edge: str = "coded",
         filler_seed: int = 2025,
         background_weight: float = 0.1,
@@ -72,6 +74,7 @@ class GMRD(FewShotMethod):
         self.foreground = DescriptorPath(image_size**2, foreground_descriptors, mlp_relu)
         self.image_size = image_size
         self.aux_weight = aux_weight
+        self.mse_weight = mse_weight
         self.outer_edge = outer_edge
         self.filler_seed = filler_seed
         self.background_weight = background_weight
@@ -160,9 +163,12 @@ class GMRD(FewShotMethod):
         logits = torch.where(empty, single, self.decode(support, described))
         align = ops.pixel_nll(logits, support_masks).mean(1)
         losses = {"align": torch.where(found, align, 0.0).mean()}
+        both = found & ~empty.flatten()
         if self.aux_weight:
-            aux = self.aux_weight * class_losses(*descriptors, *described)
-            losses["aux"] = torch.where(found & ~empty.flatten(), aux, 0.0).mean()
+            losses["aux"] = self.aux_weight * torch.where(both, class_losses(*descriptors, *described), 0.0).mean()
+        if self.mse_weight:
+            distance = sum(map(mean_distance, descriptors, described))
+            losses["mse"] = self.mse_weight * torch.where(both, distance, 0.0).mean()
         return losses
 
     def pixel_order(self, members: Tensor) -> Tensor:
@@ -208,6 +214,15 @@ def class_losses(background: Tensor, foreground: Tensor, other_background: Tenso
     within = agreement(foreground, other_foreground) + agreement(background, other_background)
     between = mean_cosine(foreground, background).relu() + mean_cosine(other_foreground, other_background).relu()
     return 2 - within + between
+
+
+def mean_distance(rows: Tensor, others: Tensor) -> Tensor:
+    """Mean square of what two sets of descriptors `(B, K + 2, C)` differ by: `(B,)` (spec 7.4).
+
+    Of each set remain three rows: the mean of the generated ones, and the means over region and edge.
+    """
+    short, other = (torch.cat((d[:, :-2].mean(1, keepdim=True), d[:, -2:]), dim=1) for d in (rows, others))
+    return (short - other).square().mean((1, 2))
 
 
 def mean_cosine(rows: Tensor, others: Tensor) -> Tensor:

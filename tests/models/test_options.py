@@ -1,0 +1,127 @@
+"""Every published option of the methods, with several episodes and shots and at image sizes other than 256."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import models
+from models.gmrd import mean_distance
+from models.pami import PAMI
+from tests.models.stub import TinyEncoder
+from util.episode import Episode
+
+SMALL_GMRD = dict(foreground_descriptors=5, background_descriptors=7)
+OPTIONS = {
+    "alpnet": [{}, dict(prototypes="mask")],
+    "qnet": [
+        {},
+        dict(fine_weight=0.6),  # the paper's in setting 2
+        dict(fine_weight=1.0),
+        dict(fine_weight=0.0),
+        dict(refinement_steps=0),
+        dict(refinement_bce="intended"),
+    ],
+    "rpt": [dict(regions=20), dict(regions=20, sampler="stateful")],
+    "pami": [
+        dict(regions=20),
+        dict(regions=20, assembly=0.5),
+        dict(regions=20, scale_weights=(0.5, 0.5)),
+        dict(regions=20, sampler="stateful"),
+    ],
+    "gmrd": [
+        SMALL_GMRD,  # generation C
+        SMALL_GMRD | dict(mlp_relu=True, aux_weight=0.5),  # B
+        SMALL_GMRD | dict(mse_weight=0.5),  # A
+        SMALL_GMRD | dict(outer_edge="fixed"),
+    ],
+    "adnet": [{}],
+}
+CASES = [(name, options) for name, several in OPTIONS.items() for options in several]
+NAMES = [" ".join([name, *(f"{k}={v}" for k, v in options.items())]) for name, options in CASES]
+
+
+def build(name: str, options: dict, side: int):
+    method = models.method_class(name)
+    torch.manual_seed(0)
+    size = {"image_size": side} if "image_size" in models.defaults(name) else {}
+    return method(TinyEncoder(method.encoder_strides), channels=16, **options, **size)
+
+
+def episode(seed: int, shots: int, height: int, width: int) -> Episode:
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(1, shots + 1, height, width)
+    masks[..., height // 5 + seed : height // 2 + seed, width // 4 : width // 2 + seed] = 1
+    images = 2 * masks[:, :, None] + torch.randn(1, shots + 1, 1, height, width, generator=generator)
+    return Episode(images[:, :shots], masks[:, :shots], images[:, shots:], masks[:, shots:].long())
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=NAMES)
+def test_three_episodes_of_five_shots_train(name, options):
+    method = build(name, options, 72).train()
+    output = method(Episode.stack([episode(seed, 5, 72, 72) for seed in range(3)]))
+    output.loss.backward()
+    assert output.logits.shape == (3, 1, 2, 72, 72)
+    assert all(loss.isfinite() for loss in output.losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in method.encoder.parameters())
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=NAMES)
+def test_three_episodes_equal_each_alone(name, options):
+    if options.get("sampler") == "stateful":
+        pytest.skip("the published sampler depends on the order of calls")
+    method = build(name, options, 72).eval()
+    given = [episode(seed, 5, 72, 72) for seed in range(3)]
+    together = method(Episode.stack(given)).logits
+    for logits, single in zip(together, given, strict=True):
+        torch.testing.assert_close(logits, method(single).logits[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 64), (257, 257), (65, 113)])
+@pytest.mark.parametrize("name", sorted(set(OPTIONS) - {"gmrd"}))
+def test_images_of_any_size(name, height, width):
+    method = build(name, {"regions": 20} if "regions" in models.defaults(name) else {}, 0).train()
+    output = method(episode(1, 1, height, width))
+    assert output.logits.shape == (1, 1, 2, height, width)
+    assert output.loss.isfinite()
+
+
+@pytest.mark.parametrize("side", [65, 96])
+def test_gmrd_at_the_side_it_was_made_for(side):
+    output = build("gmrd", SMALL_GMRD, side).train()(episode(1, 1, side, side))
+    assert output.logits.shape == (1, 1, 2, side, side) and output.loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("options", "losses"),
+    [
+        (SMALL_GMRD, {"query", "align"}),
+        (SMALL_GMRD | dict(mlp_relu=True, aux_weight=0.5), {"query", "align", "aux"}),
+        (SMALL_GMRD | dict(mse_weight=0.5), {"query", "align", "mse"}),
+    ],
+    ids="CBA",
+)
+def test_gmrds_generations_differ_in_their_losses(options, losses):
+    method = build("gmrd", options, 72).train()
+    assert method(episode(0, 1, 72, 72)).losses.keys() == losses
+    relus = [isinstance(module, torch.nn.ReLU) for module in method.foreground.mix]
+    assert any(relus) == options.get("mlp_relu", False)
+
+
+def test_the_distance_of_gmrds_first_generation():
+    rows, others = torch.randn(2, 1, 7, 4, generator=torch.Generator().manual_seed(0))
+    expected = 0.0
+    for ours, theirs in ((rows[0, :5].mean(0), others[0, :5].mean(0)), *zip(rows[0, 5:], others[0, 5:], strict=True)):
+        expected += F.mse_loss(ours, theirs) / 3
+    torch.testing.assert_close(mean_distance(rows, others), expected[None])
+
+
+def test_pamis_lambda_mixes_the_predictions_of_support_and_query():
+    def probabilities(assembly: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        method = PAMI(TinyEncoder((4, 8)), regions=20, channels=16, assembly=assembly).eval()
+        return method(episode(0, 1, 72, 72)).probabilities
+
+    support, query, mixed = (probabilities(value) for value in (1.0, 0.0, 0.3))
+    assert not torch.allclose(support, query)
+    torch.testing.assert_close(mixed, 0.3 * support + 0.7 * query, rtol=1e-4, atol=1e-5)
