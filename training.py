@@ -143,7 +143,7 @@ class Trainer:
         )
 
     def train_step(self, episode: Episode) -> dict[str, Tensor]:
-        """One update; returns the losses, detached, without waiting for the device."""
+        """One update; returns losses and diagnostics, detached, without waiting for the device."""
         self.method.progress = self.step / self.options["steps"]
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.options)
@@ -155,7 +155,8 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        return {"loss": output.loss.detach(), **{name: value.detach() for name, value in output.losses.items()}}
+        losses = {name: value.detach() for name, value in output.losses.items()}
+        return {"loss": output.loss.detach(), **losses, **output.diagnostics}
 
     def save(self) -> None:
         """Write checkpoints/step_<n>.pt below the run's folder."""

@@ -39,7 +39,7 @@ class PAMI(FewShotMethod):
     encoder_strides = (4, 8)
     recipe = {
         # of 50000 steps asked for, whole passes of 3000 are run
-        "train": dict(steps=48_000, learning_rate=1e-3, decay=0.98, decay_every=3000),
+        "train": dict(steps=48_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=3000),
         "episode": dict(size_of="larger", runs=True),
         "test": dict(support_index=2),
     }
@@ -107,7 +107,7 @@ class PAMI(FewShotMethod):
             anything = predicted.flatten(2).any(2)
             losses["align"] = torch.where(anything, align, 0.0).mean()
             losses["mse"] = torch.where(anything, mse, 0.0).mean()
-        return Output(logits, losses)
+        return Output(logits, losses, {"t": query_thresholds.detach().mean()})
 
     def refine(self, regions: Tensor, query: Tensor, own: Tensor, thresholds: Tensor) -> Tensor:
         """Debias the regions against every query slice, in float32, and segment it.

@@ -36,7 +36,7 @@ class QNet(FewShotMethod):
 
     encoder_strides = (4, 8)
     recipe = {
-        "train": dict(steps=30_000, learning_rate=1e-3, decay=0.98, decay_every=1000),
+        "train": dict(steps=30_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=1000),
         "episode": dict(size_of="larger", runs=True),
         "test": dict(support_index=2),
     }
@@ -88,7 +88,7 @@ class QNet(FewShotMethod):
         losses = {"query": ops.episode_nll(logits, query_masks, self.background_weight).mean()}
         if self.training:
             losses["align"] = self.alignment_loss(supports, support_masks, queries, thresholds, probability)
-        return Output(logits, losses)
+        return Output(logits, losses, {"t": thresholds.detach().mean()})
 
     def foreground_probability(
         self, features: Features, prototypes: list[Tensor], thresholds: Tensor, size: tuple[int, int]

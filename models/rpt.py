@@ -38,7 +38,9 @@ class RPT(FewShotMethod):
 
     encoder_strides = (4, 8)
     recipe = {
-        "train": dict(steps=40_000, learning_rate=1e-3, decay=0.98, decay_every=5000, save_every=5000),
+        "train": dict(
+            steps=40_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=5000, save_every=5000
+        ),
         "episode": dict(size_of="larger", runs=True),
         "test": dict(support_index=2),
     }
@@ -101,7 +103,7 @@ class RPT(FewShotMethod):
             losses["align"] = torch.where(found, align, 0.0).mean()
             losses["mse"] = self.mse_weight * torch.where(found, mse, 0.0).mean()
             losses["consistency"] = self.consistency_loss(query, query_masks, query_thresholds)
-        return Output(logits, losses)
+        return Output(logits, losses, {"t": query_thresholds.detach().mean()})
 
     def refine(self, regions: Tensor, global_prototype: Tensor, query: Tensor, thresholds: Tensor) -> Tensor:
         """Regions `(B, S, K, C)` against every query slice, in float32 -> prototypes `(B, Q, C)`."""

@@ -41,6 +41,16 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.02)
 
 
+def test_metrics_show_the_predicted_threshold(tiny, tmp_path):
+    train("method=qnet", f"data_root={tiny}", f"runs={tmp_path}", "train.log_every=1", "train.steps=2")
+    with (tmp_path / "qnet_PHANTOM_fold0/1/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == pytest.approx(
+        [float(row["query"]) + float(row["align"]) for row in rows], rel=1e-4
+    )
+    assert all(-20 < float(row["t"]) < 20 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("method", "rates"),
     [

@@ -84,10 +84,12 @@ class Output:
     Attributes:
         logits: `(B, Q, 2, *)`, background then foreground; log-probabilities are valid logits.
         losses: scalars by name, already weighted; the trainer minimises their sum. Empty when there are no answers.
+        diagnostics: detached scalars that metrics.csv shows beside the losses, e.g. a predicted threshold.
     """
 
     logits: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def loss(self) -> Tensor:

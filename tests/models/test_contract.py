@@ -56,6 +56,7 @@ def test_shapes_and_losses(name):
     assert output.masks.shape == output.probabilities.shape == (2, 1, *spatial)
     assert output.losses and all(loss.ndim == 0 and loss.isfinite() for loss in output.losses.values())
     torch.testing.assert_close(output.loss, sum(output.losses.values()))
+    assert all(value.ndim == 0 and not value.requires_grad for value in output.diagnostics.values())
 
 
 def test_every_parameter_learns(name):
