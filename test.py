@@ -144,7 +144,9 @@ def load_methods(config: dict, fold: Fold) -> list[Trained]:
 def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = False) -> Trained:
     if wanted == UNTRAINED:
         keys = ("encoder", "weights", "stride")
-        method = models.build(config["method"], config["model"], **{key: config[key] for key in keys})
+        dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
+        arguments = models.fitted(config["model"], lambda: read_scan(dataset, root, fold.support).image.shape[-1])
+        method = models.build(config["method"], arguments, **{key: config[key] for key in keys})
         about = (config["encoder"], config["setting"], config["seed"], shared_intensities(config, fold))
         return Trained(method, UNTRAINED, "", *about)
     folder = tables.run_folder(config)

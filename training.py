@@ -68,6 +68,8 @@ class Trainer:
         self.config, self.folder, self.device, self.rank, self.ranks = config, folder, device, rank, ranks
         self.options = config["train"]
         self.step = 0
+        self.scans, self.intensities = training_scans(config)
+        config["model"] = models.fitted(config["model"], lambda: self.scans[0].image.shape[-1])
         torch.manual_seed(config["seed"])  # new layers start from the seed alone
         self.method = models.build(
             config["method"],
@@ -87,7 +89,6 @@ class Trainer:
         torch.manual_seed(config["seed"] + rank)  # dropout, different on every rank
         self.optimiser = make_optimiser(self.method, self.options)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.options["precision"] == "float16")
-        self.scans, self.intensities = training_scans(config)
         self.preparation = training_preparation(config, self.scans)
         if self.options["start"] and not config["resume"]:
             self._start_from(start_checkpoint(config))

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,11 @@ def require_variant(name: str, variant: str, asked: str) -> None:
     """
     if variant not in method_class(name).recipe.get("variants", {}):
         raise UserError(f"{asked}: method={name} has no such variant")
+
+
+def fitted(arguments: Mapping[str, Any], side: Callable[[], int]) -> dict[str, Any]:
+    """The hyperparameters for images of one size: an `image_size` of 0 becomes their side, which is read only then."""
+    return {**arguments, **({"image_size": side()} if arguments.get("image_size") == 0 else {})}
 
 
 def build(

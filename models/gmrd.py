@@ -30,7 +30,8 @@ class GMRD(FewShotMethod):
     Args:
         encoder: a 2D encoder with two maps; only the shallow one is described.
         channels: width of the features.
-        image_size: side of the images in pixels; the MLPs have an input a pixel.
+        image_size: side of the images in pixels, 256 in the paper: the MLPs have an input a pixel. 0: training.py and
+            test.py take it from the scans.
         foreground_descriptors: how many are generated; two means (region, edge) join them.
         background_descriptors: the same for the background.
         mlp_relu: a ReLU between the layers of the MLPs.
@@ -56,7 +57,7 @@ class GMRD(FewShotMethod):
         encoder: nn.Module,
         *,
         channels: int = 512,
-        image_size: int = 256,
+        image_size: int = 0,
         foreground_descriptors: int = 100,
         background_descriptors: int = 600,
         mlp_relu: bool = False,
@@ -69,6 +70,8 @@ class GMRD(FewShotMethod):
         super().__init__(encoder)
         if outer_edge not in ("coded", "fixed"):
             raise UserError(f"model.outer_edge={outer_edge}: choose coded or fixed")
+        if image_size < 1:
+            raise UserError(f"model.image_size={image_size}: choose the side of the images in pixels")
         self.heads = DualScale(encoder, channels=channels, coarse=False)
         self.background = DescriptorPath(image_size**2, background_descriptors, mlp_relu)
         self.foreground = DescriptorPath(image_size**2, foreground_descriptors, mlp_relu)

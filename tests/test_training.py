@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import training
-from tests.commands import only_run, refused, resume, start, train
+from tests.commands import only_run, refused, resume, score, start, train
 from tests.conftest import ROOT
 from util import checkpoints, runs
 from util.volume import read_volume, write_volume
@@ -49,6 +49,18 @@ def test_metrics_show_the_predicted_threshold(tiny, tmp_path):
         [float(row["query"]) + float(row["align"]) for row in rows], rel=1e-4
     )
     assert all(-20 < float(row["t"]) < 20 for row in rows)
+
+
+def test_layers_over_pixels_take_their_size_from_the_scans(tiny, tmp_path):
+    small = ("method=gmrd", "model.foreground_descriptors=5", "model.background_descriptors=7")
+    train(*small, f"data_root={tiny}", f"runs={tmp_path}", "train.steps=1")
+    run = tmp_path / "gmrd_PHANTOM_fold0/1"
+    side = read_volume(tiny / "PHANTOM/phantom_MR_normalized/image_1.nii.gz").array.shape[-1]
+    content = checkpoints.load_checkpoint(runs.latest_checkpoint(run))
+    assert content["arguments"]["image_size"] == side != 256
+    assert content["model"]["foreground.spread.weight"].shape == (5, side**2)
+    for checkpoint in ("newest", "untrained"):
+        score(*small, f"data_root={tiny}", f"runs={tmp_path}", f"test.checkpoint={checkpoint}")
 
 
 @pytest.mark.parametrize(

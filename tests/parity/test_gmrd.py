@@ -63,7 +63,10 @@ def generations(golden, parity, recipe) -> dict[str, tuple]:
     for generation, (content, arrays) in stored.items():
         weights = recipe.params(recipe.rng(content["weight_seed"]), content["parameters"])
         method = GMRD(
-            StubEncoder((512, 8), (4, 8)), mlp_relu=generation == "B", aux_weight=0.5 if generation == "B" else 0.0
+            StubEncoder((512, 8), (4, 8)),
+            image_size=256,
+            mlp_relu=generation == "B",
+            aux_weight=0.5 if generation == "B" else 0.0,
         ).eval()
         state = {our_name(name): torch.from_numpy(value) for name, value in weights.items()}
         rest = method.load_state_dict(state, strict=False)
