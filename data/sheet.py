@@ -52,6 +52,7 @@ def draw_sheet(file: Path, image: Volume, label: Volume, names: Mapping[int, str
         figure.text(0.01 + 0.98 * place / len(names), 0.005, name, color=colour(place), fontsize=9, weight="bold")
     with whole_file(file) as temporary:
         figure.savefig(temporary)
+    figure.clear()  # its parts refer to each other, and with them large arrays would wait for the collector
 
 
 def slices_shown(label: np.ndarray) -> list[int]:
