@@ -87,7 +87,7 @@ def test_a_second_call_does_nothing_and_other_settings_do(own, finished, capsys,
     assert "everything is there already" in capsys.readouterr().out and sorted(finished.rglob("*")) == before
     words = [word for word in own[0] if word != "train.steps=60"]
     assert reproduce.main([*words, "train.steps=60", "threads=2", "test.save=True", "--dry-run"]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "everything is there already\n"
     for changes, environment, expected in (
         (["train.steps=60", "organs=liver"], {}, ["test.py", "test.py"]),
         (["train.steps=70"], {"FOLDS": "0"}, ["training.py", "test.py"]),

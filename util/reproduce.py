@@ -99,15 +99,13 @@ def run_all(plan: Plan, *, report: bool) -> dict[str, str]:
 
 def dry_run(plan: Plan) -> dict[str, str]:
     """Print the commands that would run."""
-    for fold, seed in jobs(plan):
-        for words in missing(plan, fold, seed):
-            print(shown(words))
+    commands = [words for fold, seed in jobs(plan) for words in missing(plan, fold, seed)]
     try:
-        words = report_command(plan)
+        report = report_command(plan)
     except UserError:  # tests are to run first
-        words = ["-m", "util.report", "RUNS_ABOVE", "--out", str(report_folder(plan))]
-    if words:
-        print(shown(words))
+        report = ["-m", "util.report", "RUNS_ABOVE", "--out", str(report_folder(plan))]
+    commands += [report] if report else []
+    print("\n".join(map(shown, commands)) or "everything is there already")
     return {}
 
 
