@@ -1,9 +1,6 @@
 """The training loop: `python training.py with method=adnet dataset=PHANTOM train.steps=300`."""
 
-import contextlib
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,23 +13,19 @@ from tqdm import tqdm
 import config as tables
 import models
 from data.plans import plan_of
-from dataloaders.augmentation import Ranges
-from dataloaders.episodes import TrainingEpisodes, episode_loader
-from dataloaders.exclusion import removal_table
+from dataloaders.episodes import episode_loader
 from dataloaders.flows import Carrier, make_flows
-from dataloaders.realistic import RealisticSampler
-from dataloaders.regrid import Preparation, observe
-from dataloaders.samplers import NeighboursSampler, Sampler, SliceSampler, WindowsSampler, excluded_slices
-from dataloaders.scans import Scan, read_scans, training_intensities
-from dataloaders.windows import WindowEpisodes
+from dataloaders.regrid import observe
+from dataloaders.scans import Scan
+from dataloaders.training_set import make_episodes, training_scans
 from models.parts.recompute import recompute_blocks
-from util import checkpoints, report, runs
-from util.dataset import choose_fold, require_scans
+from util import checkpoints, runs
+from util.dataset import choose_fold
 from util.episode import Episode
 from util.errors import UserError
 from util.losses_log import LossesLog
+from util.processes import join_ranks, stop_signals
 from util.settings import builds_on
-from util.tables import text_table
 
 log = logging.getLogger("training")
 experiment = tables.CommandLine("training")
@@ -41,10 +34,10 @@ experiment = tables.CommandLine("training")
 @experiment.main
 def train(_run) -> float:
     """Train one method on one fold; returns the mean loss of the last steps."""
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         config = tables.plain(_run.config)
         device = tables.prepare_device(config)
-        rank, ranks = _join_ranks(device)
+        rank, ranks = join_ranks(device)
         folder = Path(_run.observers[0].dir) if _run.observers else None
         trainer = Trainer(config, folder, device, rank, ranks)
         if config["resume"]:
@@ -68,7 +61,9 @@ class Trainer:
         self.config, self.folder, self.device, self.rank, self.ranks = config, folder, device, rank, ranks
         self.options = config["train"]
         self.step = 0
-        self.scans, self.intensities = training_scans(config)
+        self.dataset = tables.DATASETS[config["dataset"]]
+        fold = choose_fold(tables.FOLDS, config["dataset"], config["fold"])
+        self.scans, self.intensities = training_scans(config, self.dataset, fold)
         config["model"] = models.fitted(config["model"], lambda: self.scans[0].image.shape[-1])
         torch.manual_seed(config["seed"])  # new layers start from the seed alone
         self.method = models.build(
@@ -89,12 +84,13 @@ class Trainer:
         torch.manual_seed(config["seed"] + rank)  # dropout, different on every rank
         self.optimiser = make_optimiser(self.method, self.options)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.options["precision"] == "float16")
-        self.preparation = training_preparation(config, self.scans)
+        plan = plan_of(config["dataset"], Path(config["data_root"]) / self.dataset.images)
+        # what predict.py must do to other scans
+        self.preparation = observe(plan, [scan.geometry for scan in self.scans], self.scans[0].image.shape[2])
         if self.options["start"] and not config["resume"]:
             self._start_from(start_checkpoint(config))
-        self.episodes = make_episodes(
-            config, self.scans, self.method.dims, make_carrier(config, self.scans, device, rank), folder
-        )
+        carrier = make_carrier(config, self.scans, device, rank)
+        self.episodes = make_episodes(config, self.dataset, self.scans, self.method.dims, carrier, folder)
 
     def run(self, stop: list, log_scalar: Callable[[str, float, int], None]) -> float:
         """Train to the last step and return the last mean loss.
@@ -190,8 +186,8 @@ class Trainer:
             UserError: it was another fold, or its weights do not fit: a VISA may start from an ALPNet, whose layers it
                 has, but nothing may start from another encoder.
         """
-        content, dataset = checkpoints.load_checkpoint(path), tables.DATASETS[self.config["dataset"]]
-        checkpoints.require_same_fold(content, path, self.config, [scan.number for scan in self.scans], dataset)
+        content, numbers = checkpoints.load_checkpoint(path), [scan.number for scan in self.scans]
+        checkpoints.require_same_fold(content, path, self.config, numbers, self.dataset)
         try:
             checkpoints.load_weights(self.method, content, path)
         except UserError as error:
@@ -270,89 +266,6 @@ def freeze_batch_norms(module: nn.Module) -> None:
             part.eval()
 
 
-def training_scans(config: dict) -> tuple[list[Scan], tuple[float, float] | None]:
-    """The scans of the fold that train, with segments (and labels where setting 2 needs them), and the mean and
-    standard deviation that normalised them where it was not each scan's own.
-
-    Raises:
-        UserError: a scan is missing or damaged, or none is left to train.
-    """
-    dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
-    found = dataset.scans(root)
-    fold = choose_fold(tables.FOLDS, config["dataset"], config["fold"])
-    require_scans(fold, found, root / dataset.images, f"fold {config['fold']} of FOLDS['{config['dataset']}']")
-    numbers = fold.training(found)
-    if not numbers:
-        raise UserError(f"{root / dataset.images}: fold {config['fold']} leaves no scan to train on")
-    log.info("%s fold %d: %d training scans %s", config["dataset"], config["fold"], len(numbers), numbers)
-    shared = config["scans"]["normalise"] != "scan"
-    intensities = training_intensities(dataset, root, numbers) if shared else None
-    options = {"labels": config["setting"] == 2, "segments": config["scans"]["segments"], "intensities": intensities}
-    return read_scans(dataset, root, numbers, **options), intensities
-
-
-def training_preparation(config: dict, scans: list[Scan]) -> Preparation:
-    """How the training scans were prepared: what predict.py must do to other scans."""
-    dataset = tables.DATASETS[config["dataset"]]
-    plan = plan_of(config["dataset"], Path(config["data_root"]) / dataset.images)
-    return observe(plan, [scan.geometry for scan in scans], scans[0].image.shape[2])
-
-
-def make_episodes(
-    config: dict, scans: list[Scan], dims: int, carrier: Carrier | None = None, folder: Path | None = None
-) -> TrainingEpisodes:
-    """The training episodes of the configuration for a 2D or 3D method; `folder` as in `make_sampler`.
-
-    Raises:
-        UserError: the sampler does not fit the method, or a batch would join windows of several shapes.
-    """
-    options, batch_size = config["episode"], config["train"]["batch_size"]
-    if (options["sampler"] == "windows") != (dims == 3):
-        raise UserError(
-            f"episode.sampler={options['sampler']}: method={config['method']} sees "
-            f"{'volumes; choose windows' if dims == 3 else 'slices; windows are for volumes'}"
-        )
-    arguments = (scans, make_sampler(config, scans, folder), make_ranges(options), config["seed"], options["augment"])
-    if dims == 2:
-        return TrainingEpisodes(*arguments, carrier, options["lost_labels"])
-    episodes = WindowEpisodes(*arguments, window=options["window"], warp=options["warp"])
-    if batch_size > 1 and len(episodes.shapes) > 1:
-        raise UserError(
-            f"train.batch_size={batch_size}: the training scans give windows of several shapes "
-            f"{sorted(episodes.shapes)}; choose a smaller episode.window, or train.batch_size=1"
-        )
-    return episodes
-
-
-def make_sampler(config: dict, scans: list[Scan], folder: Path | None = None) -> Sampler:
-    """The sampler of the configuration over the training scans; setting 2 leaves removed_slices.csv in the folder."""
-    excluded = None
-    if config["setting"] == 2:
-        organs, rule = tables.DATASETS[config["dataset"]].chosen(config["organs"]), config["exclude"]
-        excluded = [excluded_slices(scan.label, organs.values(), rule) for scan in scans]
-        rows = removal_table({scan.number: scan.label for scan in scans}, organs, rule)
-        total = rows[-1]
-        log.info(
-            "setting 2 (%s): %d of %d training slices removed, %d of the others show a test organ\n%s",
-            rule,
-            total["removed"],
-            total["slices"],
-            total["leaking"],
-            text_table(rows),
-        )
-        if folder is not None:
-            report.write_scores(folder / "removed_slices.csv", rows)
-    episode, segments = config["episode"], [scan.segments for scan in scans]
-    options = {"min_size": episode["min_size"], "excluded": excluded}
-    if episode["sampler"] == "slice":
-        return SliceSampler(segments, **options)
-    if episode["sampler"] == "realistic":
-        return RealisticSampler(segments, **options, **{key: episode[key] for key in ("realistic", "reach", "queries")})
-    if episode["sampler"] == "windows":
-        return WindowsSampler(segments, depth=episode["window"][0], **options)
-    return NeighboursSampler(segments, size_of=episode["size_of"], runs=episode["runs"], **options)
-
-
 def make_carrier(config: dict, scans: list[Scan], device: torch.device, rank: int = 0) -> Carrier | None:
     """What carries superpixels to neighbouring slices: the flows of this fold's registration, made where missing.
 
@@ -404,36 +317,6 @@ def start_checkpoint(config: dict) -> Path:
         return not run["train"].get("start") and run["setting"] == config["setting"]
 
     return runs.newest_finished(tables.run_folder(config), first_stage)
-
-
-def make_ranges(episode: dict) -> Ranges:
-    """The ranges of the augmentation from the `episode.*` keys."""
-    return Ranges(**{name: episode[name] for name in Ranges.__dataclass_fields__})
-
-
-def _join_ranks(device: torch.device) -> tuple[int, int]:
-    """(rank, ranks) of this process; torchrun sets the environment, else there is one."""
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    if ranks > 1:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return int(os.environ.get("RANK", 0)), ranks
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list]:
-    """Ctrl-C and SIGTERM fill the list instead of killing the step; a second Ctrl-C kills as usual."""
-    stop: list = []
-
-    def note(number: int, frame) -> None:
-        stop.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

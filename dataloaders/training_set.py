@@ -1,0 +1,105 @@
+"""From a configuration to the scans, the sampler and the episodes of a training."""
+
+import logging
+from pathlib import Path
+
+from dataloaders.augmentation import Ranges
+from dataloaders.episodes import TrainingEpisodes
+from dataloaders.exclusion import removal_table
+from dataloaders.flows import Carrier
+from dataloaders.realistic import RealisticSampler
+from dataloaders.samplers import NeighboursSampler, Sampler, SliceSampler, WindowsSampler, excluded_slices
+from dataloaders.scans import Scan, read_scans, training_intensities
+from dataloaders.windows import WindowEpisodes
+from util import report
+from util.dataset import Dataset, Fold, require_scans
+from util.errors import UserError
+from util.tables import text_table
+
+log = logging.getLogger("training")
+
+
+def training_scans(config: dict, dataset: Dataset, fold: Fold) -> tuple[list[Scan], tuple[float, float] | None]:
+    """The scans of the fold that train, with segments (and labels where setting 2 needs them), and the mean and
+    standard deviation that normalised them where it was not each scan's own.
+
+    Raises:
+        UserError: a scan is missing or damaged, or none is left to train.
+    """
+    root = Path(config["data_root"])
+    found = dataset.scans(root)
+    require_scans(fold, found, root / dataset.images, f"fold {config['fold']} of FOLDS['{config['dataset']}']")
+    numbers = fold.training(found)
+    if not numbers:
+        raise UserError(f"{root / dataset.images}: fold {config['fold']} leaves no scan to train on")
+    log.info("%s fold %d: %d training scans %s", config["dataset"], config["fold"], len(numbers), numbers)
+    shared = config["scans"]["normalise"] != "scan"
+    intensities = training_intensities(dataset, root, numbers) if shared else None
+    options = {"labels": config["setting"] == 2, "segments": config["scans"]["segments"], "intensities": intensities}
+    return read_scans(dataset, root, numbers, **options), intensities
+
+
+def make_episodes(
+    config: dict,
+    dataset: Dataset,
+    scans: list[Scan],
+    dims: int,
+    carrier: Carrier | None = None,
+    folder: Path | None = None,
+) -> TrainingEpisodes:
+    """The training episodes of the configuration for a 2D or 3D method; `folder` as in `make_sampler`.
+
+    Raises:
+        UserError: the sampler does not fit the method, or a batch would join windows of several shapes.
+    """
+    options, batch_size = config["episode"], config["train"]["batch_size"]
+    if (options["sampler"] == "windows") != (dims == 3):
+        raise UserError(
+            f"episode.sampler={options['sampler']}: method={config['method']} sees "
+            f"{'volumes; choose windows' if dims == 3 else 'slices; windows are for volumes'}"
+        )
+    sampler = make_sampler(config, dataset, scans, folder)
+    arguments = (scans, sampler, make_ranges(options), config["seed"], options["augment"])
+    if dims == 2:
+        return TrainingEpisodes(*arguments, carrier, options["lost_labels"])
+    episodes = WindowEpisodes(*arguments, window=options["window"], warp=options["warp"])
+    if batch_size > 1 and len(episodes.shapes) > 1:
+        raise UserError(
+            f"train.batch_size={batch_size}: the training scans give windows of several shapes "
+            f"{sorted(episodes.shapes)}; choose a smaller episode.window, or train.batch_size=1"
+        )
+    return episodes
+
+
+def make_sampler(config: dict, dataset: Dataset, scans: list[Scan], folder: Path | None = None) -> Sampler:
+    """The sampler of the configuration over the training scans; setting 2 leaves removed_slices.csv in the folder."""
+    excluded = None
+    if config["setting"] == 2:
+        organs, rule = dataset.chosen(config["organs"]), config["exclude"]
+        excluded = [excluded_slices(scan.label, organs.values(), rule) for scan in scans]
+        rows = removal_table({scan.number: scan.label for scan in scans}, organs, rule)
+        total = rows[-1]
+        log.info(
+            "setting 2 (%s): %d of %d training slices removed, %d of the others show a test organ\n%s",
+            rule,
+            total["removed"],
+            total["slices"],
+            total["leaking"],
+            text_table(rows),
+        )
+        if folder is not None:
+            report.write_scores(folder / "removed_slices.csv", rows)
+    episode, segments = config["episode"], [scan.segments for scan in scans]
+    options = {"min_size": episode["min_size"], "excluded": excluded}
+    if episode["sampler"] == "slice":
+        return SliceSampler(segments, **options)
+    if episode["sampler"] == "realistic":
+        return RealisticSampler(segments, **options, **{key: episode[key] for key in ("realistic", "reach", "queries")})
+    if episode["sampler"] == "windows":
+        return WindowsSampler(segments, depth=episode["window"][0], **options)
+    return NeighboursSampler(segments, size_of=episode["size_of"], runs=episode["runs"], **options)
+
+
+def make_ranges(episode: dict) -> Ranges:
+    """The ranges of the augmentation from the `episode.*` keys."""
+    return Ranges(**{name: episode[name] for name in Ranges.__dataclass_fields__})
