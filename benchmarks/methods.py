@@ -1,7 +1,8 @@
 """Training speed and memory of every method: `python benchmarks/methods.py [--encoder resnet101] [--batch 1 4]`.
 
 Every row is measured in a process of its own, on random episodes of one support and one query slice, forward, backward
-and optimiser step. Memory is the peak of the process (CPU) or of the allocator (GPU).
+and optimiser step. Memory is the peak of the process (CPU) or of the allocator (GPU). `CPU s` is the processor time of
+the median step, which other work on the machine changes little.
 """
 
 import argparse
@@ -19,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 def measure(
     method: str, encoder: str, batch: int, size: int, steps: int, device: str, threads: int
 ) -> dict[str, float]:
-    """Steps a second, the slowest and the median step in seconds, and peak memory in GiB, of one method."""
+    """Steps a second, time and processor time of the median step in seconds, peak memory in GiB, of one method."""
     import torch
 
     import models
@@ -35,19 +36,21 @@ def measure(
     mask = torch.zeros(batch, 1, size, size)
     mask[..., size // 4 : size // 2, size // 4 : size // 2] = 1
     episode = Episode(image, mask, image + 0.1 * torch.randn_like(image), mask.long()).to(device)
-    seconds = []
+    seconds, busy = [], []
     for _ in range(steps + 1):
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         built(episode).loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if device != "cpu":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
+        busy.append(time.process_time() - worked)
     seconds = sorted(seconds[1:])  # the first step warms up
     return {
         "steps_per_second": len(seconds) / sum(seconds),
         "median": seconds[len(seconds) // 2],
+        "cpu": sorted(busy[1:])[len(seconds) // 2],
         "peak": peak_gib(torch.device(device)),
         "parameters": sum(p.numel() for p in built.parameters()) / 1e6,
     }
@@ -85,7 +88,7 @@ def main() -> None:
     import models
 
     print(conditions(options))
-    print(f"{'method':<14}{'batch':>6}{'steps/s':>10}{'median s':>10}{'peak GiB':>10}{'M parameters':>14}")
+    print(f"{'method':<14}{'batch':>6}{'steps/s':>10}{'median s':>10}{'CPU s':>8}{'peak GiB':>10}{'M parameters':>14}")
     for method in options.methods or [name for name in models.names() if models.method_class(name).dims == 2]:
         for batch in options.batch:
             command = [sys.executable, __file__, "--one", method, "--batch", str(batch)]
@@ -97,8 +100,8 @@ def main() -> None:
                 continue
             row = json.loads(done.stdout.splitlines()[-1])
             print(
-                f"{method:<14}{batch:>6}{row['steps_per_second']:>10.3f}{row['median']:>10.3f}{row['peak']:>10.2f}"
-                f"{row['parameters']:>14.2f}",
+                f"{method:<14}{batch:>6}{row['steps_per_second']:>10.3f}{row['median']:>10.3f}{row['cpu']:>8.2f}"
+                f"{row['peak']:>10.2f}{row['parameters']:>14.2f}",
                 flush=True,
             )
 
