@@ -178,7 +178,8 @@ def test_wrong_arguments_are_explained_and_leave_with_status_2(arguments, capsys
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX systems")
 def test_a_run_stopped_in_the_middle_leaves_whole_files_and_is_completed_by_the_next(tmp_path, stop):
-    images = _scans(tmp_path / "images", range(1, 7), shape=(24, 96, 96))
+    # many scans, so that the signal comes before the end on a machine that schedules this process late
+    images = _scans(tmp_path / "images", range(1, 41), shape=(24, 96, 96))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "supervoxels.generate", str(images), str(out), "--min-size", "50", "--jobs", "1"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True) as running:
@@ -191,7 +192,7 @@ def test_a_run_stopped_in_the_middle_leaves_whole_files_and_is_completed_by_the_
     assert running.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL), message
     assert "Traceback" not in message
     stopped = list(out.glob("super*"))
-    assert 0 < len(stopped) < 6
+    assert 0 < len(stopped) < 40
     for path in stopped:
         assert read_volume(path).array.shape == (24, 96, 96)
     assert main(command[3:]) == 0
