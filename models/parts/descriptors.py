@@ -40,14 +40,19 @@ class DescriptorPath(nn.Module):
         members = masks.flatten(2).flatten(0, 1) > 0.5
         source = fill_source(members, pixel_order(members))[:, None].expand(-1, self.spread.out_features, -1)
         weights = self.spread.weight.expand_as(source)
-        weights = torch.zeros_like(weights).scatter_add(2, source, weights) * members.any(1)[:, None, None]
-        weights = weights.unflatten(2, masks.shape[2:]).unflatten(0, masks.shape[:2])
+        weights = torch.zeros_like(weights).scatter_add(2, source, weights).view(*masks.shape[:2], -1, *masks.shape[2:])
+        anything = members.any(1).view(*masks.shape[:2], 1, 1)
+        spread = pooled(features, weights) * anything + self.spread.bias[:, None]
+        generated = self.mix(spread.transpose(2, 3)).transpose(2, 3)
         means = torch.stack((masks, edges), dim=2)
-        means = means / (means.sum((-2, -1), keepdim=True) + 1e-5)
-        weights = ops.pull_back(torch.cat((weights, means), dim=2), features.shape[-2:], align_corners=True)
-        rows = torch.einsum("bskhw,bschw->bskc", weights, features)
-        generated = self.mix(rows[:, :, :-2].transpose(2, 3) + self.spread.bias).transpose(2, 3)
-        return torch.cat((generated, rows[:, :, -2:]), dim=2)
+        means = pooled(features, means / (means.sum((-2, -1), keepdim=True) + 1e-5))
+        return torch.cat((generated, means), dim=2)
+
+
+def pooled(features: Tensor, weights: Tensor) -> Tensor:
+    """Features `(B, S, C, h, w)`, as if upsampled, weighted by `(B, S, K, H, W)` and summed: `(B, S, K, C)`."""
+    weights = ops.pull_back(weights, features.shape[-2:], align_corners=True)
+    return torch.einsum("bskhw,bschw->bskc", weights, features)
 
 
 class Decoder(nn.Module):

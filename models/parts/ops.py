@@ -69,7 +69,7 @@ def pull_back(masks: Tensor, size: tuple[int, int], align_corners: bool = False)
     """
     rows = resize_matrix(size[0], masks.shape[-2], masks, align_corners)
     columns = resize_matrix(size[1], masks.shape[-1], masks, align_corners)
-    return rows.T @ masks @ columns
+    return rows.T @ (masks @ columns)  # in this order nothing of the size of the masks is transposed
 
 
 @in_full_precision
