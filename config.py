@@ -25,6 +25,7 @@ from models.parts import encoders
 from util import settings
 from util.dataset import Dataset, from_file
 from util.errors import UserError
+from util.processes import held_signals
 
 # Folders are below `data_root`. Organs are the tested ones: name -> id in the label files.
 DATASETS = {
@@ -283,6 +284,7 @@ class CommandLine(Experiment):
         DATASETS[run.config["dataset"]].chosen(run.config["organs"])
         check_variants(run.config)
         run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
+        run._start_heartbeat = held_signals()(run._start_heartbeat)  # a thread half started cannot be stopped
         return run
 
     def run(self, command_name=None, config_updates=None, *args, **kwargs):

@@ -216,3 +216,23 @@ def test_a_test_that_is_killed_says_so(tiny, trained):
     assert process.returncode == 130 and "Traceback" not in printed
     (new,) = set((trained / "adnet_PHANTOM_fold0").iterdir()) - before
     assert runs.status(new) == "INTERRUPTED"
+
+
+def test_a_signal_while_sacred_starts_its_thread_is_no_crash(tiny, trained, monkeypatch):
+    """Sacred joins its thread when a run ends, which fails for one that was interrupted just before it began."""
+    import os
+    import signal
+    import threading
+
+    from sacred.utils import IntervalTimer
+
+    def start(thread: threading.Thread) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Thread.start(thread)
+
+    monkeypatch.setattr(IntervalTimer, "start", start)
+    before = set((trained / "adnet_PHANTOM_fold0").iterdir())
+    with pytest.raises(SystemExit) as left:
+        score(f"data_root={tiny}", f"runs={trained}")
+    (new,) = set((trained / "adnet_PHANTOM_fold0").iterdir()) - before
+    assert left.value.code == 130 and runs.status(new) == "INTERRUPTED"

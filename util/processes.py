@@ -32,3 +32,12 @@ def stop_signals() -> Iterator[list]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM interrupt only after the block."""
+    with stop_signals() as stop:
+        yield
+    if stop:
+        raise KeyboardInterrupt
