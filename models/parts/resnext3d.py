@@ -1,4 +1,4 @@
-"""3D ResNeXt-101 as an encoder of volumes (spec adnet 4.1): cardinality 32, the depth is never reduced.
+"""3D ResNeXt as an encoder of volumes (spec adnet 4.1): cardinality 32, the depth is never reduced.
 
 Xie et al., "Aggregated residual transformations" (CVPR 2017), in the 3D form of Hara et al., "Can spatiotemporal 3D
 CNNs retrace the history of 2D CNNs and ImageNet?" (CVPR 2018). Module names are those of their Kinetics checkpoints.
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from util.errors import UserError
 
 BLOCKS = (3, 4, 23, 3)
-WIDTHS = (128, 256, 512, 1024)  # inner widths of the four stages; they give twice as many channels
+WIDTHS = (128, 256, 512, 1024)
 CARDINALITY = 32
 
 
@@ -23,21 +23,29 @@ class ResNeXt3D(nn.Module):
     Args:
         strides: in-plane output strides of the maps, each 4, 8, 16 or 32; the paper's is `(8,)`.
         blocks: number of blocks in each stage.
+        widths: inner widths of the stages, multiples of 32; they give twice as many channels.
+        name: of the encoder.
     """
 
     dims = 3
 
-    def __init__(self, strides: tuple[int, ...], blocks: tuple[int, ...] = BLOCKS) -> None:
+    def __init__(
+        self,
+        strides: tuple[int, ...],
+        blocks: tuple[int, ...] = BLOCKS,
+        widths: tuple[int, ...] = WIDTHS,
+        name: str = "resnext101_3d",
+    ) -> None:
         super().__init__()
-        self.name, self.strides = "resnext101_3d", tuple(strides)
-        self.channels = tuple(2 * width for width in WIDTHS[-len(strides) :])
+        self.name, self.strides = name, tuple(strides)
+        self.channels = tuple(2 * width for width in widths[-len(strides) :])
         self.conv1 = nn.Conv3d(3, 64, 7, stride=(1, 2, 2), padding=3, bias=False)
         self.bn1 = nn.BatchNorm3d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
         limits = (strides[0],) * (4 - len(strides)) + self.strides
         inputs, stride, reached = 64, 4, []
-        for number, (width, count, limit) in enumerate(zip(WIDTHS, blocks, limits, strict=True), start=1):
+        for number, (width, count, limit) in enumerate(zip(widths, blocks, limits, strict=True), start=1):
             step = 2 if number > 1 and 2 * stride <= limit else 1
             stage = [Bottleneck(inputs, width, step), *(Bottleneck(2 * width, width) for _ in range(count - 1))]
             setattr(self, f"layer{number}", nn.Sequential(*stage))
