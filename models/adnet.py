@@ -62,7 +62,7 @@ class ADNet(FewShotMethod):
         support_masks = self.pooling_masks(support_masks, support)
         prototype = ops.masked_average(support, support_masks).mean(1, keepdim=True)
         probability = ops.foreground_probability(query, prototype, self.threshold)
-        logits = ops.upsampled_logits(probability, size)
+        logits = self.upsampled_logits(probability, size)
         if query_masks is None:
             return Output(logits)
         losses = {"query": ops.weighted_nll(logits, query_masks, self.background_weight)}
@@ -74,6 +74,10 @@ class ADNet(FewShotMethod):
     def pooling_masks(self, masks: Tensor, features: Tensor) -> Tensor:
         """The support masks that pooling and alignment use: `(B, S, *)` as they are."""
         return masks
+
+    def upsampled_logits(self, probability: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Foreground probabilities `(B, Q, *)` of the cells -> logits `(B, Q, 2, *)` of the pixels."""
+        return ops.upsampled_logits(probability, size)
 
     def alignment_loss(self, support: Tensor, support_masks: Tensor, query: Tensor, probability: Tensor) -> Tensor:
         """The predicted query segments its own support (spec 2.2); zero for episodes in which nothing is predicted."""

@@ -17,6 +17,8 @@ class ADNet3D(ADNet):
     """ADNet in 3D: masks meet features at FEATURE resolution, where ADNet 2D pools and aligns at that of the masks.
 
     A supervoxel that the sampling misses gives the zero prototype. Arguments as ADNet's; a 2D encoder sees the slices.
+    Where the encoder's cells are `centred`, masks and predictions keep to that: with the published resizing, made for
+    cells that look at their first voxel, predictions of the small encoder lay up to 12 pixels beside the organ.
     """
 
     dims: ClassVar[int] = 3
@@ -29,5 +31,17 @@ class ADNet3D(ADNet):
     }
 
     def pooling_masks(self, masks: Tensor, features: Tensor) -> Tensor:
-        """Masks `(B, S, D, H, W)` by nearest neighbour at the size of the features `(B, S, C, D, h, w)` (spec 4.3)."""
-        return ops.nearest(masks, features.shape[3:])
+        """Masks `(B, S, D, H, W)` by nearest neighbour at the size of the features `(B, S, C, D, h, w)` (spec 4.3).
+
+        Centred cells: the share of a cell that is covered.
+        """
+        return (ops.shares if self.centred else ops.nearest)(masks, features.shape[3:])
+
+    def upsampled_logits(self, probability: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Foreground probabilities `(B, Q, D, h, w)` of the cells -> logits `(B, Q, 2, D, H, W)`, trilinear."""
+        return ops.upsampled_logits(probability, size, align_corners=not self.centred)
+
+    @property
+    def centred(self) -> bool:
+        """Whether a cell of the encoder looks at the middle of its voxels, not at the first one."""
+        return getattr(self.encoder, "centred", False)

@@ -41,6 +41,9 @@ class EfficientNetLite0(nn.Module):
         self.taps = tuple(reversed(TAPS[: len(strides)]))
         self.channels = tuple(STAGES[tap - 1][-1] for tap in self.taps)
         self.strides = tuple(strides)
+        # SAME padding is one-sided where it strides: at 16 a cell looks at the middle of its pixels, where ResNets,
+        # and this network with dilation in place of the last stride, look at the first one
+        self.centred = strides[-1] == 16
         limits = [next((s for tap, s in zip(self.taps, strides, strict=False) if i <= tap), None) for i in range(1, 8)]
         self._conv_stem = SameConv2d(3, 32, 3, stride=2)
         self._bn0 = _norm(32)

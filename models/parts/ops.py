@@ -53,6 +53,11 @@ def nearest(masks: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(masks.float(), size=tuple(size), mode="nearest")
 
 
+def shares(masks: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Masks `(B, S, D, H, W)` at the spatial `size`: the share of a cell's voxels that they cover."""
+    return F.interpolate(masks.float(), size=tuple(size), mode="area")
+
+
 def resize_matrix(source: int, target: int, like: Tensor, align_corners: bool = False) -> Tensor:
     """The linear map `(target, source)` that resizes one axis bilinearly."""
     identity = torch.eye(source, device=like.device, dtype=like.dtype)
@@ -145,12 +150,12 @@ def log_probabilities(foreground: Tensor) -> Tensor:
     return both.clamp(EPSILON, 1 - EPSILON).log()
 
 
-def upsampled_logits(foreground: Tensor, size: tuple[int, ...]) -> Tensor:
+def upsampled_logits(foreground: Tensor, size: tuple[int, ...], align_corners: bool = True) -> Tensor:
     """Foreground probabilities `(B, Q, *)` -> logits `(B, Q, 2, *)` at `size`.
 
     The family resizes PROBABILITIES, with align_corners True, and takes logarithms afterwards.
     """
-    return log_probabilities(resize(foreground, size, align_corners=True))
+    return log_probabilities(resize(foreground, size, align_corners))
 
 
 def weighted_nll(log_probability: Tensor, masks: Tensor, background_weight: float) -> Tensor:

@@ -17,6 +17,7 @@ class SliceWise(nn.Module):
         super().__init__()
         self.slices = slices
         self.name, self.channels, self.strides = slices.name, slices.channels, slices.strides
+        self.centred = getattr(slices, "centred", False)
         self.mixers = nn.ModuleList(DepthMixer(channels) for channels in slices.channels)
 
     @property

@@ -71,7 +71,7 @@ def test_trunk_of_resnet101_has_the_papers_parameters():
 @pytest.mark.parametrize("strides", [(8,), (16,), (4, 8), (8, 16)])
 def test_strides_and_channels_are_what_they_say(name, strides, dims):
     """In 2D methods and in 3D ones, where the depth stays."""
-    if name == "resnext101_3d" and dims == 2:
+    if name.endswith("_3d") and dims == 2:
         pytest.skip("sees volumes; test_an_encoder_of_volumes_is_refused_for_images")
     encoder = encoders.build(name, strides, None, dims).eval()
     depth = (2,) if dims == 3 else ()
@@ -80,6 +80,27 @@ def test_strides_and_channels_are_what_they_say(name, strides, dims):
     assert encoder.strides == strides and encoder.dims == dims
     for features, stride, channels in zip(maps, strides, encoder.channels, strict=True):
         assert features.shape == (1, channels, *depth, 64 // stride, 64 // stride)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "stride"),
+    [
+        ("efficientnet_lite0", "imagenet", 16),
+        ("efficientnet_lite0", "imagenet", 8),
+        ("resnet18", None, 16),
+        ("resnext14_3d", None, 8),
+    ],
+)
+def test_cells_look_at_the_voxels_they_say(name, weights, stride):
+    """The middle of what moves a cell: the middle of its pixels where the encoder says `centred`, else the first."""
+    torch.manual_seed(0)
+    encoder = encoders.build(name, (stride,), weights, 3).eval()
+    image, cell = torch.randn(1, 1, 4, 192, 192, requires_grad=True), 96 // stride
+    encoder(image)[0][0, :, :, cell, cell].square().sum().backward()
+    influence = image.grad.abs().sum((0, 1, 2))
+    seen = [(influence.sum(axis) * torch.arange(192)).sum() / influence.sum() - 96 for axis in (0, 1)]
+    expected = stride / 2 if getattr(encoder, "centred", False) else 0
+    assert sum(seen) / 2 == pytest.approx(expected, abs=stride / 4)
 
 
 def test_deeplab_checkpoint_fits_the_trunk(tmp_path):
