@@ -165,7 +165,7 @@ def options():
     stage = 1  # 2: the second training of a method that has one (visa)
     profile = "paper"  # "code": what a method's published code does, where the two differ and the method offers both
     encoder = models.method_class(method).default_encoder  # resnet101, resnet50, resnet18, efficientnet_lite0, none;
-    # for volumes: resnext101_3d, or any of the others slice by slice
+    # for volumes: resnext101_3d, the small resnext14_3d, or any of the others slice by slice
     weights = encoders.entry(encoder).weights  # none, imagenet, coco, or a file
     stride = encoders.entry(encoder).stride  # output stride of its deepest map; 0 = as the method's paper has it
     _variants = (dataset, f"stage {stage}", profile)
