@@ -34,6 +34,7 @@ class PAMI(FewShotMethod):
         assembly: the support's part in the assembled prediction, the rest is the query's (lambda). The published code
             has 1, which switches the assembly off; the paper's own value is unknown (spec R3).
         background_weight: weight of background pixels in the query loss.
+        mse_weight: factor of the loss between the prototypes of query and support.
     """
 
     encoder_strides = (4, 8)
@@ -57,6 +58,7 @@ class PAMI(FewShotMethod):
         scale_weights: tuple[float, float] = (1.0, 0.0),
         assembly: float = 1.0,
         background_weight: float = 0.1,
+        mse_weight: float = 1.0,
     ) -> None:
         super().__init__(encoder)
         if len(scale_weights) != 2 or min(scale_weights) < 0 or sum(scale_weights) == 0:
@@ -69,6 +71,7 @@ class PAMI(FewShotMethod):
         self.iterations = iterations
         self.assembly = assembly
         self.background_weight = background_weight
+        self.mse_weight = mse_weight
 
     def encode(self, images: Tensor) -> Features:
         """Images `(N, 1, H, W)` -> a map `(N, channels, h, w)` for every scale, and one threshold an image `(N,)`."""
@@ -106,7 +109,7 @@ class PAMI(FewShotMethod):
             mse = (self.fuse(found) - self.fuse(prototypes)).square().mean(2)
             anything = predicted.flatten(2).any(2)
             losses["align"] = torch.where(anything, align, 0.0).mean()
-            losses["mse"] = torch.where(anything, mse, 0.0).mean()
+            losses["mse"] = self.mse_weight * torch.where(anything, mse, 0.0).mean()
         return Output(logits, losses, {"t": query_thresholds.detach().mean()})
 
     def refine(self, regions: Tensor, query: Tensor, own: Tensor, thresholds: Tensor) -> Tensor:

@@ -55,6 +55,17 @@ def episode(seed: int, shots: int, height: int, width: int) -> Episode:
     return Episode(images[:, :shots], masks[:, :shots], images[:, shots:], masks[:, shots:].long())
 
 
+@pytest.mark.parametrize("name", ["pami", "rpt"])
+def test_the_weight_of_the_prototypes_distance_scales_that_loss_alone(name):
+    costs = []
+    for weight in (1.0, 0.25):
+        method = build(name, dict(regions=20, dropout=0.0, mse_weight=weight), 72).train()
+        costs.append(method(episode(0, 1, 72, 72)).losses)
+    assert costs[0]["mse"] > 0
+    for term, cost in costs[0].items():
+        torch.testing.assert_close(costs[1][term], cost * (0.25 if term == "mse" else 1))
+
+
 @pytest.mark.parametrize(("name", "options"), CASES, ids=NAMES)
 def test_three_episodes_of_five_shots_train(name, options):
     method = build(name, options, 72).train()
