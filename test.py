@@ -261,7 +261,7 @@ def draw_organ(file: Path, results: Sequence[Result], scan_of: Callable[[int], S
         z = int(truth.sum((1, 2)).argmax())
         # shown as radiologists expect, front up: the rows of a scan run either way
         upright = slice(None, None, -1 if scan.geometry.direction[4] < 0 else 1)
-        text = f"scan {scan.number}, slice {z}, Dice {result.row['dice']:.2f}"
+        text = f"scan {scan.number}: Dice {result.row['dice']:.2f}; slice {z}"
         rows.append((text, *(volume[z, upright] for volume in (scan.image, truth, result.prediction))))
     report.draw_contours(file, f"{results[0].task.organ}, support scan {results[0].row['support']}", rows)
 
