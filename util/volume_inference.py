@@ -196,7 +196,7 @@ def _weights(start: Sequence[int], size: Sequence[int], whole: Sequence[int], bl
 def _smaller(patch: tuple[int, ...], step: int) -> tuple[int, ...]:
     """A patch with half the slices while there are many, then a quarter off the longer side; itself if smallest.
 
-    Borders through the slices take little from the view, those through the plane much (README, Volumes).
+    Borders through the slices take little from the view, those through the plane much (models/README.md, Volumes).
     """
     depth, *plane = patch
     if depth > SHALLOWEST:
