@@ -1,7 +1,6 @@
 """From raw downloads to prepared scans: nothing moves, nothing is swapped, bad files are told, a kill costs nothing."""
 
 import csv
-import gzip
 import json
 import shutil
 import signal
@@ -10,9 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import nibabel
 import numpy as np
-import pydicom
 import pytest
 
 import config
@@ -21,6 +18,7 @@ from data.phantom_raw import truth
 from supervoxels.generate import main as generate
 from tests.commands import score, train
 from tests.conftest import ROOT
+from tests.data import damage
 from util.volume import read_volume
 
 COMMANDS = {"chaost2": chaost2, "sabs": sabs, "cmr": cmr}
@@ -163,8 +161,8 @@ def test_the_averaged_layout_of_synapse_is_numbered_in_the_order_of_names(small,
 
 def test_scans_without_label_are_left_out_and_counted(small, tmp_path, capsys):
     raw = {kind: Path(shutil.copytree(small[kind], tmp_path / kind)) for kind in COMMANDS}
-    shutil.rmtree(first_patient(raw["chaost2"]) / "Ground")
-    nifti(raw["sabs"], "label").unlink()
+    shutil.rmtree(damage.first_patient(raw["chaost2"]) / "Ground")
+    damage.nifti(raw["sabs"], "label").unlink()
     (raw["cmr"] / "patient1_C0_manual.nii.gz").unlink()
     for kind, remark in (
         ("chaost2", "1 patients without labels left out"),
@@ -248,143 +246,43 @@ def test_from_raw_files_to_dice(tmp_path):
 # ------------------------------------------------------------------------------------------------------- bad input
 
 
-def first_patient(raw: Path) -> Path:
-    return raw / "CHAOS_Train_Sets/Train_Sets/MR/1/T2SPIR"
-
-
-def in_order(raw: Path) -> list[Path]:
-    """Slices of the first patient by position."""
-    slices = (first_patient(raw) / "DICOM_anon").glob("*.dcm")
-    return sorted(slices, key=lambda file: pydicom.dcmread(file).ImagePositionPatient[2])
-
-
-def lose_a_slice(raw: Path) -> None:
-    file = in_order(raw)[3]
-    file.unlink()
-    (first_patient(raw) / "Ground" / f"{file.stem}.png").unlink()
-
-
-def lose_a_picture(raw: Path) -> None:
-    next((first_patient(raw) / "Ground").glob("*.png")).unlink()
-
-
-def edit(file: Path, **values) -> None:
-    content = pydicom.dcmread(file)
-    for name, value in values.items():
-        setattr(content, name, value)
-    content.save_as(file)
-
-
-def mix_series(raw: Path) -> None:
-    edit(in_order(raw)[2], SeriesInstanceUID="1.2.3")
-
-
-def mix_spacings(raw: Path) -> None:
-    edit(in_order(raw)[2], PixelSpacing=[1.5, 1.5])
-
-
-def double_a_slice(raw: Path) -> None:
-    edit(in_order(raw)[2], ImagePositionPatient=pydicom.dcmread(in_order(raw)[3]).ImagePositionPatient)
-
-
-def cut_a_slice(raw: Path) -> None:
-    file = in_order(raw)[0]
-    file.write_bytes(file.read_bytes()[:-500])
-
-
-def no_dicom(raw: Path) -> None:
-    in_order(raw)[0].write_text("<html>404</html>")
-
-
-def strange_grey(raw: Path) -> None:
-    import SimpleITK as sitk
-
-    picture = next((first_patient(raw) / "Ground").glob("*.png"))
-    sitk.WriteImage(sitk.GetImageFromArray(np.full((32, 32), 77, np.uint8)), str(picture))
-
-
-def broken_picture(raw: Path) -> None:
-    picture = next((first_patient(raw) / "Ground").glob("*.png"))
-    picture.write_bytes(picture.read_bytes()[:40])
-
-
-def nifti(raw: Path, part: str) -> Path:
-    return raw / f"RawData/Training/{part}/{part}0001.nii.gz"
-
-
-def change(file: Path, array=lambda a: a, affine=lambda a: a) -> None:
-    volume = nibabel.load(file)
-    changed = nibabel.Nifti1Image(array(np.asarray(volume.dataobj)), affine(volume.affine))
-    content = changed.to_bytes()
-    file.write_bytes(gzip.compress(content))
-
-
-def other_shape(raw: Path) -> None:
-    change(nifti(raw, "label"), lambda array: array[:, :, 1:])
-
-
-def other_spacing(raw: Path) -> None:
-    change(nifti(raw, "label"), affine=lambda affine: affine @ np.diag([1, 1, 2, 1]))
-
-
-def four_dimensions(raw: Path) -> None:
-    change(nifti(raw, "img"), lambda array: np.stack([array, array], -1))
-
-
-def truncated(raw: Path) -> None:
-    file = nifti(raw, "img")
-    file.write_bytes(file.read_bytes()[:-2000])
-
-
-def no_image(raw: Path) -> None:
-    nifti(raw, "img").write_text("this is no image")
-
-
-def nothing_labelled(raw: Path) -> None:
-    change(nifti(raw, "label"), np.zeros_like)
-
-
-def twice(raw: Path) -> None:
-    shutil.copytree(raw / "RawData/Training/img", raw / "copy/img")
-
-
 BAD = [
-    ("chaost2", lose_a_slice, "a slice is missing between"),
-    ("chaost2", lose_a_picture, "7 label pictures for 8 DICOM slices; no picture for IMG-"),
-    ("chaost2", mix_series, "holds 2 DICOM series (7 and 1 slices)"),
-    ("chaost2", mix_spacings, "the spacing differs within the series ([1.5, 1.5] against [10.0, 10.0]"),
-    ("chaost2", double_a_slice, "lie at the same place"),
-    ("chaost2", cut_a_slice, "its pixels cannot be read"),
-    ("chaost2", no_dicom, "is not a readable DICOM slice"),
-    ("chaost2", strange_grey, "holds the label value(s) 77; known are 0, 63, 126, 189, 252"),
-    ("chaost2", broken_picture, "the picture is damaged"),
-    ("sabs", other_shape, "label0001.nii.gz: has shape (7, 32, 32)"),
-    ("sabs", other_spacing, "its header places it elsewhere than the image"),
-    ("sabs", four_dimensions, "a 3D volume with one value a voxel is expected"),
-    ("sabs", truncated, "img0001.nii.gz: cannot be read, the file is damaged"),
-    ("sabs", no_image, "img0001.nii.gz: cannot be read"),
-    ("sabs", nothing_labelled, "shows no organ at all"),
-    ("sabs", twice, "there is also"),
+    ("chaost2", damage.lose_a_slice, "a slice is missing between"),
+    ("chaost2", damage.lose_a_picture, "7 label pictures for 8 DICOM slices; no picture for IMG-"),
+    ("chaost2", damage.mix_series, "holds 2 DICOM series (7 and 1 slices)"),
+    ("chaost2", damage.mix_spacings, "the spacing differs within the series ([1.5, 1.5] against [10.0, 10.0]"),
+    ("chaost2", damage.double_a_slice, "lie at the same place"),
+    ("chaost2", damage.cut_a_slice, "its pixels cannot be read"),
+    ("chaost2", damage.no_dicom, "is not a readable DICOM slice"),
+    ("chaost2", damage.strange_grey, "holds the label value(s) 77; known are 0, 63, 126, 189, 252"),
+    ("chaost2", damage.broken_picture, "the picture is damaged"),
+    ("sabs", damage.other_shape, "label0001.nii.gz: has shape (7, 32, 32)"),
+    ("sabs", damage.other_spacing, "its header places it elsewhere than the image"),
+    ("sabs", damage.four_dimensions, "a 3D volume with one value a voxel is expected"),
+    ("sabs", damage.truncated, "img0001.nii.gz: cannot be read, the file is damaged"),
+    ("sabs", damage.no_image, "img0001.nii.gz: cannot be read"),
+    ("sabs", damage.nothing_labelled, "shows no organ at all"),
+    ("sabs", damage.twice, "there is also"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "damage", "sentence"), BAD, ids=[damage.__name__ for _, damage, _ in BAD])
-def test_a_bad_scan_is_told_and_the_others_are_prepared(small, tmp_path, capsys, kind, damage, sentence):
+@pytest.mark.parametrize(("kind", "harm", "sentence"), BAD, ids=[harm.__name__ for _, harm, _ in BAD])
+def test_a_bad_scan_is_told_and_the_others_are_prepared(small, tmp_path, capsys, kind, harm, sentence):
     raw = Path(shutil.copytree(small[kind], tmp_path / "raw"))
-    damage(raw)
+    harm(raw)
     assert run(kind, raw, tmp_path / "out", *TINY[kind]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "failed" in line]
     bad = [line for line in lines if line.startswith(f"scan {NUMBERS[kind][0]} failed: ")]
     assert sentence in bad[0] and len(bad) == 1
     names = {path.name for path in (tmp_path / "out").rglob("*.nii.gz")}
     good = NUMBERS[kind][1]
-    if damage is not twice:  # which doubles every scan
+    if harm is not damage.twice:  # which doubles every scan
         assert names == {f"image_{good}.nii.gz", f"label_{good}.nii.gz"} and len(lines) == 1
 
 
 def test_labels_with_another_header_are_accepted_on_request(small, tmp_path):
     raw = Path(shutil.copytree(small["sabs"], tmp_path / "raw"))
-    other_spacing(raw)
+    damage.other_spacing(raw)
     assert run("sabs", raw, tmp_path / "out", *TINY["sabs"], "--trust-label-voxels") == 0
 
 
