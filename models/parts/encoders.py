@@ -1,8 +1,8 @@
 """Encoders by name, and their pretrained weights.
 
 An encoder has `dims`, `channels` and `strides` (in the plane, one entry a map, shallow to deep) and takes images
-`(N, 1, *)` to a tuple of maps; the depth of a volume stays. Weights are loaded strictly: a file that does not fit is an
-error, never skipped.
+`(N, 1, *)` to a tuple of maps; the depth of a volume stays. One whose cells look at the middle of their pixels, not at
+the first, says so: `centred = True`. Weights are loaded strictly: a file that does not fit is an error, never skipped.
 """
 
 import functools

@@ -153,7 +153,7 @@ def log_probabilities(foreground: Tensor) -> Tensor:
 def upsampled_logits(foreground: Tensor, size: tuple[int, ...], align_corners: bool = True) -> Tensor:
     """Foreground probabilities `(B, Q, *)` -> logits `(B, Q, 2, *)` at `size`.
 
-    The family resizes PROBABILITIES, with align_corners True, and takes logarithms afterwards.
+    The family resizes PROBABILITIES, with `align_corners` (see `resize`), and takes logarithms afterwards.
     """
     return log_probabilities(resize(foreground, size, align_corners))
 
