@@ -1,31 +1,15 @@
 """What a user edits: data sets, folds, and every option of the command line with its default.
 
 `python training.py print_config` shows what would run; `python training.py with method=adnet dataset=CHAOST2 fold=1
-train.steps=1000` changes values. Below the line at the end of the options stands the little that Sacred needs.
+train.steps=1000` changes values.
 """
 
-import json
-import os
-import signal
-import sys
-import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred 0.8 needs it; setuptools is pinned
-
-import torch
-from sacred import SETTINGS, Experiment
-from sacred.arg_parser import get_config_updates
-from sacred.observers import FileStorageObserver
-from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt
+from collections.abc import Mapping
 
 import models
 from models.parts import encoders
-from util import settings
-from util.dataset import Dataset, from_file
-from util.errors import UserError
-from util.processes import held_signals
+from util.dataset import Dataset
+from util.runs import checks
 
 # Folders are below `data_root`. Organs are the tested ones: name -> id in the label files.
 DATASETS = {
@@ -247,136 +231,12 @@ def options():
     resume = ""  # a run's folder: go on where it stopped, with its configuration
 
 
-# ------------------------------------------------------------------------------------------------ Sacred, at the edge
-
-SETTINGS.CAPTURE_MODE = "no"  # capturing file descriptors fights with progress bars and worker processes
-SETTINGS.CONFIG.READ_ONLY_CONFIG = False
-
-
-class _Error(SacredError):
-    """Printed as one line: Sacred shows the class's name before the message, so the class is named `error`."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, print_traceback=False, filter_traceback="never")
-
-
-_Error.__name__, _Error.__qualname__, _Error.__module__ = "error", "error", "builtins"
-
-
-class Interrupted(SacredInterrupt):
-    """Ctrl-C or SIGTERM, after a checkpoint was written: the run's status says INTERRUPTED."""
-
-    STATUS = "INTERRUPTED"
-
-
-class CommandLine(Experiment):
-    """A Sacred experiment whose mistakes are errors in one sentence and whose interruptions leave quietly."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, save_git_info=False)
-        self.config(options)
-        self.config_hook(lambda config, command_name, logger: self._observe(config, command_name))
-
-    def _create_run(self, *args, **kwargs):
-        run = super()._create_run(*args, **kwargs)
-        settings.check_types(run.config_modifications.typechanged)
-        settings.check_values(run.config, CHOICES, MINIMA)
-        DATASETS[run.config["dataset"]].chosen(run.config["organs"])
-        check_variants(run.config)
-        run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
-        run._start_heartbeat = held_signals()(run._start_heartbeat)  # a thread half started cannot be stopped
-        return run
-
-    def run(self, command_name=None, config_updates=None, *args, **kwargs):
-        """Run a command; everything a user can put right is raised as one line."""
-        # without this, SIGTERM (Slurm's time limit) kills at once and the run stays RUNNING for ever
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            config_updates = with_dataset_file(settings.with_resumed(config_updates or {}))
-            return super().run(command_name, config_updates, *args, **kwargs)
-        except ConfigAddedError as error:
-            raise _Error(settings.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
-        except UserError as error:
-            raise _Error(str(error)) from error
-        except (Interrupted, KeyboardInterrupt) as error:
-            print(f"interrupted: {str(error) or 'nothing more is written'}", file=sys.stderr)
-            sys.exit(130)
-
-    def _observe(self, config: dict, command: str) -> None:
-        """One numbered folder a run; under torchrun only the first process writes."""
-        if command == self.default_command and int(os.environ.get("RANK", 0)) == 0:
-            folder = run_folder(config)
-            settings.require_writable(folder)
-            self.observers[:] = [FileStorageObserver(folder, copy_sources=False)]
-
-
-def with_dataset_file(updates: dict) -> dict:
-    """A data set that is named by its file becomes a row of DATASETS and FOLDS under the file's full path.
+def check(config: Mapping) -> None:
+    """Refuse a configuration that makes no sense, with one sentence.
 
     Raises:
-        UserError: the file cannot be read, or does not describe a data set.
+        UserError: a word is none of its key's choices, a number is too small, the method has no such stage or profile.
     """
-    name = updates.get("dataset")
-    if not isinstance(name, str) or not name.endswith(".json"):
-        return updates
-    path = str(Path(name).resolve())
-    DATASETS[path], FOLDS[path] = from_file(path)
-    return {**updates, "dataset": path}
-
-
-def resolved(updates: Sequence[str]) -> dict:
-    """The whole configuration that `with KEY=VALUE ...` would run with, as plain values.
-
-    Raises:
-        UserError: as the programs themselves would.
-    """
-    values, words = get_config_updates(list(updates))
-    if words:
-        raise UserError(f"{words[0]}: write key=value, such as train.steps=2000")
-    try:
-        return plain(CommandLine("resolved")._create_run("print_config", with_dataset_file(values)).config)
-    except ConfigAddedError as error:
-        raise UserError(settings.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
-
-
-def last_stage(method: str) -> int:
-    """The training that a method ends with: the highest `stage=` it has."""
-    variants = models.method_class(method).recipe.get("variants", {})
-    return max(stage for stage in CHOICES["stage"] if stage == 1 or f"stage {stage}" in variants)
-
-
-def run_folder(config: Mapping) -> Path:
-    """Folder of the runs of a method on a fold; a data set's file gives its stem."""
-    return Path(config["runs"]) / f"{config['method']}_{Path(config['dataset']).stem}_fold{config['fold']}"
-
-
-def check_variants(config: Mapping) -> None:
-    """Refuse a stage or a profile that the method does not have."""
-    if config["stage"] != 1:
-        models.require_variant(config["method"], f"stage {config['stage']}", f"stage={config['stage']}")
-    if config["profile"] != "paper":
-        models.require_variant(config["method"], config["profile"], f"profile={config['profile']}")
-
-
-def plain(config: Mapping) -> dict:
-    """The configuration as plain dictionaries, lists and values."""
-    return json.loads(json.dumps(config))
-
-
-def prepare_device(config: dict) -> torch.device:
-    """The device of the configuration; also sets the number of CPU threads.
-
-    Raises:
-        UserError: the device is unknown or not there.
-    """
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
-    name = config["device"]
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name}: not available here ({str(error).splitlines()[0]}); try device=cpu") from error
-    return device
+    checks.check_values(config, CHOICES, MINIMA)
+    DATASETS[config["dataset"]].chosen(config["organs"])
+    models.check_variants(config)

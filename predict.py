@@ -20,19 +20,21 @@ from tqdm import tqdm
 
 import config as tables
 import models
-from data.custom import named_label
-from data.manifest import digest
-from data.queries import Record, digests, find_queries, image_files, read_support, save_on_grid_of
-from data.sheet import draw_sheet
-from data.sources import read_image
-from dataloaders.prediction import Member, Predictor
-from dataloaders.preparation import orient
+from dataloaders.prediction.cleaning import cleaned
+from dataloaders.prediction.predictor import Member, Predictor
+from dataloaders.prediction.queries import Record, digests, find_queries, image_files, read_support, save_on_grid_of
+from dataloaders.prediction.sheet import draw_sheet
 from dataloaders.protocols import Matching
-from dataloaders.regrid import Preparation, along_axes, require_modality
-from util import checkpoints, runs
-from util.commands import guarded
+from dataloaders.raw.preparation import orient
+from dataloaders.raw.regrid import Preparation, along_axes, require_modality
+from dataloaders.raw.sources import read_image
+from util import checkpoints
+from util.commands import guarded, named_label
 from util.errors import UserError
-from util.postprocess import cleaned
+from util.files import digest
+from util.runs import folders
+from util.runs.experiment import with_dataset_file
+from util.runs.processes import prepare_device
 from util.volume import Volume
 
 UPRIGHT = (1.0, 1.0, 1.0)  # a picture's columns run to the left and its rows to the back, as radiologists look at it
@@ -46,7 +48,7 @@ def load_members(paths: Sequence[Path], device: torch.device) -> list[Member]:
     """
     members = []
     for path in paths:
-        file = runs.latest_checkpoint(path) or path if path.is_dir() else path
+        file = folders.latest_checkpoint(path) or path if path.is_dir() else path
         content = checkpoints.load_checkpoint(file)
         if "preparation" not in content:
             raise UserError(
@@ -91,7 +93,7 @@ def choose_organs(options: argparse.Namespace, labels: Sequence[np.ndarray], dat
     if options.organs:
         return {identifier: name for name, identifier in options.organs}
     if dataset.endswith(".json") and Path(dataset).is_file():
-        tables.with_dataset_file({"dataset": dataset})
+        with_dataset_file({"dataset": dataset}, tables)
     row = tables.DATASETS.get(dataset)
     known = {identifier: name for name, identifier in {**row.organs, **row.others}.items()} if row else {}
     named = known if known.keys() >= set(present) else {}
@@ -103,7 +105,7 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     if len(options.support_image) != len(options.support_label):
         raise UserError("--support-image and --support-label: every annotated image needs its label, in the same order")
     queries = find_queries(options.query, options.out)
-    device = tables.prepare_device({"device": options.device, "threads": options.threads})
+    device = prepare_device({"device": options.device, "threads": options.threads})
     members = load_members(options.checkpoint, device)
     options.match = choose_match(options.match, members)
     pairs = zip(options.support_image, options.support_label, strict=True)

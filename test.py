@@ -17,18 +17,21 @@ import models
 from dataloaders.protocols import Matching, legacy_fold, make_tasks
 from dataloaders.scans import Scan, read_scan, training_intensities
 from models.parts.base import FewShotMethod
-from util import checkpoints, report, runs
+from util import checkpoints, report
 from util.dataset import Dataset, Fold, choose_fold, require_scans
 from util.errors import UserError
-from util.evaluation import Result, evaluate
+from util.evaluation.slices import make_segmenter
+from util.evaluation.tasks import Result, evaluate
 from util.files import whole_file
-from util.inference import make_segmenter
 from util.memory import peak_gib
+from util.runs import folders
+from util.runs.experiment import CommandLine, plain
+from util.runs.processes import prepare_device
 from util.tables import text_table
 from util.volume import write_volume
 
 log = logging.getLogger("test")
-experiment = tables.CommandLine("test")
+experiment = CommandLine("test", tables)
 
 UNTRAINED = "untrained"
 
@@ -36,9 +39,9 @@ UNTRAINED = "untrained"
 @experiment.main
 def score(_run) -> float:
     """Segment and score every organ of every query scan; returns the mean Dice over organs."""
-    config = tables.plain(_run.config)
+    config = plain(_run.config)
     folder = Path(_run.observers[0].dir) if _run.observers else None
-    device = tables.prepare_device(config)
+    device = prepare_device(config)
     dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
     options, strict = config["test"], config["protocol"] == "strict"
     fold = test_fold(config, dataset, root)
@@ -149,8 +152,8 @@ def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = Fa
         method = models.build(config["method"], arguments, **{key: config[key] for key in keys})
         about = (config["encoder"], config["setting"], config["seed"], shared_intensities(config, fold))
         return Trained(method, UNTRAINED, "", *about)
-    folder = tables.run_folder(config)
-    path = runs.newest_finished(folder) if wanted == "newest" else Path(wanted)
+    folder = folders.run_folder(config)
+    path = folders.newest_finished(folder) if wanted == "newest" else Path(wanted)
     content = checkpoints.load_checkpoint(path)
     if content["method"] != config["method"] and not any_method:
         raise UserError(f"{path}: is a checkpoint of method={content['method']}, not of method={config['method']}")

@@ -12,36 +12,38 @@ from tqdm import tqdm
 
 import config as tables
 import models
-from data.plans import plan_of
+from data.parts.plans import plan_of
 from dataloaders.episodes import episode_loader
 from dataloaders.flows import Carrier, make_flows
-from dataloaders.regrid import observe
+from dataloaders.raw.regrid import observe
 from dataloaders.scans import Scan
 from dataloaders.training_set import make_episodes, training_scans
 from models.parts.recompute import recompute_blocks
-from util import checkpoints, runs
+from util import checkpoints
 from util.dataset import choose_fold
 from util.episode import Episode
 from util.errors import UserError
-from util.losses_log import LossesLog
-from util.processes import join_ranks, stop_signals
-from util.settings import builds_on
+from util.runs import folders
+from util.runs.checks import builds_on
+from util.runs.experiment import CommandLine, Interrupted, plain
+from util.runs.losses import LossesLog
+from util.runs.processes import join_ranks, prepare_device, stop_signals
 
 log = logging.getLogger("training")
-experiment = tables.CommandLine("training")
+experiment = CommandLine("training", tables)
 
 
 @experiment.main
 def train(_run) -> float:
     """Train one method on one fold; returns the mean loss of the last steps."""
     with stop_signals() as stop:
-        config = tables.plain(_run.config)
-        device = tables.prepare_device(config)
+        config = plain(_run.config)
+        device = prepare_device(config)
         rank, ranks = join_ranks(device)
         folder = Path(_run.observers[0].dir) if _run.observers else None
         trainer = Trainer(config, folder, device, rank, ranks)
         if config["resume"]:
-            trainer.restore(runs.checkpoint(config["resume"], "resume"))
+            trainer.restore(folders.checkpoint(config["resume"], "resume"))
             _run.info["resumed_from"] = config["resume"]
         return trainer.run(stop, _run.log_scalar)
 
@@ -124,7 +126,7 @@ class Trainer:
                 self.save()
             if stopping:
                 bar.close()
-                raise tables.Interrupted(f"stopped at step {self.step} of {steps}; go on with resume={self.folder}")
+                raise Interrupted(f"stopped at step {self.step} of {steps}; go on with resume={self.folder}")
         return losses_log.means.get("loss", float("nan"))
 
     def _batches(self) -> Iterator[Episode]:
@@ -295,10 +297,10 @@ def registration_checkpoint(config: dict) -> Path:
     """The checkpoint behind `episode.registration`."""
     named = config["episode"]["registration"]
     if named != "newest":
-        return runs.checkpoint(named, "episode.registration")
-    folder = tables.run_folder({**config, "method": "registration"})
+        return folders.checkpoint(named, "episode.registration")
+    folder = folders.run_folder({**config, "method": "registration"})
     try:
-        return runs.newest_finished(folder, lambda run: run["setting"] == config["setting"])
+        return folders.newest_finished(folder, lambda run: run["setting"] == config["setting"])
     except UserError as error:
         keys = " ".join(f"{key}={config[key]}" for key in ("dataset", "fold", "setting", "organs", "data_root", "runs"))
         raise UserError(
@@ -311,12 +313,12 @@ def start_checkpoint(config: dict) -> Path:
     """The checkpoint behind `train.start`: "newest" is the newest run of this fold that had no `train.start`."""
     start = config["train"]["start"]
     if start != "newest":
-        return runs.checkpoint(start, "train.start")
+        return folders.checkpoint(start, "train.start")
 
     def first_stage(run: dict) -> bool:
         return not run["train"].get("start") and run["setting"] == config["setting"]
 
-    return runs.newest_finished(tables.run_folder(config), first_stage)
+    return folders.newest_finished(folders.run_folder(config), first_stage)
 
 
 if __name__ == "__main__":

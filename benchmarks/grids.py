@@ -15,10 +15,10 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 import predict
-from data.anatomy import LABELS, draw_patient
+from data.parts.anatomy import LABELS, draw_patient
 from data.phantom import MR_CONTRAST
 from data.phantom_raw import SLOPE, centred, sample, write_series
-from util.metrics import overlap
+from util.evaluation.metrics import overlap
 from util.tables import text_table
 from util.volume import read_volume, write_volume
 

@@ -21,10 +21,11 @@ import config as tables
 import models
 from dataloaders.flows import Carrier, flows_of, offsets, sample
 from dataloaders.scans import Scan, read_scan
-from util import checkpoints, runs
+from util import checkpoints
 from util.dataset import choose_fold
+from util.evaluation.metrics import overlap
 from util.files import whole_file
-from util.metrics import overlap
+from util.runs import folders
 from util.tables import text_table
 
 DISTANCES = (1, 2, 3)
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--picture", type=Path, help="PNG to write")
     arguments = parser.parse_args()
-    path = runs.checkpoint(arguments.run, "RUN")
+    path = folders.checkpoint(arguments.run, "RUN")
     content = checkpoints.load_checkpoint(path)
     trained = content["config"]
     network = models.restore(content, path).eval()

@@ -10,10 +10,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from data import command
-from data.convert import Converter
-from data.sources import Source
-from dataloaders.preparation import Plan
+from data.parts import command
+from data.parts.convert import Converter
+from dataloaders.raw.preparation import Plan
+from dataloaders.raw.sources import Source
 
 NUMBERS = (1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39)
 PLAN = Plan(spacing=(1.25, 1.25, 7.7), size=256, percentile=99.5)

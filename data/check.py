@@ -17,8 +17,9 @@ from pathlib import Path
 import joblib
 from tqdm import tqdm
 
-from data.convert import ranges
-from data.integrity import Findings, check_scan, together
+from config import DATASETS, FOLDS
+from data.parts.convert import ranges
+from data.parts.integrity import Findings, check_scan, together
 from dataloaders.exclusion import removal_table
 from util.dataset import Dataset, Fold, choose_fold, from_file
 from util.errors import UserError
@@ -212,9 +213,6 @@ def find(name: str) -> tuple[Dataset, Sequence[Mapping]]:
     """
     if name.endswith(".json"):
         return from_file(name)
-    # what a name stands for is written in config.py; imported here so that the rest never needs it
-    from config import DATASETS, FOLDS
-
     if name not in DATASETS:
         raise UserError(f"{name}: no such data set, config.py knows {', '.join(DATASETS)}; or name a .json file")
     return DATASETS[name], FOLDS.get(name, [])

@@ -12,10 +12,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from data import command
-from data.convert import Converter
-from data.sources import Source, one_of_each
-from dataloaders.preparation import Plan
+from data.parts import command
+from data.parts.convert import Converter
+from dataloaders.raw.preparation import Plan
+from dataloaders.raw.sources import Source, one_of_each
 
 PLAN = Plan(spacing=(1.25, 1.25, 7.99), size=256, percentile=99.5)
 NAME = re.compile(r"patient(\d+)_C0(_manual|_gd)?\.nii(\.gz)?")

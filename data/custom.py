@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data import command
-from data.convert import Converter, convert
-from data.manifest import MANIFEST
-from data.sources import Source, find_series, find_volumes, read_source
-from dataloaders.preparation import Plan
-from dataloaders.regrid import HOUNSFIELD
-from util.commands import guarded
+from data.parts import command
+from data.parts.convert import Converter, convert
+from data.parts.manifest import MANIFEST
+from dataloaders.raw.preparation import Plan
+from dataloaders.raw.regrid import HOUNSFIELD
+from dataloaders.raw.sources import Source, find_series, find_volumes, read_source
+from util.commands import guarded, named_label
 from util.errors import UserError
 from util.files import whole_file
 
@@ -204,14 +204,6 @@ def _common(images: Path, labels: Path) -> tuple[str, ...]:
             break
         parts.append(one)
     return tuple(parts)
-
-
-def named_label(text: str) -> tuple[str, int]:
-    """`liver=1` as ("liver", 1), for a command line."""
-    name, _, number = text.rpartition("=")
-    if not name or not number.isdigit() or int(number) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name with its label id, such as liver=1")
-    return name, int(number)
 
 
 def main(arguments: list[str] | None = None) -> int:

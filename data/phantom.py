@@ -1,6 +1,6 @@
 """PHANTOM: synthetic abdominal MR with labels, so that everything runs and can be tested without a download.
 
-`data.anatomy` draws a patient and says what lies where; here one acquisition is rendered, a T2-weighted,
+`data.parts.anatomy` draws a patient and says what lies where; here one acquisition is rendered, a T2-weighted,
 fat-suppressed MR as in CHAOST2: contrast, thick slices, texture, blur, coil sensitivity, Rician noise. The command
 writes the data set.
 """
@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from data.anatomy import draw_patient, paint
+from data.parts.anatomy import draw_patient, paint
 from util.errors import UserError
 from util.files import whole_file
 from util.volume import Geometry, write_volume

@@ -22,11 +22,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from data.anatomy import Patient, draw_patient, paint
 from data.chaost2 import NUMBERS
-from data.heart import CENTRE, draw_heart, short_axis
+from data.parts.anatomy import Patient, draw_patient, paint
+from data.parts.heart import CENTRE, draw_heart, short_axis
 from data.phantom import MR_CONTRAST
-from dataloaders.preparation import reordered
+from dataloaders.raw.preparation import reordered
 from util.errors import UserError
 from util.volume import Geometry, Volume, write_volume
 
@@ -81,7 +81,7 @@ BSSFP = {
     "myocardium": 0.33,
 }
 
-# tissue -> signal and its spread, as data.anatomy.paint takes them
+# tissue -> signal and its spread, as data.parts.anatomy.paint takes them
 SIGNAL = {
     kind: {tissue: (value, 0.0) for tissue, value in values.items()}
     for kind, values in (

@@ -12,10 +12,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from data import command
-from data.convert import Converter
-from data.sources import Source, one_of_each
-from dataloaders.preparation import Plan
+from data.parts import command
+from data.parts.convert import Converter
+from dataloaders.raw.preparation import Plan
+from dataloaders.raw.sources import Source, one_of_each
 from util.errors import UserError
 
 # 512 pixels: 32 off at each side leave 448, a spacing 1.75 times as large leaves 256

@@ -1,11 +1,15 @@
 """Setting 2 in numbers: which training slices show test organs, and which rule removes them (training_protocol 7)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from dataloaders.samplers import excluded_slices
+
+def excluded_slices(label: np.ndarray, organs: Iterable[int], rule: str) -> np.ndarray:
+    """Slices `(D,)` that setting 2 removes: those with "any" of the organs, or only those with "all" (as published)."""
+    shown = np.stack([(label == organ).any((1, 2)) for organ in organs])
+    return shown.any(0) if rule == "any" else shown.all(0)
 
 
 def removal_table(labels: Mapping[int, np.ndarray], organs: Mapping[str, int], rule: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from util.dataset import Fold
 from util.errors import UserError
-from util.evaluation import Annotated, Group, Task
+from util.evaluation.tasks import Annotated, Group, Task
 
 
 def legacy_fold(fold: Fold, support_index: int, order: str = "sorted") -> Fold:

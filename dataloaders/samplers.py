@@ -1,7 +1,7 @@
 """Which episode: choices of numbers from tables computed once. Nothing is cut or drawn upon here."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -169,12 +169,6 @@ class WindowsSampler:
         windows = [int(starts[place]), int(generator.choice(near))]
         support, query = windows if generator.random() < 0.5 else reversed(windows)
         return Choice(scan, segment, support, (query,))
-
-
-def excluded_slices(label: np.ndarray, organs: Iterable[int], rule: str) -> np.ndarray:
-    """Slices `(D,)` that setting 2 removes: those with "any" of the organs, or only those with "all" (as published)."""
-    shown = np.stack([(label == organ).any((1, 2)) for organ in organs])
-    return shown.any(0) if rule == "any" else shown.all(0)
 
 
 def slice_areas(volume: np.ndarray) -> np.ndarray:

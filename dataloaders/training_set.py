@@ -5,10 +5,10 @@ from pathlib import Path
 
 from dataloaders.augmentation import Ranges
 from dataloaders.episodes import TrainingEpisodes
-from dataloaders.exclusion import removal_table
+from dataloaders.exclusion import excluded_slices, removal_table
 from dataloaders.flows import Carrier
-from dataloaders.realistic import RealisticSampler
-from dataloaders.samplers import NeighboursSampler, Sampler, SliceSampler, WindowsSampler, excluded_slices
+from dataloaders.neighbouring import RealisticSampler
+from dataloaders.samplers import NeighboursSampler, Sampler, SliceSampler, WindowsSampler
 from dataloaders.scans import Scan, read_scans, training_intensities
 from dataloaders.windows import WindowEpisodes
 from util import report

@@ -116,3 +116,17 @@ def restore(content: dict[str, Any], path: Path) -> FewShotMethod:
     )
     checkpoints.load_weights(method, content, path)
     return method
+
+
+def check_variants(config: Mapping) -> None:
+    """Refuse a stage or a profile that the method does not have."""
+    if config["stage"] != 1:
+        require_variant(config["method"], f"stage {config['stage']}", f"stage={config['stage']}")
+    if config["profile"] != "paper":
+        require_variant(config["method"], config["profile"], f"profile={config['profile']}")
+
+
+def last_stage(method: str) -> int:
+    """The training that a method ends with: the highest `stage=` it has."""
+    variants = method_class(method).recipe.get("variants", {})
+    return max([1, *(int(name.split()[1]) for name in variants if name.startswith("stage "))])

@@ -9,4 +9,4 @@ for i in "${!words[@]}"; do
 done
 cd "$(dirname "$0")/.."
 bash script/setup.sh
-exec .venv/bin/python -m util.reproduce ${words[@]+"${words[@]}"}
+exec .venv/bin/python -m script.reproduce ${words[@]+"${words[@]}"}

@@ -14,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 
+from config import DATASETS
 from supervoxels.folder import Parameters, SliceParameters, generate
 from util.commands import guarded
 from util.dataset import Dataset
@@ -22,10 +23,6 @@ from util.errors import UserError
 
 def from_data_set(name: str) -> Dataset:
     """The row of config.py that describes a data set."""
-    # The one place where supervoxels/ looks upwards: it is a library to config.py, and only the command line, when it
-    # is given a name, asks config.py for the facts behind that name. Imported here so that the library never needs it.
-    from config import DATASETS
-
     if name not in DATASETS:
         raise UserError(
             f"{name}: no such data set, config.py knows {', '.join(sorted(DATASETS))}; to use folders, "

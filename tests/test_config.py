@@ -6,6 +6,7 @@ import config
 from tests.commands import refused, train
 from util.dataset import choose_fold
 from util.errors import UserError
+from util.runs.experiment import CommandLine, plain
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_every_method_has_a_printable_configuration():
     import models
 
     for method in models.names():
-        experiment = config.CommandLine("probe")
+        experiment = CommandLine("probe", config)
         experiment.main(lambda: None)
         run = experiment._create_run(config_updates={"method": method})
-        assert run.config["model"] == config.plain(models.defaults(method))
+        assert run.config["model"] == plain(models.defaults(method))

@@ -4,7 +4,8 @@ import sys
 
 import models
 from tests.commands import train
-from util import checkpoints, runs
+from util import checkpoints
+from util.runs import folders
 
 SOURCE = '''"""Nearest prototype: the cosine to the masked average of the support, sharpened by one learned factor."""
 
@@ -41,6 +42,6 @@ def test_a_method_is_one_file(tiny, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "models.nearest", raising=False)
     assert "nearest" in models.names() and models.defaults("nearest") == {"sharpness": 10.0}
     train("method=nearest", "model.sharpness=5.0", f"data_root={tiny}", f"runs={tmp_path / 'runs'}", "train.steps=2")
-    content = checkpoints.load_checkpoint(runs.latest_checkpoint(tmp_path / "runs/nearest_PHANTOM_fold0/1"))
+    content = checkpoints.load_checkpoint(folders.latest_checkpoint(tmp_path / "runs/nearest_PHANTOM_fold0/1"))
     assert content["method"] == "nearest" and content["arguments"] == {"sharpness": 5.0}
     assert content["model"]["sharpness"] != 5.0  # it learned

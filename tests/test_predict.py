@@ -10,10 +10,10 @@ import torch
 
 import predict
 from data.phantom_raw import SLOPE, write_series
-from dataloaders.preparation import reordered
+from dataloaders.prediction.cleaning import cleaned
+from dataloaders.raw.preparation import reordered
 from tests.commands import only_run, train
 from util import checkpoints
-from util.postprocess import cleaned
 from util.volume import Geometry, read_volume, write_volume
 
 

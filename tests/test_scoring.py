@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.commands import only_run, refused, score, train
-from util import checkpoints, runs
-from util.metrics import VOLUME_SCORES, overlap, volume_scores
+from util import checkpoints
+from util.evaluation.metrics import VOLUME_SCORES, overlap, volume_scores
+from util.runs import folders
 from util.volume import read_volume
 
 ORGANS = {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
@@ -58,7 +59,7 @@ def test_scores_are_those_of_the_saved_predictions(tiny, trained, capsys, protoc
 
 def test_scores_name_what_they_were_made_from(tiny, trained):
     score(f"data_root={tiny}", f"runs={trained}", "test.supports=all")
-    checkpoint = runs.newest_finished(trained / "adnet_PHANTOM_fold0")
+    checkpoint = folders.newest_finished(trained / "adnet_PHANTOM_fold0")
     run = max((trained / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name))
     digits = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     sources = json.loads((run / "scans.json").read_text())
@@ -124,7 +125,7 @@ def test_supports_are_pooled(tiny, trained):
 
 
 def test_an_ensemble_of_checkpoints(tiny, trained):
-    own = runs.newest_finished(trained / "adnet_PHANTOM_fold0")
+    own = folders.newest_finished(trained / "adnet_PHANTOM_fold0")
     score(f"data_root={tiny}", f"runs={trained}")
     alone = last_rows(trained)
     score(f"data_root={tiny}", f"runs={trained}", f"test.ensemble=['{own}']")
@@ -154,7 +155,7 @@ def test_unfinished_training_is_not_taken_silently(tiny, tmp_path, capsys):
 
 
 def test_checkpoint_of_another_method(tiny, tmp_path, capsys, trained):
-    content = checkpoints.load_checkpoint(runs.latest_checkpoint(only_run(trained)))
+    content = checkpoints.load_checkpoint(folders.latest_checkpoint(only_run(trained)))
     del content["format"]
     checkpoints.save_checkpoint(tmp_path / "other.pt", {**content, "method": "gmrd"})
     line = refused(capsys, score, f"data_root={tiny}", f"runs={tmp_path}", f"test.checkpoint={tmp_path / 'other.pt'}")
@@ -168,7 +169,7 @@ def test_foreign_checkpoint(tiny, tmp_path, capsys):
 
 
 def test_checkpoint_that_was_trained_on_the_test_scans(tiny, tmp_path, capsys, trained):
-    content = checkpoints.load_checkpoint(runs.latest_checkpoint(only_run(trained)))
+    content = checkpoints.load_checkpoint(folders.latest_checkpoint(only_run(trained)))
     del content["format"]
     checkpoints.save_checkpoint(tmp_path / "leak.pt", {**content, "training_scans": [2, 5, 6]})
     line = refused(capsys, score, f"data_root={tiny}", f"runs={tmp_path}", f"test.checkpoint={tmp_path / 'leak.pt'}")
@@ -215,7 +216,7 @@ def test_a_test_that_is_killed_says_so(tiny, trained):
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in printed
     (new,) = set((trained / "adnet_PHANTOM_fold0").iterdir()) - before
-    assert runs.status(new) == "INTERRUPTED"
+    assert folders.status(new) == "INTERRUPTED"
 
 
 def test_a_signal_while_sacred_starts_its_thread_is_no_crash(tiny, trained, monkeypatch):
@@ -235,4 +236,4 @@ def test_a_signal_while_sacred_starts_its_thread_is_no_crash(tiny, trained, monk
     with pytest.raises(SystemExit) as left:
         score(f"data_root={tiny}", f"runs={trained}")
     (new,) = set((trained / "adnet_PHANTOM_fold0").iterdir()) - before
-    assert left.value.code == 130 and runs.status(new) == "INTERRUPTED"
+    assert left.value.code == 130 and folders.status(new) == "INTERRUPTED"

@@ -15,12 +15,13 @@ import torch
 import training
 from tests.commands import only_run, refused, resume, score, start, train
 from tests.conftest import ROOT
-from util import checkpoints, runs
+from util import checkpoints
+from util.runs import folders
 from util.volume import read_volume, write_volume
 
 
 def weights(run) -> dict[str, torch.Tensor]:
-    content = checkpoints.load_checkpoint(runs.latest_checkpoint(run))
+    content = checkpoints.load_checkpoint(folders.latest_checkpoint(run))
     return {"step": torch.tensor(content["step"]), **content["model"], **momentum(content)}
 
 
@@ -56,7 +57,7 @@ def test_layers_over_pixels_take_their_size_from_the_scans(tiny, tmp_path):
     train(*small, f"data_root={tiny}", f"runs={tmp_path}", "train.steps=1")
     run = tmp_path / "gmrd_PHANTOM_fold0/1"
     side = read_volume(tiny / "PHANTOM/phantom_MR_normalized/image_1.nii.gz").array.shape[-1]
-    content = checkpoints.load_checkpoint(runs.latest_checkpoint(run))
+    content = checkpoints.load_checkpoint(folders.latest_checkpoint(run))
     assert content["arguments"]["image_size"] == side != 256
     assert content["model"]["foreground.spread.weight"].shape == (5, side**2)
     for checkpoint in ("newest", "untrained"):
@@ -99,7 +100,7 @@ def test_a_run_leaves_what_it_should(straight):
     assert [row["step"] for row in rows] == ["10", "20", "30", "40"]
     assert {"loss", "query", "align", "threshold", "learning_rate", "steps_per_second"} <= rows[0].keys()
     assert all(0 < float(row["query"]) < 5 for row in rows)
-    assert runs.status(straight) == "COMPLETED"
+    assert folders.status(straight) == "COMPLETED"
     content = checkpoints.load_checkpoint(straight / "checkpoints/step_000040.pt")
     assert content["method"] == "adnet" and content["training_scans"] == [5, 6]
     assert content["config"]["train"]["steps"] == 40
@@ -128,7 +129,7 @@ def test_a_stopped_run_says_so_and_goes_on(tiny, tmp_path, straight, sent):
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in printed
     assert f"resume={only_run(tmp_path)}" in printed
-    assert runs.status(only_run(tmp_path)) == "INTERRUPTED"
+    assert folders.status(only_run(tmp_path)) == "INTERRUPTED"
     stopped_at = weights(only_run(tmp_path))["step"].item()
     assert 0 < stopped_at < 40
     resume(only_run(tmp_path))
@@ -225,7 +226,7 @@ def test_loss_becomes_nan(tiny, tmp_path, capsys):
     updates = (f"data_root={tiny}", f"runs={tmp_path}", "train.steps=30", "train.save_every=1")
     line = refused(capsys, train, *updates, "train.learning_rate=1e30")
     assert "NaN or infinite" in line and "train.learning_rate" in line
-    assert runs.status(only_run(tmp_path)) == "FAILED"
+    assert folders.status(only_run(tmp_path)) == "FAILED"
     for parameter in weights(only_run(tmp_path)).values():
         assert parameter.isfinite().all()
 

@@ -11,8 +11,9 @@ import models
 import training
 from tests.commands import refused, score, train
 from tests.conftest import ROOT
-from util import checkpoints, runs
+from util import checkpoints
 from util.errors import UserError
+from util.runs import folders
 
 NAMES = {"registration": "registration_PHANTOM_fold0", "visa": "visa_PHANTOM_fold0"}
 
@@ -51,7 +52,7 @@ def test_registration_then_two_stages_then_propagation(data, results):
     places = (f"data_root={data}", f"runs={results}", "episode.min_size=1")
     train("method=visa", *places)
     train("method=visa", "stage=2", "train.steps=8", *places)
-    first, second = (checkpoints.load_checkpoint(runs.latest_checkpoint(run(results, "visa", n))) for n in (1, 2))
+    first, second = (checkpoints.load_checkpoint(folders.latest_checkpoint(run(results, "visa", n))) for n in (1, 2))
     assert first["config"]["train"]["start"] == "" and second["config"]["train"]["start"] == "newest"
     assert first["config"]["train"]["learning_rate"] > 100 * second["config"]["train"]["learning_rate"]
     # so slow a second stage has hardly moved: it began with the first one's weights
@@ -66,7 +67,7 @@ def test_registration_then_two_stages_then_propagation(data, results):
     with (run(results, "visa", 3) / "scores.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert {row["match"] for row in rows} == {"propagate"}
-    assert {row["checkpoint"] for row in rows} == {str(runs.latest_checkpoint(run(results, "visa", 2)))}
+    assert {row["checkpoint"] for row in rows} == {str(folders.latest_checkpoint(run(results, "visa", 2)))}
 
 
 def test_no_registration_yet(data, tmp_path, capsys):
@@ -80,14 +81,14 @@ def test_no_registration_yet(data, tmp_path, capsys):
 def test_registration_of_another_fold(data, results, tmp_path, capsys, monkeypatch):
     """It has seen scans that this fold tests."""
     monkeypatch.setitem(config.FOLDS, "PHANTOM", [*config.FOLDS["PHANTOM"][:1], dict(support=5, query=[6, 1])])
-    other = runs.latest_checkpoint(run(results, "registration", 1))
+    other = folders.latest_checkpoint(run(results, "registration", 1))
     places = (f"data_root={data}", f"runs={tmp_path}", f"episode.registration={other}")
     line = refused(capsys, train, "method=visa", "fold=1", *places)
     assert "trained on PHANTOM scans [5, 6]" in line and "this data set and fold" in line
 
 
 def test_registration_that_saw_test_organs(data, results, tmp_path, capsys):
-    other = runs.latest_checkpoint(run(results, "registration", 1))
+    other = folders.latest_checkpoint(run(results, "registration", 1))
     places = (f"data_root={data}", f"runs={tmp_path}", f"episode.registration={other}")
     line = refused(capsys, train, "method=visa", "setting=2", "organs=spleen", *places)
     assert "setting 2 removes" in line and str(other) in line
@@ -127,7 +128,7 @@ def test_second_stage_without_a_first(data, results, tmp_path, capsys):
 
 
 def test_start_from_another_method(data, results, tmp_path, capsys):
-    other = runs.latest_checkpoint(run(results, "registration", 1))
+    other = folders.latest_checkpoint(run(results, "registration", 1))
     line = refused(capsys, train, f"train.start={other}", f"data_root={data}", f"runs={tmp_path}")
     assert "a registration on none cannot be the start of method=adnet" in line
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.commands import refused, resume, score, train
 from tests.conftest import ROOT
-from tests.test_scripts import bash
+from tests.script.test_scripts import bash
 from tests.test_training import assert_same, weights
-from util import runs
-from util.metrics import overlap
+from util.evaluation.metrics import overlap
+from util.runs import folders
 from util.volume import read_volume
 
 SMALL_3D = ("method=adnet3d", "episode.window=[4,48,48]", "stride=8")
@@ -83,7 +83,7 @@ def test_scripts_default_to_the_3d_method(tiny, tmp_path):
     for script in ("train_cmr_3D.sh", "test_cmr_3D.sh"):
         done = bash(script, f"runs={tmp_path}", *small, DATASET="PHANTOM", DATA=str(tiny))
         assert done.returncode == 0, done.stderr
-    assert runs.status(run_of(tmp_path)) == runs.status(run_of(tmp_path, 2)) == "COMPLETED"
+    assert folders.status(run_of(tmp_path)) == folders.status(run_of(tmp_path, 2)) == "COMPLETED"
     assert "mean" in done.stdout
 
 

@@ -1,5 +1,6 @@
 """How a command that works on many scans ends: failures as sentences, a truthful exit status."""
 
+import argparse
 import sys
 from collections.abc import Callable, Mapping
 
@@ -26,3 +27,11 @@ def guarded(work: Callable[[], Mapping[int | str, str]]) -> int:
     for name, failure in failures.items():
         print(f"{f'scan {name}' if isinstance(name, int) else name} failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def named_label(text: str) -> tuple[str, int]:
+    """`liver=1` as ("liver", 1), for a command line."""
+    name, _, number = text.rpartition("=")
+    if not name or not number.isdigit() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name with its label id, such as liver=1")
+    return name, int(number)

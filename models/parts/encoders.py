@@ -18,7 +18,7 @@ from models.parts.efficientnet_lite import EfficientNetLite0, imagenet_file
 from models.parts.resnet import ResNetEncoder
 from models.parts.resnext3d import ResNeXt3D
 from models.parts.slicewise import SliceWise
-from models.parts.vision import torchvision
+from models.parts.torchvision_shim import torchvision
 from util.errors import UserError
 
 log = logging.getLogger(__name__)

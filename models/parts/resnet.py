@@ -8,7 +8,7 @@ coarser.
 import torch
 from torch import Tensor, nn
 
-from models.parts.vision import torchvision
+from models.parts.torchvision_shim import torchvision
 from util.errors import UserError
 
 

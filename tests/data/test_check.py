@@ -8,8 +8,9 @@ import pytest
 
 import config
 from data import check
-from data.integrity import direction_letters, explained
-from dataloaders.samplers import NeighboursSampler, excluded_slices
+from data.parts.integrity import direction_letters, explained
+from dataloaders.exclusion import excluded_slices
+from dataloaders.samplers import NeighboursSampler
 from util.volume import Geometry, read_volume, write_volume
 
 FOLDS = [{"support": 4, "query": [1, 2, 3]}, {"support": 1, "query": [4, 5, 6]}]

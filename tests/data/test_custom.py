@@ -64,7 +64,7 @@ def test_the_file_is_not_written_over(hearts, tmp_path, capsys):
 def test_dicom_series_are_accepted_as_images(tmp_path, capsys):
     phantom_raw.write_chaos(tmp_path / "raw", 1, 0, (8, 32, 32))
     folder = tmp_path / "raw/CHAOS_Train_Sets/Train_Sets/MR/1/T2SPIR"
-    from data.dicom import read_series
+    from dataloaders.raw.dicom import read_series
 
     image, _ = read_series(sorted((folder / "DICOM_anon").glob("*.dcm")))
     shutil.copytree(folder / "DICOM_anon", tmp_path / "images/case_7")

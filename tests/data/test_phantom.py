@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label as components
 
-from data.anatomy import LABELS, draw_patient, paint
+from data.parts.anatomy import LABELS, draw_patient, paint
 from data.phantom import FIELD_OF_VIEW, MR_CONTRAST, Scan, main, phantom_scan, write_scans
 from tests.conftest import ROOT
 from util.volume import read_volume

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dataloaders.samplers import NeighboursSampler, WindowsSampler, excluded_slices, slice_areas, window_sums
+from dataloaders.exclusion import excluded_slices
+from dataloaders.samplers import NeighboursSampler, WindowsSampler, slice_areas, window_sums
 from util.errors import UserError
 
 

@@ -9,6 +9,7 @@ import config
 import models
 from tests.models.stub import TinyEncoder
 from util.episode import Episode
+from util.runs.experiment import CommandLine
 
 SECTIONS = ("train", "scans", "episode", "test")
 SIDE = 64  # pixels; features of stride 8 are 8 x 8
@@ -182,14 +183,20 @@ def test_hyperparameters_are_the_configuration(name):
     positional = [p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     assert positional == ["self", "encoder"]
     known = known_keys()
+    variants = variants_of(models.method_class(name).recipe)
     for section in SECTIONS:
-        for dataset in config.DATASETS:
-            assert models.recipe(name, dataset, section).keys() <= known[section]
+        assert models.recipe(name, section, *variants).keys() <= known[section]
+
+
+def variants_of(recipe: dict) -> list[str]:
+    """Names of a recipe's variants, those within variants too."""
+    inner = recipe.get("variants", {})
+    return [*inner, *(name for variant in inner.values() for name in variants_of(variant))]
 
 
 def known_keys() -> dict[str, set[str]]:
     """Keys of the sections as the options define them for a method without a recipe of its own."""
-    experiment = config.CommandLine("probe")
+    experiment = CommandLine("probe", config)
     experiment.main(lambda: None)
     run = experiment._create_run()
     return {section: set(run.config[section]) for section in SECTIONS}

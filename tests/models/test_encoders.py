@@ -9,7 +9,7 @@ import models
 from models.parts import encoders
 from models.parts.recompute import recompute_blocks
 from models.parts.resnext3d import ResNeXt3D
-from models.parts.vision import torchvision
+from models.parts.torchvision_shim import torchvision
 from util.errors import UserError
 
 

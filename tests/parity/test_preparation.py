@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataloaders.preparation import (
+from dataloaders.raw.preparation import (
     Plan,
     crop_border,
     crop_or_pad,

@@ -7,7 +7,7 @@ import config
 from dataloaders import protocols
 from util import report
 from util.dataset import choose_fold
-from util.metrics import overlap, published_precision_and_recall
+from util.evaluation.metrics import overlap, published_precision_and_recall
 
 
 @pytest.fixture(scope="module")

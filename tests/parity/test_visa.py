@@ -14,8 +14,8 @@ from models.visa import continuity_loss
 from tests.parity.conftest import compare_gradient
 from util.dataset import Fold
 from util.episode import Output
-from util.inference import SliceInference
-from util.metrics import overlap
+from util.evaluation.metrics import overlap
+from util.evaluation.slices import SliceInference
 
 IMAGES = dict(rtol=1e-4, atol=2e-4)
 

@@ -1,0 +1,96 @@
+"""The command line of the preparations: `python -m data.chaost2 RAW OUT [options]`, the same for every data set."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from data.parts.convert import Converter, convert
+from dataloaders.raw.preparation import Plan
+from util.commands import guarded
+from util.errors import UserError
+
+
+def command_line(converter: Converter, about: str) -> argparse.ArgumentParser:
+    """Options of a preparation command."""
+    text, _, examples = about.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m data.{converter.name.lower()}",
+        description=text,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("raw", metavar="RAW", type=Path, help="folder the download was unpacked to")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        type=Path,
+        nargs="?",
+        default=Path("data") / converter.name,
+        help=f"folder to write to (default: data/{converter.name})",
+    )
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every preparation command understands."""
+    parser.add_argument(
+        "--legacy",
+        action="store_true",
+        help="as the published preparation did it, defects included (data/README.md lists them)",
+    )
+    parser.add_argument(
+        "--keep-orientation",
+        action="store_true",
+        help="rows, columns and slices stay as stored; default: to the left, the front and the head",
+    )
+    parser.add_argument(
+        "--trust-label-voxels",
+        action="store_true",
+        help="accept labels whose header places them elsewhere than their image",
+    )
+    parser.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="mm of the prepared voxels")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="rows and columns of the prepared slices")
+    parser.add_argument(
+        "--jobs", type=int, default=-1, help="scans at once; the result is the same (default: one a core)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
+
+
+def chosen_plan(options: argparse.Namespace, plan: Plan, legacy: Plan) -> Plan:
+    """The converter's plan with what the command line changes.
+
+    Raises:
+        UserError: a number makes no sense.
+    """
+    plan = legacy if options.legacy else plan
+    if options.keep_orientation:
+        plan = replace(plan, orient=False)
+    if options.spacing:
+        if min(options.spacing) <= 0:
+            raise UserError(f"--spacing {options.spacing}: three lengths in mm are needed, each above 0")
+        plan = replace(plan, spacing=tuple(options.spacing))
+    if options.size is not None:
+        if options.size < 8:
+            raise UserError(f"--size {options.size}: at least 8 rows and columns")
+        plan = replace(plan, size=options.size)
+    return plan
+
+
+def main(converter: Converter, about: str, arguments: list[str] | None = None) -> int:
+    """A preparation command; returns the exit status, 0 where every scan found is prepared."""
+    parser = command_line(converter, about)
+    options = parser.parse_args(arguments)
+    if options.jobs == 0:
+        parser.error("--jobs 0 can do nothing; -1 takes one a core")
+    return guarded(
+        lambda: convert(
+            converter,
+            options.raw,
+            options.out,
+            chosen_plan(options, converter.plan, converter.legacy),
+            trust_voxels=options.trust_label_voxels,
+            jobs=options.jobs,
+            overwrite=options.overwrite,
+        )
+    )

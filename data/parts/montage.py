@@ -1,0 +1,58 @@
+"""One picture to look at after a preparation: a slice of every scan with the outlines of its labels."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from util.files import whole_file
+from util.pictures import COLOURS
+from util.volume import Volume
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The slice of a scan that shows most organs: image and label `(H, W)`, uint8 and int16; its number."""
+
+    image: np.ndarray
+    label: np.ndarray
+    slice: int
+    front_up: bool
+
+
+def make_tile(image: Volume, label: Volume) -> Tile:
+    """Choose the slice with most organs, and of these the one with most labelled pixels."""
+    z = max(
+        range(len(label.array)), key=lambda at: (len(np.unique(label.array[at])), np.count_nonzero(label.array[at]))
+    )
+    plane = image.array[z].astype(np.float32)
+    low, high = np.percentile(plane, (1, 99.5))
+    grey = np.clip((plane - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
+    return Tile(grey, label.array[z].astype(np.int16), z, image.geometry.direction[4] >= 0)
+
+
+def draw_montage(file: Path, title: str, tiles: Mapping[int, Tile]) -> None:
+    """Write the picture, nearly square; front of the body up, as radiologists expect it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    figure = Figure(figsize=(2.4 * columns, 2.6 * rows + 0.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    ids = sorted(set().union(*(np.unique(tile.label).tolist() for tile in tiles.values())) - {0})
+    for axis in axes:
+        axis.axis("off")
+    for axis, (number, tile) in zip(axes, sorted(tiles.items()), strict=False):
+        image, label = (plane if tile.front_up else plane[::-1] for plane in (tile.image, tile.label))
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        for place, identifier in enumerate(ids):
+            if (label == identifier).any():
+                axis.contour(label == identifier, [0.5], colors=COLOURS[place % len(COLOURS)], linewidths=0.8)
+        axis.set_title(f"{number}, slice {tile.slice}", fontsize=8)
+    with whole_file(file) as temporary:
+        figure.savefig(temporary)

@@ -1,0 +1,106 @@
+"""Scans without truth segmented by trained methods, given annotated ones: any grid in, the same grid out."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dataloaders.protocols import Matching, slices_showing
+from dataloaders.raw.regrid import Preparation, onto_own_grid, onto_training_grid
+from dataloaders.scans import Scan, z_score
+from util.evaluation.slices import make_segmenter
+from util.evaluation.tasks import Task
+from util.volume import Volume
+
+QUERY = -1  # its number among the scans; supports count from 0
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained method, alone or in an ensemble.
+
+    Attributes:
+        file: its checkpoint.
+        method: with its weights, in evaluation mode.
+        preparation: of its training scans.
+        intensities: mean and standard deviation that normalised them, None = each scan's own.
+        dataset: it was trained on.
+    """
+
+    file: Path
+    method: torch.nn.Module
+    preparation: Preparation
+    intensities: tuple[float, float] | None
+    dataset: str
+
+
+class Predictor:
+    """Checkpoints and supports: all that segments a query.
+
+    Args:
+        members: trained methods whose probabilities are averaged.
+        supports: prepared image and label of every annotated scan; the average is over them, too.
+        organs: id in the labels -> name.
+        matching: how query slices meet annotated slices.
+        device: where the methods live.
+        memory_gb: of 3D methods, for the patches they look at; 0 = no bound.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        supports: Sequence[tuple[Volume, Volume]],
+        organs: Mapping[int, str],
+        matching: Matching,
+        device: torch.device,
+        memory_gb: float = 0.0,
+    ) -> None:
+        self.members, self.organs, self.matching = members, organs, matching
+        self.scans = dict(enumerate(supports))
+        self.labels = {number: label.array for number, (_, label) in self.scans.items()}
+        self.segmenters = [
+            make_segmenter(member.method, functools.partial(self._scan, member), device, memory_gb=memory_gb)
+            for member in members
+        ]
+
+    def _scan(self, member: Member, number: int) -> Scan:
+        image, label = self.scans[number]
+        array = z_score(image.array, member.intensities, Path(f"support {number + 1}" if number >= 0 else "the query"))
+        return Scan(number, array, label.array, None, image.geometry, image.array.shape)
+
+    def probabilities(self, image: Volume, *, prepared: bool) -> Iterator[tuple[int, np.ndarray]]:
+        """Organ id and its probability `(D, H, W)`, float32, on the query's own grid; one organ after the other."""
+        query, empty = onto_training_grid(image, None, self.members[0].preparation, prepared=prepared)
+        self.scans[QUERY] = query, empty
+        for segmenter in self.segmenters:
+            segmenter.keep(frozenset(self.labels))
+        for identifier, name in self.organs.items():
+            tasks = prediction_tasks(name, identifier, self.labels, QUERY, len(query.array), self.matching)
+            volumes = (segmenter.probabilities(task) for segmenter in self.segmenters for task in tasks)
+            mean = sum(volumes) / (len(self.segmenters) * len(tasks))
+            yield identifier, onto_own_grid(mean, query.geometry, image)
+
+
+def prediction_tasks(
+    organ: str, identifier: int, labels: Mapping[int, np.ndarray], query: int, depth: int, matching: Matching
+) -> list[Task]:
+    """Tasks that segment an organ where no truth is known: one for every support that shows it.
+
+    Args:
+        organ: its name.
+        identifier: its id in the labels.
+        labels: support scan number -> labels `(D, H, W)`.
+        query: number of the query scan, `depth`: its slices.
+        matching: how slices meet; "parts" is not possible, as it asks for the organ's extent in the query.
+    """
+    tasks = []
+    for support, label in labels.items():
+        shown = slices_showing(label, identifier)
+        if len(shown):
+            groups = matching.groups(matching.annotated({support: shown}), depth, None, {support: len(label)})
+            similar = matching.by_similarity(None)
+            tasks.append(Task(organ, identifier, (support,), query, groups, (), similar=similar))
+    return tasks

@@ -1,0 +1,81 @@
+"""The contact sheet of one segmentation: slices with outlines, quick to draw and to look through."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from util.files import whole_file
+from util.pictures import COLOURS
+from util.volume import Volume
+
+WIDTH = 240  # pixels of a slice
+SLICES, COLUMNS = 12, 4
+
+
+def draw_sheet(file: Path, image: Volume, label: Volume, names: Mapping[int, str]) -> None:
+    """Write slices from the first to the last that shows a label, evenly; rows of the volumes run down the picture.
+
+    Args:
+        file: PNG to write.
+        image, label: `(D, H, W)` on one grid.
+        names: label id -> name; the order gives the colours.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = slices_shown(label.array)
+    x, y, _ = image.geometry.spacing
+    height = max(1, round(WIDTH * image.array.shape[1] * y / (image.array.shape[2] * x)))
+    low, high = np.percentile(image.array[shown], (1, 99.5))
+    columns = min(COLUMNS, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    sheet = np.zeros((lines * height, columns * WIDTH, 3), np.float32)
+    for place, z in enumerate(shown):
+        top, left = place // columns * height, place % columns * WIDTH
+        grey = np.clip((image.array[z] - np.float32(low)) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+        sheet[top : top + height, left : left + WIDTH] = outlined(grey, label.array[z], list(names), height)
+    # one picture in one axis: an axis a slice would take longer to draw than the scan to segment
+    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100 + 0.5), dpi=100)
+    FigureCanvasAgg(figure)
+    share = sheet.shape[0] / (sheet.shape[0] + 50)
+    axis = figure.add_axes((0, (1 - share) / 2, 1, share))
+    axis.imshow(sheet, aspect="auto", interpolation="nearest")
+    axis.set_axis_off()
+    for place, z in enumerate(shown):
+        corner = place % columns * WIDTH + 4, place // columns * height + 14
+        axis.text(*corner, f"{z + 1}/{len(label.array)}", color="white", fontsize=7)
+    figure.text(0.01, 0.99, file.stem, fontsize=9, va="top")
+    for place, name in enumerate(names.values()):
+        figure.text(0.01 + 0.98 * place / len(names), 0.005, name, color=colour(place), fontsize=9, weight="bold")
+    with whole_file(file) as temporary:
+        figure.savefig(temporary)
+    figure.clear()  # its parts refer to each other, and with them large arrays would wait for the collector
+
+
+def slices_shown(label: np.ndarray) -> list[int]:
+    """At most SLICES slices of a label `(D, H, W)`, evenly from the first to the last that shows something."""
+    shown = np.flatnonzero(label.any((1, 2)))
+    first, last = (shown[0], shown[-1]) if len(shown) else (0, len(label) - 1)
+    return np.unique(np.linspace(first, last, SLICES).round().astype(int)).tolist()
+
+
+def outlined(image: np.ndarray, label: np.ndarray, ids: list[int], height: int) -> np.ndarray:
+    """A slice in 0..1 with the outlines of its labels, `(height, WIDTH, 3)`."""
+    grey = cv2.resize(np.ascontiguousarray(image), (WIDTH, height), interpolation=cv2.INTER_LINEAR)
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    for place, identifier in enumerate(ids):
+        mask = cv2.resize((label == identifier).astype(np.uint8), (WIDTH, height), interpolation=cv2.INTER_NEAREST)
+        picture[mask != cv2.erode(mask, np.ones((3, 3), np.uint8))] = _rgb(colour(place))
+    return picture
+
+
+def colour(place: int) -> str:
+    """Colour of the organ at a place of the list, as `#rrggbb`."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def _rgb(text: str) -> tuple[float, ...]:
+    return tuple(int(text[at : at + 2], 16) / 255 for at in (1, 3, 5))

@@ -1,0 +1,1 @@
+"""Reading raw scans (NIfTI, DICOM) and bringing them to a data set's grid and intensities."""

@@ -1,0 +1,168 @@
+"""Any scan on the grid that a checkpoint was trained on, and what was found there back on the scan's own grid.
+
+The voxels are prepared as those of the training scans were (`dataloaders.raw.preparation`). What must be done to a scan
+of another orientation, spacing or tilt follows from where its voxels lie in the patient; headers stay true all the way,
+so the way back is one interpolation from grid to grid.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloaders.raw.preparation import Plan, intensities, interpolate, label_onto, moved, orient, prepare
+from util.errors import UserError
+from util.volume import Geometry, Volume
+
+TILT = 10.0  # degrees; a scan that is turned by more is interpolated onto the patient's axes, others keep their slices
+AXIAL = 25.0  # degrees; training scans that all are turned by less lie along the patient's axes (CHAOS: up to about 10)
+HOUNSFIELD = -200  # MR has no values below; in CT air has -1000
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the scans that a method was trained on were prepared.
+
+    Attributes:
+        plan: intensities, spacing, size.
+        towards: signs of left, back, head: where their columns, rows and slices run.
+        axial: they lie along the patient's axes; if not (short-axis slices of a heart) the slices of other scans are
+            left as they were acquired, too.
+    """
+
+    plan: Plan
+    towards: tuple[float, float, float]
+    axial: bool
+
+    def as_plain(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return asdict(self)
+
+    @staticmethod
+    def from_plain(content: Mapping[str, Any]) -> "Preparation":
+        """What `as_plain` gave."""
+        return Preparation(Plan.from_plain(content["plan"]), tuple(content["towards"]), content["axial"])
+
+
+def observe(plan: Plan, geometries: Sequence[Geometry], size: int) -> Preparation:
+    """The preparation behind training scans.
+
+    Args:
+        plan: what is known of their preparation; the grid is read from the scans themselves.
+        geometries: of the scans.
+        size: rows and columns that are used of them.
+    """
+    relative = plan.shrink != 1 or plan.border > 0  # the spacing follows from that of each raw scan
+    spacing = None if relative else tuple(np.median([g.spacing for g in geometries], axis=0).tolist())
+    axes = [_axes(geometry) for geometry in geometries]
+    towards = tuple(np.where(np.mean([a.diagonal() for a in axes], axis=0) < 0, -1.0, 1.0).tolist())
+    axial = all(_tilt(geometry, towards) < AXIAL for geometry in geometries)
+    # the published grids differ from ours by less than a voxel, but their headers lost the crop: they lead nowhere back
+    return Preparation(replace(plan, spacing=spacing, size=size, orient=True, legacy=False), towards, axial)
+
+
+def onto_training_grid(
+    image: Volume, label: Volume | None, preparation: Preparation, *, prepared: bool = False
+) -> tuple[Volume, Volume]:
+    """Image and label `(D, H, W)` as the training scans were; both carry the geometry they have then.
+
+    Args:
+        image, label: on one grid of any orientation, spacing and tilt; no label stands for an empty one.
+        preparation: of the training scans.
+        prepared: the intensities are as in the training scans already, and nothing is to be cut off.
+    """
+    plan, towards = preparation.plan, preparation.towards
+    if label is None:
+        label = Volume(np.broadcast_to(np.int16(0), image.array.shape), image.geometry)
+    if prepared:
+        plan = replace(plan, percentile=None, window=None, border=0.0)
+    image = Volume(intensities(image.array, plan), image.geometry)
+    turn = along_axes if preparation.axial else orient
+    image, label = turn(image, towards), turn(label, towards)
+    plan = replace(plan, percentile=None, window=None, orient=False, spacing=_spacing(plan, image))
+    if preparation.axial and _tilt(image.geometry, towards) > TILT:
+        image, label = _straightened(image, label, plan.spacing, towards)
+        plan = replace(plan, border=0.0)
+    return prepare(image, label, plan)
+
+
+def onto_own_grid(array: np.ndarray, geometry: Geometry, own: Volume) -> np.ndarray:
+    """Probabilities `(D, H, W)` of a prepared scan, linearly interpolated on the grid of the scan itself.
+
+    What was cut off in the plane has probability 0; the outermost slices reach to the end of the scan.
+    """
+    framed = np.pad(array, ((0, 0), (1, 1), (1, 1)))
+    size = own.array.shape[::-1]
+    return interpolate(framed, moved(geometry, (-1, -1, 0)), size, own.geometry, edge=True)
+
+
+def require_modality(image: Volume, preparation: Preparation, file: Path) -> None:
+    """Refuse a CT where MR was trained, and the other way round, as far as values tell.
+
+    Raises:
+        UserError: intensities cannot be those of the checkpoint's modality.
+    """
+    lowest, plan = float(image.array.min()), preparation.plan
+    remedy = "use a checkpoint of its modality, or --prepared where intensities are the training scans' already"
+    if plan.window is not None and lowest >= HOUNSFIELD:
+        raise UserError(
+            f"{file}: has no value below {lowest:g} and the checkpoint was trained on CT in Hounsfield units; {remedy}"
+        )
+    if plan.percentile is not None and lowest < HOUNSFIELD:
+        raise UserError(f"{file}: has values down to {lowest:g} as CT and the checkpoint was trained on MR; {remedy}")
+
+
+def along_axes(volume: Volume, towards: Sequence[float]) -> Volume:
+    """The same voxels stored along the patient's axes as nearly as they can: columns, rows, slices run `towards`.
+
+    Nothing is interpolated; unlike `preparation.orient` slices may become rows. The array is a view.
+    """
+    axes = _axes(volume.geometry)
+    order = max(itertools.permutations(range(3)), key=lambda p: sum(abs(axes[p[k], k]) for k in range(3)))
+    array, axes = volume.array.transpose([2 - order[2 - k] for k in range(3)]), axes[list(order)]
+    spacing = np.array(volume.geometry.spacing)[list(order)]
+    signs = np.where(axes.diagonal() * towards < 0, -1, 1)
+    last = (np.array(array.shape[::-1]) - 1) * (signs < 0)  # the voxel that becomes the first
+    origin = np.array(volume.geometry.origin) + (last * spacing) @ axes
+    direction = (axes * signs[:, None]).T
+    geometry = Geometry(tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction.ravel().tolist()))
+    return Volume(array[tuple(slice(None, None, sign) for sign in signs[::-1])], geometry)
+
+
+def _straightened(image: Volume, label: Volume, spacing: Sequence[float], towards) -> tuple[Volume, Volume]:
+    """Both on the patient's axes, in the smallest box of voxels of `spacing` mm that holds them."""
+    shape, own = np.array(image.array.shape[::-1]), image.geometry
+    corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in shape)))) * own.spacing @ _axes(own)
+    corners = (corners + own.origin) * towards  # mm along the new axes
+    low, high = corners.min(0), corners.max(0)
+    size = np.maximum(1, np.ceil((high - low) / spacing - 1e-6)).astype(int)
+    first = ((low + high) / 2 - (size - 1) * spacing / 2) * towards
+    grid = Geometry(tuple(spacing), tuple(first.tolist()), tuple(np.diag(towards).ravel().tolist()))
+    size = tuple(size.tolist())
+    # linear weights would blur away the texture that training scans have, and methods miss it (benchmarks/grids.py)
+    low, high = float(image.array.min()), float(image.array.max())
+    turned = interpolate(image.array.astype(np.float32), own, size, grid, fill=low, spline=True).clip(low, high)
+    return Volume(turned, grid), label_onto(label, size, grid)
+
+
+def _spacing(plan: Plan, image: Volume) -> tuple[float, float, float]:
+    """Spacing in mm of the prepared scan: the plan's, or the one at which what is kept of the plane has its size."""
+    if plan.spacing is not None:
+        return plan.spacing
+    x, y, z = image.geometry.spacing
+    columns = image.array.shape[2]
+    shrink = (columns - 2 * int(plan.border * columns)) / plan.size
+    return (x * shrink, y * shrink, z)
+
+
+def _axes(geometry: Geometry) -> np.ndarray:
+    """`(3, 3)`: one row an array axis x, y, z, its direction in the patient."""
+    return np.reshape(geometry.direction, (3, 3)).T
+
+
+def _tilt(geometry: Geometry, towards: Sequence[float]) -> float:
+    """Largest angle in degrees between an axis of the grid and the patient's axis it should run along."""
+    return float(np.degrees(np.arccos(np.clip((_axes(geometry).diagonal() * towards).min(), -1, 1))))

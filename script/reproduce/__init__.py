@@ -1,0 +1,1 @@
+"""All folds and seeds of a method in one command."""

@@ -1,0 +1,1 @@
+"""Tasks, how slices and volumes are segmented, metrics."""

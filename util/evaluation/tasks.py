@@ -1,0 +1,142 @@
+"""Test tasks, and their scores. What segments them is in util/evaluation/slices.py."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from util.evaluation.metrics import VOLUME_SCORES, overlap, published_precision_and_recall, volume_scores
+
+Annotated = tuple[int, int]  # a support slice: (scan number, slice)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Query slices that are segmented with the same annotated support slices.
+
+    Attributes:
+        support: the annotated slices, one a shot.
+        query_slices: what they segment, ascending.
+        pivot: with it the group is walked: the annotated slices segment this query slice, and from there outward every
+            slice is segmented with the one before it and its prediction (test.match=propagate).
+        anchored: what is carried so is held against what the annotated slices themselves say, and drifts no further;
+            False: it is believed, as published.
+    """
+
+    support: tuple[Annotated, ...]
+    query_slices: tuple[int, ...]
+    pivot: int | None = None
+    anchored: bool = True
+
+    @property
+    def walk(self) -> list[tuple[int, int]]:
+        """Slices after the pivot in the order they are walked, each with the one before it: all up, then all down."""
+        up = [self.pivot, *(z for z in self.query_slices if z > self.pivot)]
+        down = [self.pivot, *(z for z in reversed(self.query_slices) if z < self.pivot)]
+        return [(z, previous) for way in (up, down) for previous, z in itertools.pairwise(way)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One organ of one query scan, given one annotated support scan, or several.
+
+    Attributes:
+        organ: its name.
+        identifier: its id in the label volumes.
+        supports: numbers of the support scans.
+        query: number of the query scan.
+        groups: which support slices segment which query slices; slices in no group are not segmented.
+        scored_slices: query slices that count for the protocol's score.
+        similar: the groups' query slices are a first guess: every slice goes to the group it looks most like.
+    """
+
+    organ: str
+    identifier: int
+    supports: tuple[int, ...]
+    query: int
+    groups: tuple[Group, ...]
+    scored_slices: tuple[int, ...]
+    similar: bool = False
+
+    @property
+    def scans(self) -> frozenset[int]:
+        """Numbers of all scans it needs."""
+        return frozenset((self.query, *self.supports))
+
+    @property
+    def segmented(self) -> int:
+        """How many query slices are segmented."""
+        return sum(len(group.query_slices) for group in self.groups)
+
+
+class Segmenter(Protocol):
+    """What segments a task: a method with what it remembers of the scans."""
+
+    def probabilities(self, task: Task) -> np.ndarray:
+        """Foreground probabilities `(D, H, W)` float32; 0 on slices that are not segmented."""
+
+    def keep(self, scans: frozenset[int]) -> None:
+        """Forget all other scans."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A task's prediction `(D, H, W)` (bool) and its row of scores.csv."""
+
+    task: Task
+    prediction: np.ndarray
+    row: dict[str, Any]
+
+
+def evaluate(
+    segmenters: Sequence[Segmenter],
+    tasks: Sequence[Task],
+    read_scan: Callable[[int], Any],
+    *,
+    pool: bool = False,
+) -> Iterator[Result]:
+    """Results of all tasks, one query scan after the other.
+
+    Args:
+        segmenters: one, or several whose probabilities are averaged (an ensemble).
+        tasks: of one or several protocols.
+        read_scan: number -> scan with `organ(id)`, its truth `(D, H, W)`, and `spacing` in mm along these axes.
+        pool: tasks that differ in their supports only are averaged into one result.
+    """
+    for query in dict.fromkeys(task.query for task in tasks):
+        own = [task for task in tasks if task.query == query]
+        for segmenter in segmenters:
+            segmenter.keep(frozenset().union(*(task.scans for task in own)))
+        for together in _pools(own) if pool else [[task] for task in own]:
+            volumes = (segmenter.probabilities(task) for segmenter in segmenters for task in together)
+            prediction = sum(volumes) / (len(segmenters) * len(together)) > 0.5
+            scan = read_scan(query)
+            row = score(together[0], prediction, scan.organ(together[0].identifier), scan.spacing)
+            row["support"] = "+".join(str(scan) for task in together for scan in task.supports)
+            yield Result(together[0], prediction, row)
+
+
+def _pools(tasks: Sequence[Task]) -> list[list[Task]]:
+    return [[task for task in tasks if task.organ == organ] for organ in dict.fromkeys(task.organ for task in tasks)]
+
+
+def score(task: Task, prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, Any]:
+    """One row of scores.csv: the protocol's Dice and IoU, and where the whole volume was segmented all its scores."""
+    scored = list(task.scored_slices)
+    dice, iou = overlap(prediction[scored], truth[scored])
+    precision, recall = published_precision_and_recall(prediction[scored], truth[scored])
+    complete = task.segmented == len(truth)
+    return {
+        "organ": task.organ,
+        "scan": task.query,
+        "support": "",
+        "dice": dice,
+        "iou": iou,
+        "precision_slices": precision,
+        "recall_slices": recall,
+        **(volume_scores(prediction, truth, spacing) if complete else dict.fromkeys(VOLUME_SCORES, math.nan)),
+        "slices": len(scored),
+    }

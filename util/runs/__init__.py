@@ -1,0 +1,1 @@
+"""Folders of runs, checks of a configuration, losses, processes, and the Sacred experiment."""

@@ -1,0 +1,99 @@
+"""Checks of a configuration: every mistake becomes one sentence. Knows no command-line library."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from util import checkpoints
+from util.errors import UserError
+from util.runs import folders
+
+# what a resumed run keeps
+FIXED = ("method", "dataset", "fold", "setting", "exclude", "organs", "encoder", "stride", "seed", "stage", "profile")
+
+
+def check_types(changed: Mapping[str, tuple[type, type]]) -> None:
+    """Refuse values of another type than the default: key -> (expected, given). An int may stand for a float."""
+    for key, (expected, given) in changed.items():
+        if (expected, given) not in ((float, int), (tuple, list)):
+            raise UserError(f"{key}: expects a value of type {expected.__name__}, got {given.__name__}")
+
+
+def check_values(config: Mapping, choices: Mapping[str, tuple], minima: Mapping[str, int]) -> None:
+    """Refuse words that are none of their key's choices and numbers below their key's minimum."""
+    for key, words in choices.items():
+        if (value := _value(config, key)) not in words:
+            raise UserError(f"{key}={value}: choose one of {', '.join(map(str, words))}")
+    for key, minimum in minima.items():
+        if (value := _value(config, key)) < minimum:
+            raise UserError(f"{key}={value}: must be at least {minimum}")
+
+
+def unknown_key(key: str, config: Mapping) -> str:
+    """What to say of a key that does not exist, with those that look like it."""
+    known = [
+        *config,
+        *(f"{name}.{inner}" for name, value in config.items() if isinstance(value, dict) for inner in value),
+    ]
+    close = [name for name in difflib.get_close_matches(key, known, n=2) if name != key]
+    return f"{key}: no such key{'; did you mean ' + ' or '.join(close) + '?' if close else ''}; print_config shows all"
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder and try to write there, before hours of work are spent.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe_{os.getpid()}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: results cannot be written there ({error.strerror}); choose another folder with runs=..."
+        ) from error
+
+
+def builds_on(config: Mapping) -> dict[str, dict[str, Any]]:
+    """What must be trained on the same fold before: the option that names its checkpoint -> what is different there."""
+    episode, found = config["episode"], {}
+    if episode["sampler"] == "realistic" and episode["carry"] != "none" and episode["realistic"] > 0:
+        found["episode.registration"] = {"method": "registration"}
+    if config["train"]["start"]:
+        found["train.start"] = {"stage": 1}
+    return found
+
+
+def with_resumed(updates: dict) -> dict:
+    """Updates of a resumed run: the configuration it had, and what the command line says on top.
+
+    Raises:
+        UserError: there is no such checkpoint, or the command line changes what must stay.
+    """
+    if not updates.get("resume"):
+        return updates
+    saved = checkpoints.load_checkpoint(folders.checkpoint(str(updates["resume"]), "resume"))["config"]
+    for key in FIXED:
+        if key in saved and updates.get(key, saved[key]) != saved[key]:
+            raise UserError(
+                f"{key}={updates[key]}: the resumed run has {key}={saved[key]}, which cannot change half-way"
+            )
+    return _merged(saved, updates)
+
+
+def _merged(base: dict, updates: Mapping) -> dict:
+    both = {
+        key: _merged(base[key], value) if isinstance(value, Mapping) and isinstance(base.get(key), dict) else value
+        for key, value in updates.items()
+    }
+    return {**base, **both}
+
+
+def _value(config: Mapping, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config

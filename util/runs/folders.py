@@ -1,0 +1,107 @@
+"""Folders of runs: `runs/<method>_<dataset>_fold<k>/<id>/` with Sacred's run.json and our checkpoints/."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from util.errors import UserError
+
+
+def run_folder(config: Mapping) -> Path:
+    """Folder of the runs of a method on a fold; a data set's file gives its stem."""
+    return Path(config["runs"]) / f"{config['method']}_{Path(config['dataset']).stem}_fold{config['fold']}"
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint of a run that has most steps, or None."""
+    return max((Path(run) / "checkpoints").glob("step_*.pt"), key=lambda p: int(p.stem.split("_")[1]), default=None)
+
+
+def checkpoint(named: str, key: str) -> Path:
+    """The checkpoint that a `key=` names: a run's folder stands for its last one.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    path = Path(named)
+    found = latest_checkpoint(path) if path.is_dir() else path
+    if found is None:
+        raise UserError(f"{key}={named}: this folder holds no checkpoint; name a folder such as runs/adnet_CMR_fold0/1")
+    return found
+
+
+def status(run: Path) -> str:
+    """COMPLETED, RUNNING, INTERRUPTED or FAILED as Sacred recorded it; UNKNOWN where nothing readable is there."""
+    try:
+        return json.loads((Path(run) / "run.json").read_text())["status"]
+    except (OSError, ValueError, KeyError):
+        return "UNKNOWN"
+
+
+def configuration(run: Path) -> dict:
+    """The configuration of a run, as Sacred recorded it.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    file = Path(run) / "config.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read; the run beside it is damaged, move it away") from error
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The runs in a folder, newest first."""
+    return sorted((p for p in Path(folder).glob("*") if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+
+
+def program(run: Path) -> str:
+    """Which program made it, training or test, as Sacred recorded it; "" where nothing readable is there."""
+    try:
+        return json.loads((Path(run) / "run.json").read_text())["experiment"]["name"]
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def differences(one: Mapping, other: Mapping, ignored: frozenset[str]) -> Iterator[str]:
+    """Keys (`train.steps`) with different values; what only one has, an older version did not know."""
+    for key in one.keys() & other.keys() - ignored:
+        if isinstance(one[key], Mapping) and isinstance(other[key], Mapping):
+            inner = frozenset(name.removeprefix(f"{key}.") for name in ignored if name.startswith(f"{key}."))
+            yield from (f"{key}.{name}" for name in differences(one[key], other[key], inner))
+        elif one[key] != other[key]:
+            yield key
+
+
+def is_alive(run: Path, seconds: float = 30) -> bool:
+    """True where a run says it is running and gave a sign of life lately (Sacred does every 10 seconds)."""
+    try:
+        entry = json.loads((Path(run) / "run.json").read_text())
+        beat = datetime.fromisoformat(entry["heartbeat"] or entry["start_time"]).replace(tzinfo=UTC)
+        return entry["status"] == "RUNNING" and (datetime.now(UTC) - beat).total_seconds() < seconds
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def newest_finished(folder: Path, accept: Callable[[dict], bool] = lambda config: True) -> Path:
+    """The last checkpoint of the newest run in `folder` that finished its training.
+
+    Args:
+        folder: of the runs of one method, data set and fold.
+        accept: says of a run's configuration whether it is one that is looked for.
+
+    Raises:
+        UserError: there is none; unfinished runs are named.
+    """
+    trained = [run for run in numbered(folder) if latest_checkpoint(run) and accept(configuration(run))]
+    for run in trained:
+        if status(run) == "COMPLETED":
+            return latest_checkpoint(run)
+    if not trained:
+        raise UserError(f"{folder}: no finished training run; train first (script/train_*.sh)")
+    raise UserError(
+        f"{folder}: no training run has finished; go on with resume={trained[0]}, or test what is there with "
+        f"test.checkpoint={latest_checkpoint(trained[0])}"
+    )
