@@ -15,19 +15,15 @@ from util.runs import checks
 DATASETS = {
     "CHAOST2": Dataset(
         images="CHAOST2/chaos_MR_T2_normalized",
-        supervoxels="CHAOST2/supervoxels_5000",
         supervoxel_size=5000,
-        superpixels="CHAOST2/superpixels_400",
-        patient_threshold=50.0001,
+        modality="MR",
         organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
         groups={"upper": ("liver", "spleen"), "lower": ("right kidney", "left kidney")},
     ),
     "SABS": Dataset(
         images="SABS/sabs_CT_normalized",
-        supervoxels="SABS/supervoxels_5000",
         supervoxel_size=5000,
-        superpixels="SABS/superpixels_400",
-        patient_threshold=1e-4,
+        modality="CT",
         organs={"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6},
         others={
             "gallbladder": 4,
@@ -45,18 +41,14 @@ DATASETS = {
     ),
     "CMR": Dataset(
         images="CMR/cmr_MR_normalized",
-        supervoxels="CMR/supervoxels_1000",
         supervoxel_size=1000,
-        superpixels="CMR/superpixels_400",
-        patient_threshold=50.0001,
+        modality="MR",
         organs={"LV myocardium": 200, "LV blood pool": 500, "right ventricle": 600},
     ),
     "PHANTOM": Dataset(
         images="PHANTOM/phantom_MR_normalized",
-        supervoxels="PHANTOM/supervoxels_5000",
         supervoxel_size=5000,
-        superpixels="PHANTOM/superpixels_400",
-        patient_threshold=50.0001,
+        modality="MR",
         organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
         groups={"upper": ("liver", "spleen"), "lower": ("right kidney", "left kidney")},
     ),
@@ -96,24 +88,18 @@ FOLDS = {
 CHOICES = {
     "dataset": DATASETS,
     "setting": (1, 2),
-    "exclude": ("any", "all"),
-    "protocol": ("strict", "legacy"),
-    "profile": ("paper", "code"),
+    "protocol": ("strict", "published"),
     "stage": (1, 2),
-    "scans.normalise": ("scan", "training", "fold"),
+    "scans.normalise": ("scan", "training", "published"),
     "scans.segments": ("supervoxels", "superpixels"),
-    "episode.sampler": ("neighbours", "slice", "realistic", "windows"),
+    "episode.sampler": ("neighbours", "slice", "neighbouring", "crops"),
     "episode.queries": ("one", "all"),
     "episode.carry": ("chained", "direct", "none"),
-    "episode.size_of": ("first", "larger"),
     "episode.augment": ("one", "both"),
-    "episode.warp": ("affine", "column_slice"),
-    "test.match": ("parts", "whole", "volume", "position", "similar", "propagate"),
+    "episode.warp": ("affine", "published"),
+    "test.pairing": ("parts", "whole", "volume", "position", "similar", "propagate"),
     "test.shots_of": ("slices", "scans"),
     "test.supports": ("fold", "all"),
-    "test.part_rule": ("chunks", "extent", "unclamped"),
-    "test.fold_order": ("sorted", "circular"),
-    "test.recorder": ("plain", "alpnet"),
     "train.optimiser": ("sgd", "adam"),
     "train.precision": ("float32", "bfloat16", "float16"),
 }
@@ -138,105 +124,116 @@ MINIMA = {
 
 def options():
     """Every option; the method's own keys and schedule come from its file in models/."""
+    # what is trained and tested
     method = "adnet"  # a file in models/
-    dataset = "CHAOST2"  # a row of DATASETS, or a file (data/MINE/MINE.json)
+    dataset = "CHAOST2"  # a row of DATASETS, or a file such as data/MINE/MINE.json
+    data_root = "data"  # folder that holds CHAOST2/, SABS/, CMR/, PHANTOM/
     fold = 0  # a line of FOLDS[dataset]
     setting = 1  # 2: training slices that show test organs are removed
-    organs = "all"  # what is tested, and removed in setting 2: a group (upper, lower) or "liver,spleen"
-    exclude = "any"  # setting 2 removes slices with any test organ; "all": only slices with every one, as published
-    protocol = "strict"  # "legacy": the published book-keeping
-    data_root = "data"  # folder that holds CHAOST2/, SABS/, CMR/, PHANTOM/
+    organs = "all"  # tested, and removed in setting 2: a group (upper, lower) or "liver,spleen"
+    protocol = "strict"  # strict | published: as the published code does it, see models/spec/README.md
     stage = 1  # 2: the second training of a method that has one (visa)
-    profile = "paper"  # "code": what a method's published code does, where the two differ and the method offers both
-    encoder = models.method_class(method).default_encoder  # resnet101, resnet50, resnet18, efficientnet_lite0, none;
-    # for volumes: resnext101_3d, the small resnext14_3d, or any of the others slice by slice
-    weights = encoders.entry(encoder).weights  # none, imagenet, coco, or a file
-    stride = encoders.entry(encoder).stride  # output stride of its deepest map; 0 = as the method's paper has it
-    _variants = (dataset, f"stage {stage}", profile)
-    model = {**models.defaults(method), **models.recipe(method, "model", *_variants)}  # the method's own keys
+
+    # the encoder
+    encoder = models.method_class(method).default_encoder  # resnet101 | resnet50 | resnet18 | efficientnet_lite0 | none
+    # for volumes resnext101_3d | resnext14_3d, or any other slice by slice
+    weights = encoders.entry(encoder).weights  # none | imagenet | coco, or a file
+    stride = encoders.entry(encoder).stride  # output stride of its deepest map; 0 = as in the method's paper
+
+    # the method's own keys: the arguments of its constructor
+    _recipe = models.recipe(method, (dataset, _modality(dataset), f"stage {stage}", protocol))
+    model = {**models.defaults(method), **_recipe["model"]}
+
     train = {
+        # length
         "steps": 1000,
-        "batch_size": 1,  # episodes a step (and a process)
+        "batch_size": 1,  # episodes per step (and per process)
+        "start": "",  # weights to begin with: a checkpoint, a run of the same fold, or newest (its first stage)
+        # optimiser
+        "optimiser": "sgd",  # sgd | adam
         "learning_rate": 1e-3,
-        "optimiser": "sgd",  # or adam
-        "momentum": 0.9,  # adam: of the gradients' mean
+        "momentum": 0.9,  # adam: of the mean of the gradients
         "weight_decay": 5e-4,
         "decay": 0.95,  # the learning rate is multiplied by this ...
-        "decay_every": 1000,  # ... every so many steps; 0 = ten times in all
-        "precision": "float32",  # bfloat16, float16: mixed precision on a GPU
-        "checkpointing": False,  # blocks of the encoder run twice to save memory (volumes on a small GPU)
-        "frozen_norm": False,  # batch norms of the encoder keep their pretrained statistics (the papers train them)
+        "decay_every": 1000,  # ... after so many steps; 0 = ten times in all
+        # the network
+        "frozen_norm": False,  # batch norms of the encoder keep their pretrained statistics
+        "precision": "float32",  # float32 | bfloat16 | float16, mixed precision on a GPU
+        "recompute": False,  # blocks of the encoder run twice to save memory
+        # record
         "save_every": 1000,  # steps between checkpoints
         "log_every": 10,  # steps between rows of metrics.csv
-        "start": "",  # weights to begin with: a run of the same fold, a checkpoint, or the "newest" first stage
         **encoders.entry(encoder).training,
-        **models.recipe(method, "train", *_variants),
+        **_recipe["train"],
     }
     scans = {
-        "normalise": "scan",  # z-score by the scan's own statistics, or by those of all training scans (ALPNet on CT);
-        # "fold": by the training scans in training, by the tested ones in testing (VISA-FSS's code on CT)
-        "segments": "supervoxels",  # pseudo-labels: 3D supervoxels, or 2D superpixels of every slice
-        **models.recipe(method, "scans", *_variants),
+        "normalise": "scan",  # scan | training | published: whose mean and deviation make the z-score
+        "segments": "supervoxels",  # supervoxels | superpixels (2D, of every slice)
+        **_recipe["scans"],
     }
     episode = {
-        "sampler": "neighbours",  # support and query: neighbouring slices; one "slice" seen twice (ALPNet); "realistic"
-        # (visa); "windows" of a volume
-        "min_size": 200,  # smallest segment area in pixels; a window holds more voxels of it
-        "window": [10, 215, 215],  # windows: slices, rows, columns
-        "size_of": "first",  # neighbours: which slice min_size is asked of: first, or the larger of the two
-        "runs": False,  # neighbours: pair slices only within runs of consecutive ones
-        "augment": "one",  # gamma and warp each change one of the two images, or both by themselves (ALPNet)
+        # which slices make a task
+        "sampler": "neighbours",  # neighbours | slice (alpnet) | neighbouring (visa) | crops (3D)
+        "min_size": 200,  # smallest segment in pixels; in voxels for crops
+        # augmentation
+        "augment": "one",  # one | both: the change is made to one of the two images, or to both
         "gamma": [0.5, 1.5],
         "rotation": 5.0,  # degrees, either way
         "shift": 5.0,  # pixels, either way
-        "shift_slices": 1.0,  # windows
         "shear": 5.0,  # degrees, either way
         "zoom": [0.9, 1.2],
-        "elastic": 10.0,
-        "warp": "affine",  # windows: in 3D; "column_slice": as published, tilted through the slices
-        "realistic": 0.5,  # realistic: share of tasks between neighbouring slices; 0: all on one slice, 1: none
-        "reach": 3,  # realistic: the farthest neighbour, in slices
-        "queries": "one",  # realistic: one neighbour within reach, or "all" of them at once
-        "carry": "chained",  # realistic: superpixels go along all flows between, or "direct", or "none": unlabelled
-        "registration": "newest",  # realistic: whose flows: a checkpoint, or the newest registration run of this fold
-        "lost_labels": False,  # realistic: published defect: synthetic queries lose their label (all but superpixel 1)
-        **models.recipe(method, "episode", *_variants),
+        "elastic": 10.0,  # strength of the elastic displacement; 0 = none
+        # only sampler=crops
+        "crop": [10, 215, 215],  # slices, rows, columns
+        "shift_slices": 1.0,  # slices, either way
+        "warp": "affine",  # affine | published: tilted through the slices
+        # only sampler=neighbouring
+        "realistic": 0.5,  # share of tasks between neighbouring slices; 0: all on one slice, 1: none
+        "reach": 3,  # farthest neighbour, in slices
+        "queries": "one",  # one | all: neighbours within reach
+        "carry": "chained",  # chained | direct | none: superpixels follow all flows between, one flow, or get no label
+        "registration": "newest",  # whose flows: newest, a checkpoint, or a run of this fold
+        **_recipe["episode"],
     }
     test = {
-        "checkpoint": "newest",  # a file; "newest" finished run of this method, data set, fold; "untrained"
-        "ensemble": [],  # further checkpoints (of any method) whose probabilities are averaged with it
-        "match": "parts",  # organ extent in parts, one support slice each (EP1); whole: one slice for all (EP2);
-        "parts": 3,  # propagate, volume, position, similar: see Matching in dataloaders/protocols.py
-        "anchored": True,  # propagate: walks are held to what the annotated slices say; False, legacy: as published
-        "shots": 1,  # annotated slices a part, or annotated scans ...
-        "shots_of": "slices",  # ... which of the two: slices, scans
-        "supports": "fold",  # the fold's support scan; "all": every tested scan supports the others in turn
-        "pool": False,  # supports=all: average the probabilities over the supports instead of scoring each
-        "support_index": -1,  # protocol=legacy: position of the support among the test scans of the fold
-        "fold_order": "sorted",  # protocol=legacy: these in ascending order, or "circular" with the support last
-        "part_rule": "chunks",  # protocol=legacy: parts of equal numbers of slices, or of equal "extent" (ALPNet),
-        # or these "unclamped" (VISA-FSS)
-        "recorder": "plain",  # protocol=legacy: "alpnet" shows precision and recall, and one 0/0 makes a mean NaN
+        # what is tested
+        "checkpoint": "newest",  # newest | untrained, a checkpoint, or a run's folder
+        "ensemble": [],  # further checkpoints, of any method, whose probabilities are averaged with it
+        # which slices meet (see Pairing in dataloaders/protocols.py)
+        "pairing": "parts",  # parts | whole | propagate | volume | position | similar
+        "parts": 3,  # parts of the organ, each with its own annotated slices
+        "shots": 1,  # annotated slices per part, or annotated scans
+        "shots_of": "slices",  # slices | scans
+        "supports": "fold",  # fold | all: the fold's support, or every tested scan in turn
+        "pool": False,  # supports=all: average the probabilities over the supports
+        # memory
         "batch_size": 8,  # slices at once
         "patch": [0, 0, 0],  # volumes: slices, rows, columns encoded at once; 0 = all
-        "memory_gb": 0.0,  # volumes: patches are made so small that the encoder needs no more than this; 0 = no bound
-        "save": False,  # one picture an organ
-        **models.recipe(method, "test", *_variants),
+        "memory_gb": 0.0,  # volumes: patches so small that the encoder needs no more; 0 = no bound
+        # record
+        "save": False,  # one picture per organ
+        **_recipe["test"],
     }
-    seed = 2021  # with an episode's number it decides everything random
+    seed = 2021  # it and the number of an episode decide everything random
+
+    # the machine
     device = "auto"  # cpu, cuda, cuda:1
     threads = 0  # CPU threads of the network; 0 = as many as cores
-    workers = 1  # processes that cut and augment episodes; 0 = in the training process
+    workers = 1  # processes that make episodes; 0 = in the training process
     runs = "runs"  # results go to runs/<method>_<dataset>_fold<k>/<id>/
     resume = ""  # a run's folder: go on where it stopped, with its configuration
+
+
+def _modality(dataset: str) -> str:
+    return DATASETS[dataset].modality if dataset in DATASETS else ""  # an unknown name is refused by `check`
 
 
 def check(config: Mapping) -> None:
     """Refuse a configuration that makes no sense, with one sentence.
 
     Raises:
-        UserError: a word is none of its key's choices, a number is too small, the method has no such stage or profile.
+        UserError: a word is none of its key's choices, a number is too small, the method has no such stage.
     """
     checks.check_values(config, CHOICES, MINIMA)
     DATASETS[config["dataset"]].chosen(config["organs"])
-    models.check_variants(config)
+    models.require_stage(config["method"], config["stage"])

@@ -24,7 +24,7 @@ from dataloaders.prediction.cleaning import cleaned
 from dataloaders.prediction.predictor import Member, Predictor
 from dataloaders.prediction.queries import Record, digests, find_queries, image_files, read_support, save_on_grid_of
 from dataloaders.prediction.sheet import draw_sheet
-from dataloaders.protocols import Matching
+from dataloaders.protocols import Pairing
 from dataloaders.raw.preparation import orient
 from dataloaders.raw.regrid import Preparation, along_axes, require_modality
 from dataloaders.raw.sources import read_image
@@ -66,18 +66,18 @@ def load_members(paths: Sequence[Path], device: torch.device) -> list[Member]:
     return members
 
 
-def choose_match(match: str, members: Sequence[Member]) -> str:
+def choose_pairing(pairing: str, members: Sequence[Member]) -> str:
     """How slices meet; methods that see whole volumes know no single slices.
 
     Raises:
-        UserError: --match asks such a method for what it cannot do.
+        UserError: --pairing asks such a method for what it cannot do.
     """
     volumes = [member for member in members if member.method.dims == 3]
-    if volumes and match in ("similar", "propagate"):
+    if volumes and pairing in ("similar", "propagate"):
         raise UserError(
-            f"--match {match}: {volumes[0].file} sees whole volumes, not slice by slice; choose volume, whole, position"
+            f"--pairing {pairing}: {volumes[0].file} sees whole volumes, no slices; choose volume, whole or position"
         )
-    return match or ("volume" if volumes else "similar")
+    return pairing or ("volume" if volumes else "similar")
 
 
 def choose_organs(options: argparse.Namespace, labels: Sequence[np.ndarray], dataset: str) -> dict[int, str]:
@@ -107,7 +107,7 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     queries = find_queries(options.query, options.out)
     device = prepare_device({"device": options.device, "threads": options.threads})
     members = load_members(options.checkpoint, device)
-    options.match = choose_match(options.match, members)
+    options.pairing = choose_pairing(options.pairing, members)
     pairs = zip(options.support_image, options.support_label, strict=True)
     reading = {"trust_voxels": options.trust_label_voxels, "prepared": options.prepared}
     supports = [read_support(image, label, members[0].preparation, **reading) for image, label in pairs]
@@ -116,8 +116,8 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     record = Record(options.out, settings(options, members, organs), overwrite=options.overwrite)
     outputs = {name: output_files(options, name, organs) for name in queries}
     todo = {name: files for name, files in queries.items() if not record.is_done(name, files, outputs[name])}
-    matching = Matching(options.match, options.parts, options.shots)
-    predictor = Predictor(members, supports, organs, matching, device, options.memory_gb)
+    pairing = Pairing(options.pairing, options.parts, options.shots)
+    predictor = Predictor(members, supports, organs, pairing, device, options.memory_gb)
     failures = {}
     with tqdm(total=len(todo) * len(organs), unit="organ", disable=None) as bar:
         for place, (name, files) in enumerate(todo.items(), start=1):
@@ -175,7 +175,7 @@ def output_files(options: argparse.Namespace, name: str, organs: Mapping[int, st
 
 def settings(options: argparse.Namespace, members: Sequence[Member], organs: Mapping[int, str]) -> dict:
     """What the segmentations depend on, for predictions.json."""
-    same = ("match", "parts", "shots", "largest_component", "fill_holes", "prepared", "trust_label_voxels")
+    same = ("pairing", "parts", "shots", "largest_component", "fill_holes", "prepared", "trust_label_voxels")
     return {
         "checkpoints": [checkpoints.fingerprint(member.file) for member in members],
         "supports": [digests(image_files(file)) for file in options.support_image],
@@ -201,7 +201,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--organs", type=named_label, nargs="+", default=[], metavar="NAME=ID", help="(default: all)")
     parser.add_argument(
-        "--match",
+        "--pairing",
         choices=("similar", "position", "whole", "propagate", "volume"),
         default="",
         help="how query slices meet annotated ones: by what they look like (default), by their relative height, all "

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 import config as tables
 import models
-from dataloaders.protocols import Matching, legacy_fold, make_tasks
+from dataloaders.protocols import Pairing, make_tasks, published_fold
 from dataloaders.scans import Scan, read_scan, training_intensities
 from models.parts.base import FewShotMethod
 from util import checkpoints, report
+from util.bookkeeping import Bookkeeping
 from util.dataset import Dataset, Fold, choose_fold, require_scans
 from util.errors import UserError
 from util.evaluation.slices import make_segmenter
@@ -52,7 +53,7 @@ def score(_run) -> float:
         fold,
         dataset.chosen(config["organs"]),
         lambda number: scan(number).label,
-        make_matching(config),
+        make_pairing(config),
         rotate=options["supports"] == "all",
         spare=fold.training(dataset.scans(root)),
     )
@@ -76,10 +77,10 @@ def score(_run) -> float:
     if folder is not None:
         save_sources(folder / "scans.json", dataset, root.resolve(), {task.query for task in tasks})
         save(folder, rows, results, scan, pictures=options["save"])
-    recorder = "plain" if strict else options["recorder"]
+    recorder = "plain" if strict else habits(config).recorder
     for name in report.RECORDERS[recorder]:
-        print(report.organ_table({f"{config['protocol']}, {options['match']}": rows}, name, recorder))
-    if strict and options["match"] not in ("whole", "volume"):
+        print(report.organ_table({f"{config['protocol']}, {options['pairing']}": rows}, name, recorder))
+    if strict and options["pairing"] not in ("whole", "volume"):
         print("\n" + report.organ_table({"whole volume": rows}, score="dice_volume"))
     if options["supports"] == "all" and not options["pool"]:
         print("\nthe choice of the support scan\n" + text_table(report.support_spread(rows)))
@@ -88,12 +89,18 @@ def score(_run) -> float:
     return report.overall_mean(rows, recorder=recorder)
 
 
-def make_matching(config: dict) -> Matching:
+def make_pairing(config: dict) -> Pairing:
     """How slices meet, from the `test.*` keys."""
-    options = {name: config["test"][name] for name in ("match", "parts", "shots", "shots_of")}
-    if config["protocol"] == "strict":  # legacy parts are each lineage's own; strict ones are the same for every method
-        return Matching(**options, anchored=config["test"]["anchored"])
-    return Matching(**options, part_rule=config["test"]["part_rule"], anchored=False, whole_volume=False)
+    options = config["test"]
+    chosen = {"kind": options["pairing"], **{name: options[name] for name in ("parts", "shots", "shots_of")}}
+    if config["protocol"] == "strict":  # published parts are each lineage's own; strict ones are alike for every method
+        return Pairing(**chosen)
+    return Pairing(**chosen, part_rule=habits(config).part_rule, anchored=False, whole_volume=False)
+
+
+def habits(config: dict) -> Bookkeeping:
+    """What the published code of the method does."""
+    return models.method_class(config["method"]).published
 
 
 def test_fold(config: dict, dataset: Dataset, root: Path) -> Fold:
@@ -107,7 +114,7 @@ def test_fold(config: dict, dataset: Dataset, root: Path) -> Fold:
     require_scans(fold, dataset.scans(root), root / dataset.images, where)
     if config["protocol"] == "strict":
         return fold
-    return legacy_fold(fold, config["test"]["support_index"], config["test"]["fold_order"])
+    return published_fold(fold, habits(config).support_index, habits(config).fold_order)
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,7 @@ def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = Fa
     warn_of_leak(config, content["config"], path)
     log.info("checkpoint %s: %s on %s, %d steps", path, content["method"], content["encoder"], content["step"])
     trained, intensities = content["config"], content["intensities"]
-    if trained["scans"]["normalise"] == "fold":
+    if trained["scans"]["normalise"] == "published":
         intensities = shared_intensities({**config, "scans": trained["scans"]}, fold)
     about = (content["encoder"], trained["setting"], trained["seed"], intensities)
     return Trained(models.restore(content, path), str(path), checkpoints.fingerprint(path), *about)
@@ -211,7 +218,7 @@ def describe(result: Result, config: dict, members: Sequence[Trained]) -> dict[s
         "fold": config["fold"],
         "seed": members[0].seed,
         "protocol": config["protocol"],
-        "match": options["match"],
+        "pairing": options["pairing"],
         "shots": options["shots"],
         "shots_of": options["shots_of"],
         "supports": "pooled" if options["pool"] else options["supports"],

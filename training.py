@@ -79,20 +79,22 @@ class Trainer:
         # the layout convolutions like best, on CPU as on GPU
         nn.utils.convert_conv2d_weight_memory_format(self.method, torch.channels_last)
         nn.utils.convert_conv3d_weight_memory_format(self.method, torch.channels_last_3d)
-        if self.options["checkpointing"]:
+        if self.options["recompute"]:
             recompute_blocks(self.method.encoder)
         if self.options["frozen_norm"]:
             freeze_batch_norms(self.method.encoder)
         torch.manual_seed(config["seed"] + rank)  # dropout, different on every rank
         self.optimiser = make_optimiser(self.method, self.options)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.options["precision"] == "float16")
-        plan = plan_of(config["dataset"], Path(config["data_root"]) / self.dataset.images)
+        plan = plan_of(config["dataset"], self.dataset, Path(config["data_root"]))
         # what predict.py must do to other scans
         self.preparation = observe(plan, [scan.geometry for scan in self.scans], self.scans[0].image.shape[2])
         if self.options["start"] and not config["resume"]:
             self._start_from(start_checkpoint(config))
         carrier = make_carrier(config, self.scans, device, rank)
-        self.episodes = make_episodes(config, self.dataset, self.scans, self.method.dims, carrier, folder)
+        self.episodes = make_episodes(
+            config, self.dataset, self.scans, self.method.dims, self.method.published, carrier, folder
+        )
 
     def run(self, stop: list, log_scalar: Callable[[str, float, int], None]) -> float:
         """Train to the last step and return the last mean loss.

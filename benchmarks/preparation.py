@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw"
         write_raw(raw, options.scans, options.size)
-        for extra in ((), ("--legacy",)):
+        for extra in ((), ("--published",)):
             start = time.perf_counter()
             arguments = [str(raw), str(Path(folder) / f"out{len(extra)}"), "--jobs", str(options.jobs), *extra]
             assert sabs.main(arguments) == 0

@@ -4,7 +4,7 @@
 
 RAW holds, at any level, patientN_C0.nii.gz with patientN_C0_manual.nii.gz or patientN_C0_gd.nii.gz. Label values stay
 200 (left ventricle's muscle), 500 (its blood pool), 600 (right ventricle). Scans of this set are stored in different
-orientations: rows, columns and slices are made to run the same way, unless --keep-orientation or --legacy.
+orientations: rows, columns and slices are made to run the same way, unless --keep-orientation or --published.
 """
 
 import re

@@ -124,10 +124,8 @@ def describe(out: Path, folder: str, plan: Plan, organs: Mapping[str, int], othe
     prepared = json.loads((out / MANIFEST).read_text())["scans"]
     return {
         "images": folder,
-        "supervoxels": f"supervoxels_{SUPERVOXELS}",
-        "superpixels": "superpixels_400",
+        "modality": "CT" if plan.window else "MR",
         "supervoxel_size": SUPERVOXELS,
-        "patient_threshold": 1e-4 if plan.window else 50.0001,
         "organs": dict(organs),
         "others": dict(others),
         "folds": guess_folds([int(number) for number in prepared]),
@@ -190,7 +188,7 @@ def prepare_own(options: argparse.Namespace) -> dict[int, str]:
         print("too few scans for folds: at least 4 are needed, or write your own into the file")
     print(
         f"edit {file} as you like, then:\n  python -m supervoxels.generate {options.out / folder} "
-        f"{options.out / content['supervoxels']} --min-size {SUPERVOXELS}\n  python -m data.check {file}\n"
+        f"{options.out / f'supervoxels_{SUPERVOXELS}'} --min-size {SUPERVOXELS}\n  python -m data.check {file}\n"
         f"  python training.py with dataset={file}"
     )
     return failures

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 
 
-def excluded_slices(label: np.ndarray, organs: Iterable[int], rule: str) -> np.ndarray:
-    """Slices `(D,)` that setting 2 removes: those with "any" of the organs, or only those with "all" (as published)."""
+def excluded_slices(label: np.ndarray, organs: Iterable[int], published: bool = False) -> np.ndarray:
+    """Slices `(D,)` that setting 2 removes: those with any of the organs; as published, only those with all of them."""
     shown = np.stack([(label == organ).any((1, 2)) for organ in organs])
-    return shown.any(0) if rule == "any" else shown.all(0)
+    return shown.all(0) if published else shown.any(0)
 
 
-def removal_table(labels: Mapping[int, np.ndarray], organs: Mapping[str, int], rule: str) -> list[dict[str, Any]]:
+def removal_table(labels: Mapping[int, np.ndarray], organs: Mapping[str, int], published: bool) -> list[dict[str, Any]]:
     """Slices that setting 2 removes, a row a scan and one for all.
 
     Args:
         labels: scan number -> `(D, H, W)` organ ids.
         organs: name -> id of the test organs.
-        rule: "any" removes slices with any of them; "all" only those with every one, as published.
+        published: only slices with every one of them are removed.
 
     Returns:
         rows: scan, slices, slices that show each organ, removed, leaking (kept although they show a test organ).
@@ -26,7 +26,7 @@ def removal_table(labels: Mapping[int, np.ndarray], organs: Mapping[str, int], r
     rows = []
     for number, label in labels.items():
         shown = {name: (label == identifier).any((1, 2)) for name, identifier in organs.items()}
-        removed = excluded_slices(label, organs.values(), rule)
+        removed = excluded_slices(label, organs.values(), published)
         leaking = np.logical_or.reduce(list(shown.values())) & ~removed
         counts = {"slices": np.ones(len(label), bool), **shown, "removed": removed, "leaking": leaking}
         rows.append({"scan": number, **{name: int(mask.sum()) for name, mask in counts.items()}})

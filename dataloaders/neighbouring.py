@@ -8,7 +8,7 @@ from dataloaders.samplers import Choice, SliceSampler
 from util.errors import UserError
 
 
-class RealisticSampler(SliceSampler):
+class NeighbouringSampler(SliceSampler):
     """A superpixel of a slice, asked for on neighbouring slices, or now and then on other views of the same slice.
 
     Slices without a neighbour to ask are not drawn; a neighbour behind a removed slice is none: what carries the

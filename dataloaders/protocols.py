@@ -1,7 +1,7 @@
 """Test protocols: which scan supports which, and which slices meet (spec adnet 7, training_protocol 6).
 
 `strict` (default): every scan is a query exactly once, the support scan is the fold's own, all slices of the query are
-segmented, so the whole volume is scored beside the slices that show the organ. `legacy`: the published book-keeping:
+segmented, so the whole volume is scored beside the slices that show the organ. `published`: the published book-keeping:
 neighbouring folds share a scan, the support is a position in the sorted test scans, and with `parts` slices without the
 organ are never looked at.
 """
@@ -17,7 +17,7 @@ from util.errors import UserError
 from util.evaluation.tasks import Annotated, Group, Task
 
 
-def legacy_fold(fold: Fold, support_index: int, order: str = "sorted") -> Fold:
+def published_fold(fold: Fold, support_index: int, order: str = "sorted") -> Fold:
     """The published fold: the support at `support_index` of the test scans (ADNet -1, Q-Net family 2).
 
     They stand in ascending order, or in the circular order of ALPNet, where the last fold wraps to the first scan.
@@ -27,7 +27,7 @@ def legacy_fold(fold: Fold, support_index: int, order: str = "sorted") -> Fold:
     """
     tested = sorted(fold.tested) if order == "sorted" else [*fold.query, fold.support]
     if not -len(tested) <= support_index < len(tested):
-        raise UserError(f"test.support_index={support_index}: the fold has {len(tested)} test scans {tested}")
+        raise UserError(f"the fold has no test scan number {support_index}, it has {len(tested)} test scans {tested}")
     support = tested[support_index]
     return Fold(support, tuple(scan for scan in tested if scan != support))
 
@@ -50,11 +50,11 @@ def chunk_borders(count: int, parts: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Matching:
+class Pairing:
     """How query slices meet annotated support slices: the `test.*` keys of these names.
 
     Attributes:
-        match: "parts" (EP1, VSS): the organ's extent in the query in `parts` chunks, each with its own part of the
+        kind: "parts" (EP1, VSS): the organ's extent in the query in `parts` chunks, each with its own part of the
             support; "propagate" (VSPS): the same chunks, walked outward from their middle; "whole" (EP2): one part for
             every slice; "volume": every slice that shows the organ in the support is annotated, for every slice. Two
             look at nothing of the query's truth and yet have parts: "position", by the slice's relative height in the
@@ -69,7 +69,7 @@ class Matching:
         whole_volume: with "parts" and "propagate", also segment the slices outside the extent, with the nearest chunk.
     """
 
-    match: str = "parts"
+    kind: str = "parts"
     parts: int = 3
     shots: int = 1
     shots_of: str = "slices"
@@ -79,9 +79,9 @@ class Matching:
 
     def annotated(self, shown: Mapping[int, np.ndarray]) -> list[tuple[Annotated, ...]]:
         """The annotated slices of every part, given the slices that show the organ in every support scan."""
-        if self.match == "volume":
+        if self.kind == "volume":
             return [tuple((scan, int(z)) for scan, slices in shown.items() for z in slices)]
-        parts = 1 if self.match == "whole" else self.parts
+        parts = 1 if self.kind == "whole" else self.parts
         shots = self.shots if self.shots_of == "slices" else 1
         chosen = {scan: slices[support_indices(len(slices), parts * shots)] for scan, slices in shown.items()}
         return [
@@ -105,9 +105,9 @@ class Matching:
                 "propagate" walks through the runs of similar slices.
             depths: slices of every support scan.
         """
-        if self.match in ("whole", "volume") or self.by_similarity(extent):
+        if self.kind in ("whole", "volume") or self.by_similarity(extent):
             runs = np.array_split(np.arange(depth), len(annotated))
-        elif self.match == "position":
+        elif self.kind == "position":
             heights = [np.mean([(z + 0.5) / depths[scan] for scan, z in part]) for part in annotated]
             nearest = np.abs((np.arange(depth)[:, None] + 0.5) / depth - heights).argmin(1)
             runs = [np.flatnonzero(nearest == part) for part in range(len(annotated))]
@@ -116,7 +116,7 @@ class Matching:
         groups = [
             Group(part, tuple(run.tolist()), anchored=self.anchored) for part, run in zip(annotated, runs, strict=True)
         ]
-        if self.match == "propagate":
+        if self.kind == "propagate":
             middles = [run[len(run) // 2] if len(run) else 0 for run in runs]
             pivots = middles if extent is None else extent[support_indices(len(extent), len(groups))]
             groups = [replace(g, pivot=_nearest(g.query_slices, z)) for g, z in zip(groups, pivots, strict=True)]
@@ -124,7 +124,7 @@ class Matching:
 
     def by_similarity(self, extent: np.ndarray | None) -> bool:
         """True where the groups' query slices are found by what they look like (`Task.similar`)."""
-        return self.match == "similar" or (self.match == "propagate" and extent is None)
+        return self.kind == "similar" or (self.kind == "propagate" and extent is None)
 
     def _chunks(self, extent: np.ndarray, depth: int) -> list[np.ndarray]:
         if self.part_rule == "unclamped":
@@ -141,7 +141,7 @@ def make_tasks(
     fold: Fold,
     organs: Mapping[str, int],
     label: Callable[[int], np.ndarray],
-    matching: Matching = Matching(),
+    pairing: Pairing = Pairing(),
     *,
     rotate: bool = False,
     spare: Sequence[int] = (),
@@ -152,17 +152,17 @@ def make_tasks(
         fold: support and query scans.
         organs: name -> id.
         label: scan number -> labels `(D, H, W)`.
-        matching: how slices meet.
+        pairing: how slices meet.
         rotate: every tested scan supports every other one in turn, not the fold's own support alone.
         spare: scans that may join as further shots after the tested ones: those that trained, without their labels.
 
     Raises:
         UserError: the fold's support scan does not show an organ, or there are fewer scans with it than shots.
     """
-    return list(_tasks(fold, organs, label, matching, rotate, spare))
+    return list(_tasks(fold, organs, label, pairing, rotate, spare))
 
 
-def _tasks(fold, organs, label, matching, rotate, spare) -> Iterator[Task]:
+def _tasks(fold, organs, label, pairing, rotate, spare) -> Iterator[Task]:
     tested = [fold.support, *fold.query]
     for query, (organ, identifier), support in itertools.product(
         fold.query, organs.items(), tested if rotate else tested[:1]
@@ -176,26 +176,26 @@ def _tasks(fold, organs, label, matching, rotate, spare) -> Iterator[Task]:
         extent = slices_showing(label(query), identifier)
         if support == query or len(shown) == 0 or len(extent) == 0:
             continue  # nothing to score: the published protocols know only scans that show the organ
-        if matching.part_rule != "chunks":
+        if pairing.part_rule != "chunks":
             extent = np.arange(extent[0], extent[-1] + 1)
         further = [scan for scan in (*tested, *spare) if scan not in (support, query)]
-        supports = _support_scans({support: shown}, further, label, organ, identifier, matching)
+        supports = _support_scans({support: shown}, further, label, organ, identifier, pairing)
         depths = {scan: len(label(scan)) for scan in supports}
         depth = len(label(query))
-        groups = matching.groups(matching.annotated(supports), depth, extent, depths)
-        if matching.match in ("whole", "volume"):
+        groups = pairing.groups(pairing.annotated(supports), depth, extent, depths)
+        if pairing.kind in ("whole", "volume"):
             scored = tuple(range(depth))
-        elif matching.part_rule == "unclamped":  # what is seen twice counts twice, what is lost does not
+        elif pairing.part_rule == "unclamped":  # what is seen twice counts twice, what is lost does not
             scored = tuple(z for group in groups for z in group.query_slices)
         else:
             scored = tuple(extent.tolist())
-        similar = matching.by_similarity(extent)
+        similar = pairing.by_similarity(extent)
         yield Task(organ, identifier, tuple(supports), query, groups, scored, similar)
 
 
-def _support_scans(shown, further, label, organ, identifier, matching) -> dict[int, np.ndarray]:
+def _support_scans(shown, further, label, organ, identifier, pairing) -> dict[int, np.ndarray]:
     """The support scans of a task with the slices that show the organ: as many as there are shots of scans."""
-    wanted = matching.shots if matching.shots_of == "scans" else 1
+    wanted = pairing.shots if pairing.shots_of == "scans" else 1
     for scan in further:
         if len(shown) == wanted:
             break

@@ -12,9 +12,9 @@ from util.errors import UserError
 
 @dataclass(frozen=True)
 class Choice:
-    """One training task: the same segment on two slices of one scan, several times on one slice, or in two windows.
+    """One training task: the same segment on two slices of one scan, several times on one slice, or in two crops.
 
-    Of a window the number is its first slice.
+    The number of a crop is that of its first slice.
     """
 
     scan: int  # position in the list of training scans
@@ -41,8 +41,8 @@ class NeighboursSampler:
         supervoxels: `(D, H, W)` volumes, one a training scan.
         min_size: smallest area in pixels.
         size_of: "first": asked of the first slice (ADNet); "larger": of the larger of the two (Q-Net family).
-        runs: True splits a supervoxel's slices into runs of consecutive ones and pairs within a run (Q-Net family);
-            False pairs neighbours in the list, even where the supervoxel is interrupted (ADNet, spec defect D7).
+        consecutive: True pairs slices within runs of consecutive ones (Q-Net family); False pairs neighbours in the
+            list, even if the supervoxel is interrupted between them (ADNet, spec defect D7).
         excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
 
     Raises:
@@ -55,7 +55,7 @@ class NeighboursSampler:
         *,
         min_size: int = 200,
         size_of: str = "first",
-        runs: bool = False,
+        consecutive: bool = False,
         excluded: Sequence[np.ndarray] | None = None,
     ) -> None:
         rows, weights = [], []
@@ -63,7 +63,7 @@ class NeighboursSampler:
             areas = slice_areas(volume)
             if excluded is not None:
                 areas[:, excluded[scan]] = 0
-            scan_rows, scan_weights = _pairs(areas, min_size, size_of, runs)
+            scan_rows, scan_weights = _pairs(areas, min_size, size_of, consecutive)
             rows += [(scan, *row) for row in scan_rows]
             weights += scan_weights
         if not rows:
@@ -116,22 +116,22 @@ class SliceSampler:
         return Choice(scan, int(generator.choice(segments)), z, (z,))
 
 
-class WindowsSampler:
-    """Two windows of consecutive slices that hold enough of one supervoxel (spec adnet 5.1, 5.3).
+class CropsSampler:
+    """Two crops of consecutive slices that hold enough of one supervoxel (spec adnet 5.1, 5.3).
 
-    A scan, one of its supervoxels and a window are drawn uniformly, then a second window at most `spread` places from
-    the first in the supervoxel's list of windows. (The paper draws first the one that is not warped; here it is a coin,
+    A scan, one of its supervoxels and a crop are drawn uniformly, then a second crop at most `spread` places from
+    the first in the supervoxel's list of crops. (The paper draws first the one that is not warped; here it is a coin,
     which matters only in lists longer than `spread`.)
 
     Args:
         supervoxels: `(D, H, W)` volumes, one a training scan.
-        depth: slices of a window; a scan with fewer is one window.
-        min_size: a window holds more voxels of the supervoxel than this.
+        depth: slices of a crop; a scan with fewer is one crop.
+        min_size: a crop holds more voxels of the supervoxel than this.
         spread: see above.
         excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
 
     Raises:
-        UserError: no scan offers a single window.
+        UserError: no scan offers a single crop.
     """
 
     def __init__(
@@ -155,19 +155,19 @@ class WindowsSampler:
                 self._scans.append((scan, segments))
         if not self._scans:
             raise UserError(
-                f"no window of {depth} slices holds more than episode.min_size={min_size} voxels of a supervoxel"
+                f"no crop of {depth} slices holds more than episode.min_size={min_size} voxels of a supervoxel"
                 f"{'' if excluded is None else ' and no excluded slice'}; lower episode.min_size, or make "
-                f"episode.window shallower{'' if excluded is None else ', or choose exclude=all'}"
+                f"episode.crop shallower"
             )
 
     def draw(self, generator: np.random.Generator) -> Choice:
-        """One task; both windows may be the same."""
+        """One task; both crops may be the same."""
         scan, segments = self._scans[generator.integers(len(self._scans))]
         segment, starts = segments[generator.integers(len(segments))]
         place = generator.integers(len(starts))
         near = starts[max(place - self.spread, 0) : place + self.spread + 1]
-        windows = [int(starts[place]), int(generator.choice(near))]
-        support, query = windows if generator.random() < 0.5 else reversed(windows)
+        crops = [int(starts[place]), int(generator.choice(near))]
+        support, query = crops if generator.random() < 0.5 else reversed(crops)
         return Choice(scan, segment, support, (query,))
 
 
@@ -186,7 +186,7 @@ def window_sums(counts: np.ndarray, depth: int) -> np.ndarray:
     return sums[:, depth:] - sums[:, :-depth]
 
 
-def _pairs(areas: np.ndarray, min_size: int, size_of: str, runs: bool) -> tuple[list, list]:
+def _pairs(areas: np.ndarray, min_size: int, size_of: str, consecutive: bool) -> tuple[list, list]:
     """Acceptable (segment, first, second) of one scan with their probabilities, which sum to at most 1.
 
     A class is drawn among those with two slices; drawing one without a run makes the papers' code give up the scan, so
@@ -196,7 +196,7 @@ def _pairs(areas: np.ndarray, min_size: int, size_of: str, runs: bool) -> tuple[
     for segment in np.flatnonzero(areas[1:].any(1)) + 1:
         slices = np.flatnonzero(areas[segment])
         if len(slices) >= 2:
-            pairs_of[int(segment)] = _neighbours(slices, runs)
+            pairs_of[int(segment)] = _neighbours(slices, consecutive)
     rows, weights, given_up = [], [], 0.0
     for segment, groups in pairs_of.items():
         given_up += (not groups) / len(pairs_of)
@@ -210,7 +210,7 @@ def _pairs(areas: np.ndarray, min_size: int, size_of: str, runs: bool) -> tuple[
     return rows, [weight / share for weight in weights]
 
 
-def _neighbours(slices: np.ndarray, runs: bool) -> list[list[tuple[int, int]]]:
+def _neighbours(slices: np.ndarray, consecutive: bool) -> list[list[tuple[int, int]]]:
     """Pairs of list neighbours, grouped by run (one group where runs are not split)."""
-    groups = np.split(slices, np.flatnonzero(np.diff(slices) > 1) + 1) if runs else [slices]
+    groups = np.split(slices, np.flatnonzero(np.diff(slices) > 1) + 1) if consecutive else [slices]
     return [list(itertools.pairwise(group)) for group in groups if len(group) >= 2]

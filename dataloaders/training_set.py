@@ -4,14 +4,15 @@ import logging
 from pathlib import Path
 
 from dataloaders.augmentation import Ranges
+from dataloaders.crops import CropEpisodes
 from dataloaders.episodes import TrainingEpisodes
 from dataloaders.exclusion import excluded_slices, removal_table
 from dataloaders.flows import Carrier
-from dataloaders.neighbouring import RealisticSampler
-from dataloaders.samplers import NeighboursSampler, Sampler, SliceSampler, WindowsSampler
+from dataloaders.neighbouring import NeighbouringSampler
+from dataloaders.samplers import CropsSampler, NeighboursSampler, Sampler, SliceSampler
 from dataloaders.scans import Scan, read_scans, training_intensities
-from dataloaders.windows import WindowEpisodes
 from util import report
+from util.bookkeeping import Bookkeeping
 from util.dataset import Dataset, Fold, require_scans
 from util.errors import UserError
 from util.tables import text_table
@@ -44,44 +45,48 @@ def make_episodes(
     dataset: Dataset,
     scans: list[Scan],
     dims: int,
+    habits: Bookkeeping,
     carrier: Carrier | None = None,
     folder: Path | None = None,
 ) -> TrainingEpisodes:
-    """The training episodes of the configuration for a 2D or 3D method; `folder` as in `make_sampler`.
+    """The training episodes of the configuration for a 2D or 3D method with its habits; `folder` as in `make_sampler`.
 
     Raises:
-        UserError: the sampler does not fit the method, or a batch would join windows of several shapes.
+        UserError: the sampler does not fit the method, or a batch would join crops of several shapes.
     """
     options, batch_size = config["episode"], config["train"]["batch_size"]
-    if (options["sampler"] == "windows") != (dims == 3):
+    if (options["sampler"] == "crops") != (dims == 3):
         raise UserError(
             f"episode.sampler={options['sampler']}: method={config['method']} sees "
-            f"{'volumes; choose windows' if dims == 3 else 'slices; windows are for volumes'}"
+            f"{'volumes; choose crops' if dims == 3 else 'slices; crops are for volumes'}"
         )
-    sampler = make_sampler(config, dataset, scans, folder)
+    sampler = make_sampler(config, dataset, scans, habits, folder)
     arguments = (scans, sampler, make_ranges(options), config["seed"], options["augment"])
     if dims == 2:
-        return TrainingEpisodes(*arguments, carrier, options["lost_labels"])
-    episodes = WindowEpisodes(*arguments, window=options["window"], warp=options["warp"])
+        lost = config["protocol"] == "published" and config["stage"] in habits.lost_labels
+        return TrainingEpisodes(*arguments, carrier, lost)
+    episodes = CropEpisodes(*arguments, crop=options["crop"], warp=options["warp"])
     if batch_size > 1 and len(episodes.shapes) > 1:
         raise UserError(
-            f"train.batch_size={batch_size}: the training scans give windows of several shapes "
-            f"{sorted(episodes.shapes)}; choose a smaller episode.window, or train.batch_size=1"
+            f"train.batch_size={batch_size}: the training scans give crops of several shapes "
+            f"{sorted(episodes.shapes)}; choose a smaller episode.crop, or train.batch_size=1"
         )
     return episodes
 
 
-def make_sampler(config: dict, dataset: Dataset, scans: list[Scan], folder: Path | None = None) -> Sampler:
+def make_sampler(
+    config: dict, dataset: Dataset, scans: list[Scan], habits: Bookkeeping, folder: Path | None = None
+) -> Sampler:
     """The sampler of the configuration over the training scans; setting 2 leaves removed_slices.csv in the folder."""
     excluded = None
     if config["setting"] == 2:
-        organs, rule = dataset.chosen(config["organs"]), config["exclude"]
-        excluded = [excluded_slices(scan.label, organs.values(), rule) for scan in scans]
-        rows = removal_table({scan.number: scan.label for scan in scans}, organs, rule)
+        organs, published = dataset.chosen(config["organs"]), config["protocol"] == "published"
+        excluded = [excluded_slices(scan.label, organs.values(), published) for scan in scans]
+        rows = removal_table({scan.number: scan.label for scan in scans}, organs, published)
         total = rows[-1]
         log.info(
-            "setting 2 (%s): %d of %d training slices removed, %d of the others show a test organ\n%s",
-            rule,
+            "setting 2, %s: %d of %d training slices removed, %d of the others show a test organ\n%s",
+            config["protocol"],
             total["removed"],
             total["slices"],
             total["leaking"],
@@ -93,11 +98,13 @@ def make_sampler(config: dict, dataset: Dataset, scans: list[Scan], folder: Path
     options = {"min_size": episode["min_size"], "excluded": excluded}
     if episode["sampler"] == "slice":
         return SliceSampler(segments, **options)
-    if episode["sampler"] == "realistic":
-        return RealisticSampler(segments, **options, **{key: episode[key] for key in ("realistic", "reach", "queries")})
-    if episode["sampler"] == "windows":
-        return WindowsSampler(segments, depth=episode["window"][0], **options)
-    return NeighboursSampler(segments, size_of=episode["size_of"], runs=episode["runs"], **options)
+    if episode["sampler"] == "neighbouring":
+        return NeighbouringSampler(
+            segments, **options, **{key: episode[key] for key in ("realistic", "reach", "queries")}
+        )
+    if episode["sampler"] == "crops":
+        return CropsSampler(segments, depth=episode["crop"][0], **options)
+    return NeighboursSampler(segments, size_of=habits.size_of, consecutive=habits.consecutive, **options)
 
 
 def make_ranges(episode: dict) -> Ranges:

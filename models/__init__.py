@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from models.parts import encoders
 from models.parts.base import FewShotMethod
 from util import checkpoints
 from util.errors import UserError
+
+SECTIONS = ("train", "scans", "episode", "test", "model")
 
 
 def names() -> list[str]:
@@ -52,33 +54,39 @@ def defaults(name: str) -> dict[str, Any]:
     return found
 
 
-def recipe(name: str, section: str, *variants: str) -> dict[str, Any]:
-    """The paper's values for the options `train`, `scans`, `episode`, `test` or `model` of a method.
+def recipe(name: str, variants: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """The paper's values of a method for the options: section (train, scans, episode, test, model) -> key -> value.
 
     Args:
         name: the method.
-        section: of the options.
-        variants: what applies of the recipe's variants, such as the data set; later ones win.
+        variants: what applies of the recipe's variants, such as the modality or the protocol; later ones win.
     """
-    return _resolved(method_class(name).recipe, section, variants)
+    found = {section: {} for section in SECTIONS}
+    _apply(found, method_class(name).recipe, variants)
+    return found
 
 
-def _resolved(recipe: Mapping[str, Any], section: str, variants: tuple[str, ...]) -> dict[str, Any]:
-    values = dict(recipe.get(section, {}))
+def _apply(found: dict[str, dict], recipe: Mapping[str, Any], variants: Sequence[str]) -> None:
+    for section in SECTIONS:
+        found[section] |= recipe.get(section, {})
     for variant in variants:
-        if variant in recipe.get("variants", {}):
-            values |= _resolved(recipe["variants"][variant], section, variants)
-    return values
+        _apply(found, recipe.get("variants", {}).get(variant, {}), variants)
 
 
-def require_variant(name: str, variant: str, asked: str) -> None:
-    """Refuse a stage or profile that a method's recipe does not know.
+def require_stage(name: str, stage: int) -> None:
+    """Refuse a second stage for a method that has one only.
 
     Raises:
-        UserError: so `asked` would change nothing.
+        UserError: so `stage` would change nothing.
     """
-    if variant not in method_class(name).recipe.get("variants", {}):
-        raise UserError(f"{asked}: method={name} has no such variant")
+    if stage > last_stage(name):
+        raise UserError(f"stage={stage}: method={name} has no such stage")
+
+
+def last_stage(name: str) -> int:
+    """The training that a method ends with: the highest `stage=` it has."""
+    stages = [variant for variant in method_class(name).recipe.get("variants", {}) if variant.startswith("stage ")]
+    return max([1, *(int(variant.split()[1]) for variant in stages)])
 
 
 def fitted(arguments: Mapping[str, Any], side: Callable[[], int]) -> dict[str, Any]:
@@ -116,17 +124,3 @@ def restore(content: dict[str, Any], path: Path) -> FewShotMethod:
     )
     checkpoints.load_weights(method, content, path)
     return method
-
-
-def check_variants(config: Mapping) -> None:
-    """Refuse a stage or a profile that the method does not have."""
-    if config["stage"] != 1:
-        require_variant(config["method"], f"stage {config['stage']}", f"stage={config['stage']}")
-    if config["profile"] != "paper":
-        require_variant(config["method"], config["profile"], f"profile={config['profile']}")
-
-
-def last_stage(method: str) -> int:
-    """The training that a method ends with: the highest `stage=` it has."""
-    variants = method_class(method).recipe.get("variants", {})
-    return max([1, *(int(name.split()[1]) for name in variants if name.startswith("stage "))])

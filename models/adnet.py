@@ -26,8 +26,6 @@ class ADNet(FewShotMethod):
 
     recipe = {
         "train": dict(steps=50_000),  # the other values are the defaults of config.py
-        "episode": dict(size_of="first", runs=False),
-        "test": dict(support_index=-1),
     }
 
     def __init__(

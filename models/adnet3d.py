@@ -25,9 +25,9 @@ class ADNet3D(ADNet):
     default_encoder: ClassVar[str] = "resnext101_3d"
     recipe = {
         "train": dict(steps=50_000),
-        "episode": dict(sampler="windows", elastic=0.0),
-        "test": dict(match="volume", support_index=-1),
-        "variants": {"CMR": {"train": dict(steps=15_000)}},
+        "episode": dict(sampler="crops", elastic=0.0),
+        "test": dict(pairing="volume"),
+        "variants": {"CMR": {"train": dict(steps=15_000)}, "published": {"episode": dict(warp="published")}},
     }
 
     def pooling_masks(self, masks: Tensor, features: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Features, FewShotMethod, reduction
+from util.bookkeeping import Bookkeeping
 from util.episode import Output
 from util.errors import UserError
 
-MODE_WINDOW = 4  # features; a foreground that fills no window of this side gets no local prototypes
+SMALLEST_CELL = 4  # features; a foreground that fills no cell of this side gets no local prototypes
 
 
 class ALPNet(FewShotMethod):
@@ -26,7 +27,7 @@ class ALPNet(FewShotMethod):
         channels: width of the features.
         prototypes: "grid": local prototypes; "mask": one masked average for each class, as in PANet.
         grid: cells along each axis in training.
-        test_window: side of a cell in features in testing, where cells are finer than in training.
+        test_cell: side of a cell in features in testing, where cells are finer than in training.
         foreground_threshold: a cell is foreground where more than this part of it is.
         background_threshold: the same for the background.
         scale: factor of the cosine similarities.
@@ -38,9 +39,9 @@ class ALPNet(FewShotMethod):
         "train": dict(steps=100_000),  # the other values are the defaults of config.py
         "scans": dict(segments="superpixels"),
         "episode": dict(sampler="slice", min_size=1, augment="both"),
-        "test": dict(part_rule="extent", fold_order="circular", recorder="alpnet"),
-        "variants": {"SABS": {"scans": dict(normalise="training")}},
+        "variants": {"CT": {"scans": dict(normalise="training")}},
     }
+    published = Bookkeeping(part_rule="extent", fold_order="circular", recorder="alpnet")
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class ALPNet(FewShotMethod):
         channels: int = 256,
         prototypes: str = "grid",
         grid: int = 8,
-        test_window: int = 2,
+        test_cell: int = 2,
         foreground_threshold: float = 0.95,
         background_threshold: float = 0.95,
         scale: float = 20.0,
@@ -62,7 +63,7 @@ class ALPNet(FewShotMethod):
         self.reduction = reduction(encoder, -1, channels)
         self.prototypes = prototypes
         self.grid = grid
-        self.test_window = test_window
+        self.test_cell = test_cell
         self.foreground_threshold = foreground_threshold
         self.background_threshold = background_threshold
         self.scale = scale
@@ -118,25 +119,25 @@ class ALPNet(FewShotMethod):
     def foreground_prototypes(self, support: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """The cells inside the foreground with every shot's masked average; of a small one, the average alone (8.2).
 
-        What is small is asked of fixed windows, in testing too, where the cells have another size.
+        What is small is asked of fixed cells, in testing too, where the cells have another size.
         """
         cells, inside = self.cells(support, masks, self.foreground_threshold)
         averages = ops.weighted_average(support, masks)
-        filled = F.avg_pool2d(masks, _at_most(MODE_WINDOW, masks)).flatten(1).amax(1, keepdim=True)
+        filled = F.avg_pool2d(masks, _at_most(SMALLEST_CELL, masks)).flatten(1).amax(1, keepdim=True)
         cells, inside = torch.cat((cells, averages), 1), F.pad(inside, (0, averages.shape[1]), value=True)
         return self._choose(filled >= self.foreground_threshold, cells, inside, averages.mean(1, keepdim=True))
 
     def cells(self, support: Tensor, masks: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         """The grid of every shot: averages `(B, S K, C)`, and which cells lie inside the mask `(B, S K)`."""
-        window = self._window(masks)
-        averages = F.avg_pool2d(support.flatten(0, 1), window).unflatten(0, support.shape[:2])
-        inside = F.avg_pool2d(masks, window) > threshold
+        cell = self._cell(masks)
+        averages = F.avg_pool2d(support.flatten(0, 1), cell).unflatten(0, support.shape[:2])
+        inside = F.avg_pool2d(masks, cell) > threshold
         return averages.flatten(3).transpose(2, 3).flatten(1, 2), inside.flatten(1)
 
-    def _window(self, masks: Tensor) -> tuple[int, int]:
+    def _cell(self, masks: Tensor) -> tuple[int, int]:
         if self.training:
             return tuple(max(1, side // self.grid) for side in masks.shape[-2:])
-        return _at_most(self.test_window, masks)
+        return _at_most(self.test_cell, masks)
 
     def _choose(self, local: Tensor, several: Tensor, valid: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
         """Prototypes of both modes `(B, P, C)`, and which take part `(B, P)`: the valid ones of several, or the one.
@@ -168,5 +169,5 @@ class ALPNet(FewShotMethod):
         return ops.pixel_nll(aligned.log_softmax(2), support_masks).mean()
 
 
-def _at_most(window: int, masks: Tensor) -> tuple[int, int]:
-    return tuple(min(window, side) for side in masks.shape[-2:])
+def _at_most(side: int, masks: Tensor) -> tuple[int, int]:
+    return tuple(min(side, length) for length in masks.shape[-2:])

@@ -16,6 +16,7 @@ from models.parts import ops
 from models.parts.base import Features, FewShotMethod
 from models.parts.descriptors import DescriptorPath, random_order
 from models.parts.dual_scale import DualScale
+from util.bookkeeping import Bookkeeping
 from util.episode import Output
 from util.errors import UserError
 
@@ -37,7 +38,7 @@ class GMRD(FewShotMethod):
         mlp_relu: a ReLU between the layers of the MLPs.
         aux_weight: weight of the losses within and between classes.
         mse_weight: weight of the squared distance between the mean descriptors of supports and queries.
-        outer_edge: "coded": the background's edge as published, which is all background minus the eroded organ;
+        outer_edge: "published": the background's edge as published, which is all background minus the eroded organ;
             "fixed": the ring around the organ.
         filler_seed: decides which pixels of a class fill the others' places; in training also the step does.
         background_weight: weight of background pixels in the query loss.
@@ -48,9 +49,8 @@ class GMRD(FewShotMethod):
     without_gradient = ("heads.threshold", "encoder")
     recipe = {
         "train": dict(steps=36_000, learning_rate=1e-3, decay=0.98, decay_every=3000),
-        "episode": dict(size_of="larger", runs=True),
-        "test": dict(support_index=2),
     }
+    published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
     def __init__(
         self,
@@ -63,13 +63,13 @@ class GMRD(FewShotMethod):
         mlp_relu: bool = False,
         aux_weight: float = 0.0,
         mse_weight: float = 0.0,
-        outer_edge: str = "coded",
+        outer_edge: str = "published",
         filler_seed: int = 2025,
         background_weight: float = 0.1,
     ) -> None:
         super().__init__(encoder)
-        if outer_edge not in ("coded", "fixed"):
-            raise UserError(f"model.outer_edge={outer_edge}: choose coded or fixed")
+        if outer_edge not in ("published", "fixed"):
+            raise UserError(f"model.outer_edge={outer_edge}: choose published or fixed")
         if image_size < 1:
             raise UserError(f"model.image_size={image_size}: choose the side of the images in pixels")
         self.heads = DualScale(encoder, channels=channels, coarse=False)
@@ -122,7 +122,7 @@ class GMRD(FewShotMethod):
         """
         masks = masks.to(features.dtype)
         inner, background = ops.erode(masks, EDGE), 1 - masks
-        outer_edge = background - inner if self.outer_edge == "coded" else ops.dilate(masks, EDGE) - masks
+        outer_edge = background - inner if self.outer_edge == "published" else ops.dilate(masks, EDGE) - masks
         of_foreground = self.foreground.describe(features, masks, masks - inner, self.pixel_order)
         of_background = self.background.describe(features, background, outer_edge, self.pixel_order)
         valid = masks.flatten(2).any(2).to(features.dtype)

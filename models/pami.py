@@ -14,6 +14,7 @@ from models.parts.base import Features, FewShotMethod
 from models.parts.dual_scale import DualScale
 from models.parts.regions import RegionalPrototypes, region_weights
 from models.parts.transformer import TransformerBlock
+from util.bookkeeping import Bookkeeping
 from util.episode import Output
 from util.errors import UserError
 
@@ -28,9 +29,9 @@ class PAMI(FewShotMethod):
         iterations: passes through the one debiasing block.
         heads: of its attention.
         dropout: in its attention.
-        sampler: "reset" or "stateful", see RegionalPrototypes.
+        first_centre: "reset" or "published", see RegionalPrototypes.
         scale_weights: of the predictions at strides 4 and 8 (alpha). A scale of weight zero is neither made nor
-            computed, except with sampler=stateful: the published code draws, computes and drops it (spec R4).
+            computed, except with first_centre=published: the published code draws, computes and drops it (spec R4).
         assembly: the support's part in the assembled prediction, the rest is the query's (lambda). The published code
             has 1, which switches the assembly off; the paper's own value is unknown (spec R3).
         background_weight: weight of background pixels in the query loss.
@@ -41,9 +42,9 @@ class PAMI(FewShotMethod):
     recipe = {
         # of 50000 steps asked for, whole passes of 3000 are run
         "train": dict(steps=48_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=3000),
-        "episode": dict(size_of="larger", runs=True),
-        "test": dict(support_index=2),
+        "variants": {"published": {"model": dict(first_centre="published")}},
     }
+    published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class PAMI(FewShotMethod):
         iterations: int = 3,
         heads: int = 3,
         dropout: float = 0.1,
-        sampler: str = "reset",
+        first_centre: str = "reset",
         scale_weights: tuple[float, float] = (1.0, 0.0),
         assembly: float = 1.0,
         background_weight: float = 0.1,
@@ -63,10 +64,10 @@ class PAMI(FewShotMethod):
         super().__init__(encoder)
         if len(scale_weights) != 2 or min(scale_weights) < 0 or sum(scale_weights) == 0:
             raise UserError(f"model.scale_weights={list(scale_weights)}: choose two, none negative, one positive")
-        fine, coarse = made = [weight > 0 or sampler == "stateful" for weight in scale_weights]
+        fine, coarse = made = [weight > 0 or first_centre == "published" for weight in scale_weights]
         self.dual_scale = DualScale(encoder, channels=channels, fine=fine, coarse=coarse)
         self.scale_weights = [w / sum(scale_weights) for w, used in zip(scale_weights, made, strict=True) if used]
-        self.regions = RegionalPrototypes(regions, sampler)
+        self.regions = RegionalPrototypes(regions, first_centre)
         self.block = Debiasing(regions, channels, heads, dropout)  # one for all iterations and scales, as published
         self.iterations = iterations
         self.assembly = assembly

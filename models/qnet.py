@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.parts import ops
 from models.parts.base import Features, FewShotMethod
 from models.parts.dual_scale import DualScale
+from util.bookkeeping import Bookkeeping
 from util.episode import Output
 from util.errors import UserError
 
@@ -29,17 +30,16 @@ class QNet(FewShotMethod):
             paper's README uses 0.9 in setting 1 and 0.6 in setting 2, in the test only; here it holds for training too.
         refinement_steps: Adam steps on the prototypes at test time, a scale and a slice; 0 = no refinement.
         refinement_rate: their learning rate.
-        refinement_bce: "coded": the published cross entropy, whose arguments are swapped: it never has its minimum at
-            the reconstruction and raises every channel by steps * rate. "intended": reconstruction against original.
+        refinement_bce: "published": the cross entropy with swapped arguments, which never has its minimum at the
+            reconstruction and raises every channel by steps * rate. "intended": reconstruction against original.
         background_weight: weight of background pixels in the query loss.
     """
 
     encoder_strides = (4, 8)
     recipe = {
         "train": dict(steps=30_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=1000),
-        "episode": dict(size_of="larger", runs=True),
-        "test": dict(support_index=2),
     }
+    published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
     def __init__(
         self,
@@ -49,14 +49,14 @@ class QNet(FewShotMethod):
         fine_weight: float = 0.9,
         refinement_steps: int = 7,
         refinement_rate: float = 0.01,
-        refinement_bce: str = "coded",
+        refinement_bce: str = "published",
         background_weight: float = 0.1,
     ) -> None:
         super().__init__(encoder)
         if not 0 <= fine_weight <= 1:
             raise UserError(f"model.fine_weight={fine_weight}: choose a number from 0 to 1")
-        if refinement_bce not in ("coded", "intended"):
-            raise UserError(f"model.refinement_bce={refinement_bce}: choose coded or intended")
+        if refinement_bce not in ("published", "intended"):
+            raise UserError(f"model.refinement_bce={refinement_bce}: choose published or intended")
         self.heads = DualScale(encoder, channels=channels, fine=fine_weight > 0, coarse=fine_weight < 1)
         self.scale_weights = tuple(weight for weight in (fine_weight, 1 - fine_weight) if weight > 0)
         self.refinement_steps = refinement_steps
@@ -138,7 +138,7 @@ def reconstruction_gradient(
 
     F' is F `(B, Q, C, h, w)` with the prototype c `(B, Q, C)` inside the foreground `(B, Q, h, w)`. Both are scaled to
     [0, 1] by their own minimum and maximum, to u and u', and squashed: x = sigmoid(u), y = sigmoid(u'). The loss is
-    the mean over elements of BCE(input x, target y) = -(y log x + (1 - y) log(1 - x)), "coded", or of BCE(input y,
+    the mean over elements of BCE(input x, target y) = -(y log x + (1 - y) log(1 - x)), "published", or of BCE(input y,
     target x), "intended". The gradient flows through the minimum and the maximum of F' too. F' itself is never built:
     inside, all positions of a channel have one value, so their slopes have a closed sum. `fixed`: see `fixed_part`.
     """
@@ -165,17 +165,17 @@ def reconstruction_gradient(
 def loss_slope(y: Tensor, fixed: Tensor, count: Tensor | int, bce: str) -> Tensor:
     """Derivative of the loss (times the number of elements) over u', summed over `count` elements with one y.
 
-    `fixed` is the sum of u ("coded") or of x ("intended") over these elements.
+    `fixed` is the sum of u ("published") or of x ("intended") over these elements.
     """
-    return fixed * y * (y - 1) if bce == "coded" else count * y - fixed
+    return fixed * y * (y - 1) if bce == "published" else count * y - fixed
 
 
 def fixed_part(features: Tensor, bce: str) -> Tensor:
-    """What the loss takes from the original features `(B, Q, C, h, w)`: u where "coded", x where "intended"."""
+    """What the loss takes from the original features `(B, Q, C, h, w)`: u if "published", x if "intended"."""
     space = (2, 3, 4)
     lowest, highest = features.amin(space, keepdim=True), features.amax(space, keepdim=True)
     unit = (features - lowest) / (highest - lowest).clamp(min=ops.EPSILON)
-    return unit if bce == "coded" else unit.sigmoid()
+    return unit if bce == "published" else unit.sigmoid()
 
 
 def replaced_extreme(

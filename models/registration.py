@@ -27,7 +27,7 @@ class Registration(FewShotMethod):
 
     Args:
         encoder: `none`: the images themselves are registered.
-        smoothness: factor of the mean squared forward difference of the flow (spec 4; a value of ours).
+        smoothness_weight: factor of the mean squared forward difference of the flow (spec 4; a value of ours).
         align_corners: how the grid meets the pixels. The published sampler computes positions for True and samples with
             False, which shifts and stretches by up to half a pixel (spec V9).
     """
@@ -38,20 +38,20 @@ class Registration(FewShotMethod):
     recipe = {
         "train": dict(steps=10_000, optimiser="adam", learning_rate=1e-4, weight_decay=0.0, decay=1.0),
         "scans": dict(segments="superpixels"),
-        "episode": dict(sampler="realistic", min_size=1, realistic=1.0, reach=3, carry="none"),
+        "episode": dict(sampler="neighbouring", min_size=1, realistic=1.0, reach=3, carry="none"),
         "variants": {
-            "SABS": {"scans": dict(normalise="training")},
-            "code": {"model": dict(align_corners=False)},
+            "CT": {"scans": dict(normalise="training")},
+            "published": {"model": dict(align_corners=False)},
         },
     }
 
-    def __init__(self, encoder: nn.Module, *, smoothness: float = 0.01, align_corners: bool = True) -> None:
+    def __init__(self, encoder: nn.Module, *, smoothness_weight: float = 0.01, align_corners: bool = True) -> None:
         super().__init__(encoder)
         if encoder.strides[-1] != 1:
             raise UserError(f"method=registration moves pixels, not maps of stride {encoder.strides[-1]}: encoder=none")
         self.unet = UNet(2 * encoder.channels[-1])
         self.disp_layer = nn.Conv2d(FULL_WIDTH, 2, kernel_size=3, padding=1)
-        self.smoothness = smoothness
+        self.smoothness_weight = smoothness_weight
         self.align_corners = align_corners
 
     def match(
@@ -74,7 +74,7 @@ class Registration(FewShotMethod):
             return Output(logits)
         losses = {
             "similarity": F.mse_loss(moved[:, :-1], target),
-            "smoothness": self.smoothness * roughness(flow),
+            "smoothness": self.smoothness_weight * roughness(flow),
         }
         return Output(logits, losses)
 

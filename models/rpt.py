@@ -15,6 +15,7 @@ from models.parts.base import Features, FewShotMethod
 from models.parts.dual_scale import DualScale
 from models.parts.regions import RegionalPrototypes, region_weights
 from models.parts.transformer import TransformerBlock
+from util.bookkeeping import Bookkeeping
 from util.episode import Output
 
 
@@ -30,7 +31,7 @@ class RPT(FewShotMethod):
         iterations: passes through the one block.
         heads: of its attention.
         dropout: in its attention.
-        sampler: "reset" or "stateful", see RegionalPrototypes.
+        first_centre: "reset" or "published", see RegionalPrototypes.
         background_weight: weight of background pixels in the query loss.
         periphery_weight: factor of the periphery loss.
         mse_weight: factor of the loss between the prototypes of query and support.
@@ -41,9 +42,9 @@ class RPT(FewShotMethod):
         "train": dict(
             steps=40_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=5000, save_every=5000
         ),
-        "episode": dict(size_of="larger", runs=True),
-        "test": dict(support_index=2),
+        "variants": {"published": {"model": dict(first_centre="published")}},
     }
+    published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
     def __init__(
         self,
@@ -54,14 +55,14 @@ class RPT(FewShotMethod):
         iterations: int = 3,
         heads: int = 3,
         dropout: float = 0.1,
-        sampler: str = "reset",
+        first_centre: str = "reset",
         background_weight: float = 0.1,
         periphery_weight: float = 0.1,
         mse_weight: float = 0.1,
     ) -> None:
         super().__init__(encoder)
         self.dual_scale = DualScale(encoder, channels=channels, coarse=False)
-        self.regions = RegionalPrototypes(regions, sampler)
+        self.regions = RegionalPrototypes(regions, first_centre)
         self.block = BiasAlleviatedTransformer(channels, heads, dropout)
         self.iterations = iterations
         self.background_weight = background_weight

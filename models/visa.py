@@ -4,7 +4,7 @@ MICCAI 2023.
 ALPNet, told that slices belong to a volume. Half of its tasks are realistic: the query is a neighbouring slice, its
 label the superpixel carried there by registration. A second, short stage asks for all neighbours of a slice at once and
 wants their predictions to change little from one to the next. In testing a prediction becomes the support of the next
-slice (test.match=propagate). spec/visa_fss.md.
+slice (test.pairing=propagate). spec/visa_fss.md.
 """
 
 import torch
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from models.alpnet import ALPNet
 from models.parts import ops
+from util.bookkeeping import Bookkeeping
 from util.episode import Episode, Output
 
-STAGE_1 = dict(sampler="realistic", realistic=0.5, reach=3, queries="one", carry="chained", min_size=1, augment="both")
+STAGE_1 = dict(
+    sampler="neighbouring", realistic=0.5, reach=3, queries="one", carry="chained", min_size=1, augment="both"
+)
 STAGE_2 = dict(realistic=1.0, reach=2, queries="all")
 SECOND = dict(steps=4000, learning_rate=1e-5, start="newest")
 
@@ -25,7 +28,7 @@ class VISA(ALPNet):
     Args:
         encoder: any 2D encoder; its deepest map is used.
         background_weight: weight of background pixels in the query loss; the paper's is unweighted, its code has 0.05.
-        continuity: factor of the loss of continuity (the paper's lambda).
+        continuity_weight: factor of the loss of continuity (the paper's lambda).
         ramp: the factor grows from 0 in so many equal steps over the training; 1 = constant.
         alpnet: everything else is ALPNet's.
     """
@@ -34,35 +37,34 @@ class VISA(ALPNet):
         "train": dict(steps=100_000, decay=0.98),
         "scans": dict(segments="superpixels"),
         "episode": STAGE_1,
-        # scripts name support 4 of 5 (MR) and 6 of 7 (CT): the last
-        "test": dict(match="propagate", part_rule="extent", fold_order="circular", recorder="alpnet"),
+        "test": dict(pairing="propagate"),
         "variants": {
-            "SABS": {"scans": dict(normalise="training")},
+            "CT": {"scans": dict(normalise="training")},
             "stage 2": {"train": SECOND, "episode": STAGE_2},
             # what the published scripts do, row by row of spec 11; they never draw a realistic task in stage 1 (V1)
-            "code": {
+            "published": {
                 "episode": dict(realistic=0.0, carry="direct"),
                 "model": dict(background_weight=0.05, ramp=1),
-                "test": dict(part_rule="unclamped"),
                 "variants": {
-                    "stage 2": {"episode": dict(realistic=0.5, lost_labels=True)},
-                    "SABS": {"scans": dict(normalise="fold")},
+                    "stage 2": {"episode": dict(realistic=0.5)},
+                    "CT": {"scans": dict(normalise="published")},
                 },
             },
         },
     }
+    published = Bookkeeping(part_rule="unclamped", fold_order="circular", recorder="alpnet", lost_labels=(2,))
 
     def __init__(
         self,
         encoder: nn.Module,
         *,
         background_weight: float = 1.0,
-        continuity: float = 0.5,
+        continuity_weight: float = 0.5,
         ramp: int = 4,
         **alpnet,
     ) -> None:
         super().__init__(encoder, background_weight=background_weight, **alpnet)
-        self.continuity = continuity
+        self.continuity_weight = continuity_weight
         self.ramp = ramp
 
     def forward(self, episode: Episode) -> Output:
@@ -71,14 +73,14 @@ class VISA(ALPNet):
         if episode.query_masks is None or episode.neighbours is None or episode.query_images.shape[1] < 2:
             return output
         loss = (continuity_loss(output.logits) * episode.neighbours).mean()
-        return Output(output.logits, output.losses | {"continuity": self.continuity_weight() * loss})
+        return Output(output.logits, output.losses | {"continuity": self.continuity_factor() * loss})
 
-    def continuity_weight(self) -> float:
-        """`ramp` values from 0 to `continuity`, each for an equal stretch of the training (spec 7.3: every 1000 of 4000
-        steps)."""
+    def continuity_factor(self) -> float:
+        """`ramp` values from 0 to `continuity_weight`, each for an equal stretch of the training (spec 7.3:
+        every 1000 of 4000 steps)."""
         if self.ramp == 1:
-            return self.continuity
-        return self.continuity * min(int(self.progress * self.ramp) / (self.ramp - 1), 1.0)
+            return self.continuity_weight
+        return self.continuity_weight * min(int(self.progress * self.ramp) / (self.ramp - 1), 1.0)
 
 
 @ops.in_full_precision

@@ -85,12 +85,6 @@ def command_line() -> argparse.ArgumentParser:
         metavar="INTENSITY",
         help="the body is what is brighter, on a range of 0..255 (default: 10)",
     )
-    labels.add_argument(
-        "--order",
-        choices=("stable", "legacy"),
-        default="stable",
-        help="how ties are broken; legacy gives the published files, slowly (default: stable)",
-    )
     labels.add_argument("--slices", action="store_true", help="2D superpixels of every slice instead, as ALPNet uses")
     labels.add_argument(
         "--patient-threshold",
@@ -99,7 +93,9 @@ def command_line() -> argparse.ArgumentParser:
         help="with --slices: the patient is what is brighter: 50.0001 for MR, 0.0001 for windowed CT",
     )
     labels.add_argument(
-        "--published", action="store_true", help="with --slices: number superpixels as the published script, with gaps"
+        "--published",
+        action="store_true",
+        help="as the published scripts: ties broken by an unstable sort (slow); with --slices: numbers with gaps",
     )
     labels.add_argument("--overwrite", action="store_true", help="replace the supervoxel files OUT already holds")
     work = parser.add_argument_group("how the work is done (same files in any case)")
@@ -131,7 +127,7 @@ def what_to_make(
             parser.error("config.py says a data set's minimum size; for another give IMAGES, OUT and --min-size")
         facts = from_data_set(options.images)
         images, threshold = options.data_root / facts.images, facts.patient_threshold
-        out = options.data_root / (facts.superpixels if options.slices else facts.supervoxels)
+        out = facts.segment_folder(options.data_root, "superpixels" if options.slices else "supervoxels")
         size = None if options.slices else facts.supervoxel_size
     else:
         images, out = Path(options.images), options.out
@@ -141,7 +137,13 @@ def what_to_make(
         return images, out, SliceParameters(threshold, size or SliceParameters.min_size, published=options.published)
     if size is None:
         parser.error("--min-size is needed with folders: 5000 for the abdominal sets, 1000 for the cardiac one")
-    return images, out, Parameters(size, options.scale, options.sigma, options.fg_threshold, options.order)
+    return (
+        images,
+        out,
+        Parameters(
+            size, options.scale, options.sigma, options.fg_threshold, "legacy" if options.published else "stable"
+        ),
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ def own(tiny, tmp_path):
         "supervoxels": str(folder / "supervoxels_5000"),
         "superpixels": str(folder / "superpixels_400"),
         "supervoxel_size": 300,
-        "patient_threshold": 50.0001,
+        "modality": "MR",
         "organs": dict(row.organs),
         "groups": {"paired": ["right kidney", "left kidney"]},
         "folds": [{"support": 4, "query": [1, 2, 3]}],

@@ -133,30 +133,30 @@ def test_what_is_done_is_not_done_again(segment, scan, tmp_path, capsys):
     assert segment(out, scan("image_1"), scan("image_2")) == 0
     assert "2 scans: 1 segmented, 1 were there, 0 failed" in capsys.readouterr().out
     assert (out / "image_1.nii.gz").stat().st_mtime_ns == before
-    assert segment(out, scan("image_1"), match="whole") == 1
-    assert "holds segmentations made with other match; choose another folder" in failure(capsys)
-    assert segment(out, scan("image_1"), match="whole", overwrite=True) == 0
+    assert segment(out, scan("image_1"), pairing="whole") == 1
+    assert "holds segmentations made with other pairing; choose another folder" in failure(capsys)
+    assert segment(out, scan("image_1"), pairing="whole", overwrite=True) == 0
     assert (out / "image_1.nii.gz").stat().st_mtime_ns > before
     (out / "image_1.png").unlink()
-    assert segment(out, scan("image_1"), match="whole") == 0 and (out / "image_1.png").is_file()
+    assert segment(out, scan("image_1"), pairing="whole") == 0 and (out / "image_1.png").is_file()
 
 
-@pytest.mark.parametrize("match", ["position", "whole", "propagate", "volume"])
-def test_every_way_to_match(segment, scan, tmp_path, match):
-    assert segment(tmp_path, scan("image_1"), match=match, shots=2, organs="spleen=4") == 0
+@pytest.mark.parametrize("pairing", ["position", "whole", "propagate", "volume"])
+def test_every_pairing(segment, scan, tmp_path, pairing):
+    assert segment(tmp_path, scan("image_1"), pairing=pairing, shots=2, organs="spleen=4") == 0
     assert set(np.unique(read_volume(tmp_path / "image_1.nii.gz").array)) <= {0, 4}
 
 
 def test_methods_that_see_whole_volumes(segment, run, scan, tmp_path, tiny, capsys):
-    train(f"data_root={tiny}", f"runs={tmp_path}", "method=adnet3d", "episode.window=[4,48,48]", "stride=8")
+    train(f"data_root={tiny}", f"runs={tmp_path}", "method=adnet3d", "episode.crop=[4,48,48]", "stride=8")
     volumes = tmp_path / "adnet3d_PHANTOM_fold0/1"
     assert segment(tmp_path / "alone", scan("image_1"), checkpoint=volumes, memory_gb=0.5) == 0
     assert segment(tmp_path / "both", scan("image_1"), checkpoint=[run, volumes]) == 0
     for name in ("alone", "both"):
-        assert json.loads((tmp_path / name / "predictions.json").read_text())["settings"]["match"] == "volume"
+        assert json.loads((tmp_path / name / "predictions.json").read_text())["settings"]["pairing"] == "volume"
         assert len(np.unique(read_volume(tmp_path / name / "image_1.nii.gz").array)) > 1
     capsys.readouterr()
-    assert segment(tmp_path / "similar", scan("image_1"), checkpoint=volumes, match="similar") == 1
+    assert segment(tmp_path / "similar", scan("image_1"), checkpoint=volumes, pairing="similar") == 1
     assert "sees whole volumes, not slice by slice" in failure(capsys)
 
 

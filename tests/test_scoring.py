@@ -30,27 +30,27 @@ def rows_of(run) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-@pytest.mark.parametrize("protocol", ["strict", "legacy"])
-@pytest.mark.parametrize("match", ["parts", "whole"])
-def test_scores_are_those_of_the_saved_predictions(tiny, trained, capsys, protocol, match):
-    score(f"data_root={tiny}", f"runs={trained}", f"protocol={protocol}", f"test.match={match}")
+@pytest.mark.parametrize("protocol", ["strict", "published"])
+@pytest.mark.parametrize("pairing", ["parts", "whole"])
+def test_scores_are_those_of_the_saved_predictions(tiny, trained, capsys, protocol, pairing):
+    score(f"data_root={tiny}", f"runs={trained}", f"protocol={protocol}", f"test.pairing={pairing}")
     printed = capsys.readouterr().out
     run = max((trained / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name))
     rows = rows_of(run)
     assert {(row["organ"], row["scan"]) for row in rows} == {(o, str(s)) for o in ORGANS for s in (1, 2, 3)}
     assert all(organ in printed for organ in ORGANS) and "mean" in printed
     for row in rows:
-        assert (row["protocol"], row["match"], row["support"]) == (protocol, match, "4")
+        assert (row["protocol"], row["pairing"], row["support"]) == (protocol, pairing, "4")
         truth = read_volume(tiny / f"PHANTOM/phantom_MR_normalized/label_{row['scan']}.nii.gz")
         prediction = read_volume(run / f"predictions/{row['organ'].replace(' ', '_')}_{row['scan']}.nii.gz")
         assert prediction.geometry.matches(truth.geometry)
         organ, mask = truth.array == ORGANS[row["organ"]], prediction.array == 1
         shown = organ.any((1, 2))
-        counted = shown if match == "parts" else np.ones_like(shown)
+        counted = shown if pairing == "parts" else np.ones_like(shown)
         dice, iou = overlap(mask[counted], organ[counted])
         assert float(row["dice"]) == pytest.approx(dice, abs=1e-6)
         assert float(row["iou"]) == pytest.approx(iou, abs=1e-6)
-        if (protocol, match) == ("legacy", "parts"):
+        if (protocol, pairing) == ("published", "parts"):
             assert {row[name] for name in VOLUME_SCORES} == {""} and not mask[~shown].any()
         else:
             expected = volume_scores(mask, organ, truth.geometry.spacing[::-1])
@@ -83,9 +83,9 @@ def test_scores_do_not_depend_on_the_batch(tiny, trained):
     np.testing.assert_allclose(one, other, atol=2e-3)  # a voxel on the threshold may flip
 
 
-def test_alpnets_legacy_tables_show_precision_and_recall(tiny, tmp_path, capsys):
-    score("method=alpnet", f"data_root={tiny}", f"runs={tmp_path}", "test.checkpoint=untrained", "protocol=legacy")
-    headings = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "legacy, parts" in line]
+def test_alpnets_published_tables_show_precision_and_recall(tiny, tmp_path, capsys):
+    score("method=alpnet", f"data_root={tiny}", f"runs={tmp_path}", "test.checkpoint=untrained", "protocol=published")
+    headings = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "published, parts" in line]
     assert headings == ["dice", "precision_slices", "recall_slices"]
     for row in rows_of(tmp_path / "alpnet_PHANTOM_fold0/1"):
         dice, precision, recall = (float(row[name]) for name in ("dice", "precision_slices", "recall_slices"))
@@ -103,9 +103,9 @@ def last_rows(runs_folder) -> list[dict[str, str]]:
     return rows_of(max((runs_folder / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name)))
 
 
-@pytest.mark.parametrize("match", ["volume", "position", "similar", "propagate"])
-def test_other_ways_to_meet_the_support(tiny, trained, match):
-    score(f"data_root={tiny}", f"runs={trained}", f"test.match={match}")
+@pytest.mark.parametrize("pairing", ["volume", "position", "similar", "propagate"])
+def test_other_ways_to_meet_the_support(tiny, trained, pairing):
+    score(f"data_root={tiny}", f"runs={trained}", f"test.pairing={pairing}")
     rows = last_rows(trained)
     assert len(rows) == 12 and all(row["dice_volume"] for row in rows)
 

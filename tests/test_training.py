@@ -157,8 +157,8 @@ def test_two_processes_share_the_work(tiny, tmp_path):
 
 def test_setting_2_removes_slices(tiny, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        train(f"data_root={tiny}", f"runs={tmp_path}", "train.steps=1", "setting=2", "exclude=all")
-    assert "setting 2 (all)" in caplog.text
+        train(f"data_root={tiny}", f"runs={tmp_path}", "train.steps=1", "setting=2", "protocol=published")
+    assert "setting 2, published" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------- bad input

@@ -100,15 +100,15 @@ def test_registration_that_saw_test_organs(data, results, tmp_path, capsys):
         (dict(setting=2, organs="all"), dict(setting=2, organs="liver"), True),
         (dict(setting=2, organs="all"), dict(setting=1), True),
         (dict(setting=2, organs="liver"), dict(setting=2, organs="liver,spleen"), False),
-        (dict(setting=2, exclude="all"), dict(setting=2, exclude="any"), False),
-        (dict(setting=2, exclude="any"), dict(setting=2, exclude="all"), True),
+        (dict(setting=2, protocol="published"), dict(setting=2), False),
+        (dict(setting=2), dict(setting=2, protocol="published"), True),
         (dict(scans=dict(normalise="training")), dict(), False),
-        (dict(scans=dict(normalise="training")), dict(scans=dict(normalise="fold")), True),
+        (dict(scans=dict(normalise="training")), dict(scans=dict(normalise="published")), True),
         (dict(dataset="CHAOST2"), dict(), False),
     ],
 )
 def test_what_a_training_may_build_on(trained, wanted, accepted):
-    common = dict(dataset="PHANTOM", setting=1, organs="all", exclude="any", scans=dict(normalise="scan"))
+    common = dict(dataset="PHANTOM", setting=1, organs="all", protocol="strict", scans=dict(normalise="scan"))
     content = {"config": common | trained, "training_scans": [5, 6]}
 
     def check():
@@ -133,9 +133,8 @@ def test_start_from_another_method(data, results, tmp_path, capsys):
     assert "a registration on none cannot be the start of method=adnet" in line
 
 
-@pytest.mark.parametrize("update", ["stage=2", "profile=code"])
-def test_a_stage_or_profile_that_the_method_has_not(tmp_path, capsys, update):
-    assert f"{update}: method=adnet has no such variant" in refused(capsys, train, update, f"runs={tmp_path}")
+def test_a_stage_that_the_method_has_not(tmp_path, capsys):
+    assert "stage=2: method=adnet has no such stage" in refused(capsys, train, "stage=2", f"runs={tmp_path}")
 
 
 def test_the_registration_network_on_maps_of_another_stride(data, tmp_path, capsys):
@@ -154,23 +153,24 @@ def configuration(*updates: str) -> dict:
 @pytest.mark.parametrize(
     ("updates", "expected"),
     [
-        ((), dict(sampler="realistic", realistic=0.5, reach=3, queries="one", carry="chained", lost_labels=False)),
-        (("stage=2",), dict(realistic=1.0, reach=2, queries="all", carry="chained", lost_labels=False)),
-        (("profile=code",), dict(realistic=0.0, carry="direct")),
-        (("stage=2", "profile=code"), dict(realistic=0.5, reach=2, queries="all", carry="direct", lost_labels=True)),
+        ((), dict(sampler="neighbouring", realistic=0.5, reach=3, queries="one", carry="chained")),
+        (("stage=2",), dict(realistic=1.0, reach=2, queries="all", carry="chained")),
+        (("protocol=published",), dict(realistic=0.0, carry="direct")),
+        (("stage=2", "protocol=published"), dict(realistic=0.5, reach=2, queries="all", carry="direct")),
     ],
 )
-def test_profiles_are_the_rows_of_the_specification(updates, expected):
+def test_protocols_are_the_rows_of_the_specification(updates, expected):
     """Section 11 of the specification, for every stage."""
     assert expected.items() <= configuration(*updates)["episode"].items()
     found = configuration(*updates)
-    code = "profile=code" in updates
+    code = "protocol=published" in updates
     assert (found["model"]["ramp"] == 1, found["model"]["background_weight"]) == ((True, 0.05) if code else (False, 1))
     assert found["train"]["steps"] == (4000 if "stage=2" in updates else 100_000)
     assert found["train"]["start"] == ("newest" if "stage=2" in updates else "")
-    assert found["test"]["match"] == "propagate"
+    assert found["test"]["pairing"] == "propagate"
     ct = configuration(*updates, "dataset=SABS")
-    assert ct["scans"]["normalise"] == ("fold" if code else "training") and ct["test"]["support_index"] == -1
+    assert ct["scans"]["normalise"] == ("published" if code else "training")
+    assert models.method_class("visa").published.lost_labels == (2,)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from util.evaluation.metrics import overlap
 from util.runs import folders
 from util.volume import read_volume
 
-SMALL_3D = ("method=adnet3d", "episode.window=[4,48,48]", "stride=8")
+SMALL_3D = ("method=adnet3d", "episode.crop=[4,48,48]", "stride=8")
 
 
 def run_of(folder, number: int = 1):
@@ -37,14 +37,14 @@ def test_resumed_equals_straight(tiny, tmp_path, trained):
         assert_same(weights(run_of(tmp_path, number)), weights(run_of(trained)))
 
 
-def test_checkpointing_trains_the_same_network(tiny, tmp_path, trained):
+def test_recomputing_trains_the_same_network(tiny, tmp_path, trained):
     updates = (f"data_root={tiny}", f"runs={tmp_path}", "train.steps=6", "train.save_every=3")
-    train(*SMALL_3D, *updates, "train.checkpointing=True")
+    train(*SMALL_3D, *updates, "train.recompute=True")
     assert_same(weights(run_of(tmp_path)), weights(run_of(trained)))
 
 
 @pytest.mark.parametrize(
-    "updates", [("protocol=strict",), ("protocol=legacy", "test.patch=[6,0,0]"), ("test.match=parts",)]
+    "updates", [("protocol=strict",), ("protocol=published", "test.patch=[6,0,0]"), ("test.pairing=parts",)]
 )
 def test_scores_join_those_of_slices(tiny, trained, capsys, updates):
     """The same scores.csv, pictures and NIfTI on the scan's grid; every slice that shows the organ is annotated."""
@@ -72,7 +72,7 @@ def test_a_bound_on_memory_is_kept_and_the_peak_reported(tiny, trained, caplog):
 
 def test_scripts_default_to_the_3d_method(tiny, tmp_path):
     small = [
-        "episode.window=[4,48,48]",
+        "episode.crop=[4,48,48]",
         "stride=8",
         "encoder=efficientnet_lite0",
         "threads=1",
@@ -96,9 +96,9 @@ def test_help_names_the_method(script):
 @pytest.mark.parametrize(
     ("updates", "expected"),
     [
-        (("method=adnet3d", "episode.sampler=neighbours"), "sees volumes; choose windows"),
-        (("method=adnet", "episode.sampler=windows"), "windows are for volumes"),
-        (("method=adnet3d", "episode.window=[4,48]"), "episode.window=[4, 48]"),
+        (("method=adnet3d", "episode.sampler=neighbours"), "sees volumes; choose crops"),
+        (("method=adnet", "episode.sampler=crops"), "crops are for volumes"),
+        (("method=adnet3d", "episode.crop=[4,48]"), "episode.crop=[4, 48]"),
         (("method=adnet3d", "episode.elastic=10.0"), "set episode.elastic=0"),
         (("method=adnet", "encoder=resnext101_3d"), "sees volumes, this method sees slices"),
         (("method=adnet3d", "episode.min_size=999999"), "episode.min_size=999999"),
@@ -109,12 +109,12 @@ def test_mistakes(tiny, tmp_path, capsys, updates, expected):
 
 
 def test_walks_are_refused(tiny, trained, capsys):
-    line = refused(capsys, score, *SMALL_3D, f"data_root={tiny}", f"runs={trained}", "test.match=propagate")
+    line = refused(capsys, score, *SMALL_3D, f"data_root={tiny}", f"runs={trained}", "test.pairing=propagate")
     assert "volume, whole, parts or position" in line
 
 
 def test_batches_of_several_shapes_are_refused(broken, tmp_path, capsys):
-    """Scan 6 with 3 slices: windows of 4 and of 3 slices cannot be one batch; one by one they train."""
+    """Scan 6 with 3 slices: crops of 4 and of 3 slices cannot be one batch; one by one they train."""
     from util.volume import write_volume
 
     for name in (
@@ -127,6 +127,6 @@ def test_batches_of_several_shapes_are_refused(broken, tmp_path, capsys):
         write_volume(file, np.ascontiguousarray(scan.array[6:9]), scan.geometry)
     updates = (f"data_root={broken}", f"runs={tmp_path}", "train.steps=2")
     line = refused(capsys, train, *SMALL_3D, *updates, "train.batch_size=2")
-    assert "windows of several shapes [(3, 48, 48), (4, 48, 48)]" in line
+    assert "crops of several shapes [(3, 48, 48), (4, 48, 48)]" in line
     train(*SMALL_3D, *updates)
     assert weights(run_of(tmp_path, 2))["step"] == 2

@@ -111,12 +111,12 @@ def require_same_fold(
         )
     organs = dataset.chosen
     kept_back = organs(theirs.get("organs", "all")) if theirs["setting"] == 2 else {}
-    if config["exclude"] == "any" and theirs["exclude"] == "all":
+    if config["protocol"] == "strict" and theirs["protocol"] == "published":
         kept_back = {}  # slices with some of the organs trained it
     if config["setting"] == 2 and not organs(config["organs"]).keys() <= kept_back.keys():
         raise UserError(
             f"{path}: was trained in setting {theirs['setting']} and has seen slices that setting 2 removes "
-            f"(organs={config['organs']} exclude={config['exclude']}); train it with the same setting and organs"
+            f"(organs={config['organs']} protocol={config['protocol']}); train it with the same setting and organs"
         )
     if (theirs["scans"]["normalise"] == "scan") != (config["scans"]["normalise"] == "scan"):
         raise UserError(

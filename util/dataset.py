@@ -8,6 +8,8 @@ from pathlib import Path
 
 from util.errors import UserError
 
+MODALITIES = ("MR", "CT")
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -15,11 +17,11 @@ class Dataset:
 
     Attributes:
         images: folder of `image_N.nii.gz` and `label_N.nii.gz` below the data root.
-        supervoxels: folder of `superpix-MIDDLE_N.nii.gz` below the data root.
+        modality: "MR" or "CT"; the patient threshold, the default preparation and what methods do on CT follow from it.
         supervoxel_size: smallest supervoxel in voxels (the generator's min_size).
-        superpixels: folder of 2D superpixels, `superpix-MIDDLE_N.nii.gz` too (ALPNet).
-        patient_threshold: superpixels lie where the intensity is above this: 50.0001 for MR, 0.0001 for windowed CT.
         organs: name -> label id in the files, for the organs that are tested.
+        supervoxels: folder of `superpix-MIDDLE_N.nii.gz` below the data root; "" = `supervoxels_<size>` beside images.
+        superpixels: folder of 2D superpixels (ALPNet); "" = `superpixels_400` beside images.
         size: the first `size` rows and columns are used (SABS is prepared 257 wide, spec training_protocol 8.4);
             None = all.
         others: name -> label id of what the label files show besides and is never tested.
@@ -27,14 +29,24 @@ class Dataset:
     """
 
     images: str
-    supervoxels: str
+    modality: str
     supervoxel_size: int
-    superpixels: str
-    patient_threshold: float
     organs: Mapping[str, int]
+    supervoxels: str = ""
+    superpixels: str = ""
     size: int | None = None
     others: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def patient_threshold(self) -> float:
+        """2D superpixels lie where the intensity is above this: prepared MR is 0 to 255, the air of windowed CT 0."""
+        return 50.0001 if self.modality == "MR" else 1e-4
+
+    def segment_folder(self, root: Path, kind: str = "supervoxels") -> Path:
+        """Folder of the "supervoxels" or "superpixels"."""
+        default = {"supervoxels": f"supervoxels_{self.supervoxel_size}", "superpixels": "superpixels_400"}[kind]
+        return Path(root) / (getattr(self, kind) or Path(self.images).parent / default)
 
     def chosen(self, names: str) -> dict[str, int]:
         """Organs by name -> id: "all", a group, or names with commas between them.
@@ -63,7 +75,7 @@ class Dataset:
 
     def segment_file(self, root: Path, scan: int, kind: str = "supervoxels") -> Path:
         """File of the "supervoxels" or "superpixels" of a scan."""
-        return Path(root) / getattr(self, kind) / f"superpix-MIDDLE_{scan}.nii.gz"
+        return self.segment_folder(root, kind) / f"superpix-MIDDLE_{scan}.nii.gz"
 
     def scans(self, root: Path) -> list[int]:
         """Numbers of the scans on disk, ascending.
@@ -118,30 +130,38 @@ def from_file(path: str | Path) -> tuple[Dataset, list[dict]]:
         raise UserError(f"{path}: is not JSON ({error})") from error
     kinds = {
         "images": str,
-        "supervoxels": str,
-        "superpixels": str,
+        "modality": str,
         "supervoxel_size": int,
         "organs": dict,
         "folds": list,
-        "patient_threshold": int | float,
+        "supervoxels": str,
+        "superpixels": str,
         "size": int | None,
         "others": dict,
         "groups": dict,
     }
     content = content if isinstance(content, dict) else {}
-    optional = {"size", "others", "groups"}
+    optional = {"supervoxels", "superpixels", "size", "others", "groups"}
     missing, unknown = sorted(set(kinds) - optional - set(content)), sorted(set(content) - set(kinds))
+    if "patient_threshold" in unknown:
+        raise UserError(f'{path}: patient_threshold is no longer a key; write "modality": "MR" or "CT" in its place')
     if missing or unknown:
         what = f"the key {missing[0]!r} is missing" if missing else f"there is no key {unknown[0]!r}"
         raise UserError(f"{path}: {what}; python -m data.custom writes such a file")
     for key, value in content.items():
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise UserError(f"{path}: {key} is {value!r}, which is of the wrong kind")
+    if content["modality"] not in MODALITIES:
+        raise UserError(f"{path}: modality is {content['modality']!r}; choose {' or '.join(MODALITIES)}")
     ids = [*content["organs"].values(), *content.get("others", {}).values()]
     if not content["organs"] or not all(isinstance(number, int) and number > 0 for number in ids):
         raise UserError(f"{path}: organs and others are names with label ids above 0, at least one organ")
     folds = content.pop("folds")
-    places = {key: str(path.resolve().parent / content[key]) for key in ("images", "supervoxels", "superpixels")}
+    places = {
+        key: str(path.resolve().parent / content[key])
+        for key in ("images", "supervoxels", "superpixels")
+        if key in content
+    }
     return Dataset(**{**content, **places}), folds
 
 

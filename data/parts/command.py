@@ -35,7 +35,7 @@ def command_line(converter: Converter, about: str) -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What every preparation command understands."""
     parser.add_argument(
-        "--legacy",
+        "--published",
         action="store_true",
         help="as the published preparation did it, defects included (data/README.md lists them)",
     )
@@ -63,7 +63,7 @@ def chosen_plan(options: argparse.Namespace, plan: Plan, legacy: Plan) -> Plan:
     Raises:
         UserError: a number makes no sense.
     """
-    plan = legacy if options.legacy else plan
+    plan = legacy if options.published else plan
     if options.keep_orientation:
         plan = replace(plan, orient=False)
     if options.spacing:

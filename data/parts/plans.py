@@ -6,27 +6,29 @@ from pathlib import Path
 from data import chaost2, cmr, sabs
 from data.parts.manifest import MANIFEST
 from dataloaders.raw.preparation import Plan
+from util.dataset import Dataset
 from util.errors import UserError
 
 DEFAULTS = {
     **{module.CONVERTER.name: module.PLAN for module in (chaost2, sabs, cmr)},
-    "PHANTOM": Plan(percentile=99.5),
 }
+BY_MODALITY = {"MR": Plan(percentile=99.5), "CT": Plan(window=(-125, 275))}
 
 
-def plan_of(name: str, images: Path) -> Plan:
+def plan_of(name: str, dataset: Dataset, root: Path) -> Plan:
     """The plan of a data set.
 
     Args:
-        name: as in config.py; a data set that has no default is taken to have its raw intensities.
-        images: folder of its scans; preparation.json lies beside it where a command of this project made them.
+        name: as in config.py.
+        dataset: its row; without a record and a converter of its own its modality says what is usual.
+        root: folder of the data sets; preparation.json lies beside the scans if a command of this project made them.
 
     Raises:
         UserError: preparation.json cannot be read.
     """
-    file = Path(images).parent / MANIFEST
+    file = (Path(root) / dataset.images).parent / MANIFEST
     if not file.is_file():
-        return DEFAULTS.get(name, Plan())
+        return DEFAULTS.get(name, BY_MODALITY[dataset.modality])
     try:
         return Plan.from_plain(json.loads(file.read_text())["parameters"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataloaders.protocols import Matching, slices_showing
+from dataloaders.protocols import Pairing, slices_showing
 from dataloaders.raw.regrid import Preparation, onto_own_grid, onto_training_grid
 from dataloaders.scans import Scan, z_score
 from util.evaluation.slices import make_segmenter
@@ -44,7 +44,7 @@ class Predictor:
         members: trained methods whose probabilities are averaged.
         supports: prepared image and label of every annotated scan; the average is over them, too.
         organs: id in the labels -> name.
-        matching: how query slices meet annotated slices.
+        pairing: how query slices meet annotated slices.
         device: where the methods live.
         memory_gb: of 3D methods, for the patches they look at; 0 = no bound.
     """
@@ -54,11 +54,11 @@ class Predictor:
         members: Sequence[Member],
         supports: Sequence[tuple[Volume, Volume]],
         organs: Mapping[int, str],
-        matching: Matching,
+        pairing: Pairing,
         device: torch.device,
         memory_gb: float = 0.0,
     ) -> None:
-        self.members, self.organs, self.matching = members, organs, matching
+        self.members, self.organs, self.pairing = members, organs, pairing
         self.scans = dict(enumerate(supports))
         self.labels = {number: label.array for number, (_, label) in self.scans.items()}
         self.segmenters = [
@@ -78,14 +78,14 @@ class Predictor:
         for segmenter in self.segmenters:
             segmenter.keep(frozenset(self.labels))
         for identifier, name in self.organs.items():
-            tasks = prediction_tasks(name, identifier, self.labels, QUERY, len(query.array), self.matching)
+            tasks = prediction_tasks(name, identifier, self.labels, QUERY, len(query.array), self.pairing)
             volumes = (segmenter.probabilities(task) for segmenter in self.segmenters for task in tasks)
             mean = sum(volumes) / (len(self.segmenters) * len(tasks))
             yield identifier, onto_own_grid(mean, query.geometry, image)
 
 
 def prediction_tasks(
-    organ: str, identifier: int, labels: Mapping[int, np.ndarray], query: int, depth: int, matching: Matching
+    organ: str, identifier: int, labels: Mapping[int, np.ndarray], query: int, depth: int, pairing: Pairing
 ) -> list[Task]:
     """Tasks that segment an organ where no truth is known: one for every support that shows it.
 
@@ -94,13 +94,13 @@ def prediction_tasks(
         identifier: its id in the labels.
         labels: support scan number -> labels `(D, H, W)`.
         query: number of the query scan, `depth`: its slices.
-        matching: how slices meet; "parts" is not possible, as it asks for the organ's extent in the query.
+        pairing: how slices meet; "parts" is not possible, as it asks for the organ's extent in the query.
     """
     tasks = []
     for support, label in labels.items():
         shown = slices_showing(label, identifier)
         if len(shown):
-            groups = matching.groups(matching.annotated({support: shown}), depth, None, {support: len(label)})
-            similar = matching.by_similarity(None)
+            groups = pairing.groups(pairing.annotated({support: shown}), depth, None, {support: len(label)})
+            similar = pairing.by_similarity(None)
             tasks.append(Task(organ, identifier, (support,), query, groups, (), similar=similar))
     return tasks

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from util.bookkeeping import Bookkeeping
 from util.episode import Episode, Output
 
 Features = tuple[Tensor, ...]  # maps (N, C, *) or vectors (N, C), one row an image; in `match` the rows are (B, S|Q)
@@ -22,8 +23,9 @@ class FewShotMethod(nn.Module):
         dims: number of spatial axes, 2 or 3.
         encoder_strides: in-plane output strides of the encoder maps the paper uses, shallow to deep.
         default_encoder: `encoder=` when the user names none.
-        recipe: the paper's values for `train.*`, `scans.*`, `episode.*`, `test.*` and `model.*`; its key `variants`
-            holds what differs by data set, stage or profile, as recipes again: `{"SABS": {"scans": ...}}`.
+        recipe: the paper's values for `train.*`, `scans.*`, `episode.*`, `test.*` and `model.*`. Its key `variants`
+            holds what differs by data set, modality, stage or protocol, as recipes again: `{"CT": {"scans": ...}}`.
+        published: habits of its published code that are no options.
         progress: part of the training that is done, 0 to 1, for losses that grow; the trainer sets it before each step.
     """
 
@@ -31,6 +33,7 @@ class FewShotMethod(nn.Module):
     encoder_strides: ClassVar[tuple[int, ...]] = (8,)
     default_encoder: ClassVar[str] = "resnet101"
     recipe: ClassVar[Mapping[str, Any]] = {}
+    published: ClassVar[Bookkeeping] = Bookkeeping()
     progress: float = 0.0
 
     def __init__(self, encoder: nn.Module) -> None:

@@ -10,7 +10,7 @@ from models.parts import ops
 from util.errors import UserError
 
 SEED = 1289  # of the published sampler
-SAMPLERS = ("reset", "stateful")
+FIRST_CENTRES = ("reset", "published")
 
 
 class RegionalPrototypes(nn.Module):
@@ -18,17 +18,17 @@ class RegionalPrototypes(nn.Module):
 
     Args:
         count: number of regions, K.
-        sampler: how the first centre is chosen among the N foreground cells. "reset": cell floor(u N) with the same
-            u at every call, so that a prediction depends on its inputs alone. "stateful": as published, `choice(N)` of
+        first_centre: how the first centre is chosen among the N foreground cells. "reset": cell floor(u N) with the
+            same u at every call, so that a prediction depends on its inputs alone. "published": `choice(N)` of
             a private NumPy generator that moves on with every call (and is in no checkpoint): the result depends on
             the order of calls, and the host waits for N.
     """
 
-    def __init__(self, count: int, sampler: str = "reset") -> None:
+    def __init__(self, count: int, first_centre: str = "reset") -> None:
         super().__init__()
-        if sampler not in SAMPLERS:
-            raise UserError(f"model.sampler={sampler}: choose one of {', '.join(SAMPLERS)}")
-        self.count, self.sampler = count, sampler
+        if first_centre not in FIRST_CENTRES:
+            raise UserError(f"model.first_centre={first_centre}: choose one of {', '.join(FIRST_CENTRES)}")
+        self.count, self.first_centre = count, first_centre
         self.generator = np.random.RandomState(SEED)
         self.fixed_draw = np.random.RandomState(SEED).random_sample()
 
@@ -45,14 +45,14 @@ class RegionalPrototypes(nn.Module):
 
     def draw(self, totals: Tensor) -> Tensor:
         """One number in [0, N) for each of the totals N `(B, S)`."""
-        if self.sampler == "stateful":
+        if self.first_centre == "published":
             drawn = [self.generator.choice(total) for total in totals.flatten().tolist()]
             return torch.tensor(drawn, device=totals.device).view_as(totals)
         return (totals * self.fixed_draw).long()
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
-        return f"count={self.count}, sampler={self.sampler}"
+        return f"count={self.count}, first_centre={self.first_centre}"
 
 
 def foreground_cells(masks: Tensor, size: tuple[int, int], least: int) -> Tensor:

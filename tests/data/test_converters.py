@@ -105,7 +105,7 @@ def test_scans_stored_in_three_ways_are_prepared_in_one(ready, kind):
 
 
 def test_kept_orientations_differ_as_the_raw_files_do(small, tmp_path):
-    for option in ("--keep-orientation", "--legacy"):
+    for option in ("--keep-orientation", "--published"):
         assert run("cmr", small["cmr"], tmp_path / option, *TINY["cmr"], option) == 0
         first, second = (prepared("cmr", tmp_path / option, index, "image").geometry.direction for index in (0, 1))
         assert np.allclose(first[:2], np.negative(second[:2]), atol=1e-5)
@@ -118,7 +118,7 @@ def test_dicom_values_are_rescaled(ready):
 
 
 def test_legacy_keeps_the_blank_samples_that_are_gone_by_default(small, tmp_path):
-    assert run("sabs", small["sabs"], tmp_path / "published", "--legacy") == 0
+    assert run("sabs", small["sabs"], tmp_path / "published", "--published") == 0
     assert run("sabs", small["sabs"], tmp_path / "ours", *TINY["sabs"]) == 0
     published, ours = (prepared("sabs", tmp_path / name, 0, "image").array for name in ("published", "ours"))
     assert published.shape == (9, 17, 17) and ours.shape == (8, 16, 16)
@@ -195,9 +195,9 @@ def test_a_second_run_makes_only_what_is_missing_or_changed(small, tmp_path, cap
 def test_other_parameters_are_refused_until_overwritten(small, tmp_path, capsys):
     out = tmp_path / "out"
     assert run("cmr", small["cmr"], out, *TINY["cmr"]) == 0
-    assert run("cmr", small["cmr"], out, *TINY["cmr"], "--legacy") == 1
+    assert run("cmr", small["cmr"], out, *TINY["cmr"], "--published") == 1
     assert "legacy False and not True" in capsys.readouterr().err
-    assert run("cmr", small["cmr"], out, *TINY["cmr"], "--legacy", "--overwrite") == 0
+    assert run("cmr", small["cmr"], out, *TINY["cmr"], "--published", "--overwrite") == 0
     assert prepared("cmr", out, 0, "image").array.dtype == np.float64
 
 

@@ -7,7 +7,7 @@ import torch
 from dataloaders.augmentation import Ranges
 from dataloaders.episodes import TrainingEpisodes
 from dataloaders.flows import Carrier, flows_of, make_flows, offsets
-from dataloaders.neighbouring import RealisticSampler, neighbours
+from dataloaders.neighbouring import NeighbouringSampler, neighbours
 from dataloaders.scans import Scan
 from models.parts.encoders import Images
 from models.registration import Registration, warp
@@ -40,7 +40,7 @@ def shifting(rows: float, columns: float):
 
 
 def test_all_queries_are_the_neighbours_in_order():
-    choices = draws(RealisticSampler([scan().segments], realistic=1.0, reach=2, queries="all"))
+    choices = draws(NeighbouringSampler([scan().segments], realistic=1.0, reach=2, queries="all"))
     assert {z for c in choices for z in [c.support_slice]} == set(range(2, DEPTH - 2))
     for choice in choices:
         z = choice.support_slice
@@ -48,7 +48,7 @@ def test_all_queries_are_the_neighbours_in_order():
 
 
 def test_one_query_is_any_neighbour_within_reach_and_within_the_scan():
-    choices = draws(RealisticSampler([scan().segments], realistic=1.0, reach=3), 2000)
+    choices = draws(NeighbouringSampler([scan().segments], realistic=1.0, reach=3), 2000)
     distances = [c.query_slices[0] - c.support_slice for c in choices]
     assert set(distances) == {-3, -2, -1, 1, 2, 3}
     assert all(0 <= c.query_slices[0] < DEPTH for c in choices)
@@ -56,7 +56,7 @@ def test_one_query_is_any_neighbour_within_reach_and_within_the_scan():
 
 
 def test_the_share_of_realistic_tasks():
-    choices = draws(RealisticSampler([scan().segments], realistic=0.25), 2000)
+    choices = draws(NeighbouringSampler([scan().segments], realistic=0.25), 2000)
     assert np.mean([c.carried for c in choices]) == pytest.approx(0.25, abs=0.03)
     assert all(c.query_slices == (c.support_slice,) for c in choices if not c.carried)
 
@@ -65,7 +65,7 @@ def test_the_share_of_realistic_tasks():
 def test_removed_slices_are_neither_asked_nor_crossed(queries, reach):
     removed = np.zeros(DEPTH, bool)
     removed[4] = True
-    sampler = RealisticSampler([scan().segments], excluded=[removed], realistic=1.0, reach=reach, queries=queries)
+    sampler = NeighbouringSampler([scan().segments], excluded=[removed], realistic=1.0, reach=reach, queries=queries)
     for choice in draws(sampler):
         for query in choice.query_slices:
             between = range(min(query, choice.support_slice), max(query, choice.support_slice) + 1)
@@ -75,7 +75,7 @@ def test_removed_slices_are_neither_asked_nor_crossed(queries, reach):
 
 def test_no_slice_with_its_neighbours():
     with pytest.raises(UserError, match=r"episode\.reach=5"):
-        RealisticSampler([scan().segments], realistic=1.0, reach=5, queries="all")
+        NeighbouringSampler([scan().segments], realistic=1.0, reach=5, queries="all")
 
 
 @pytest.mark.parametrize(("way", "reach"), [("chained", 1), ("direct", 3)])
@@ -133,13 +133,13 @@ def test_tables_are_made_once(tmp_path):
 
 def episodes(carrier: Carrier | None, **options) -> TrainingEpisodes:
     scans = [scan()]
-    sampler = RealisticSampler([s.segments for s in scans], reach=2, queries="all", **options)
+    sampler = NeighbouringSampler([s.segments for s in scans], reach=2, queries="all", **options)
     return TrainingEpisodes(scans, sampler, Ranges(), 3, "both", carrier)
 
 
 def test_episodes_of_neighbours_are_not_augmented_and_labelled_where_the_superpixel_went():
     carrier = Carrier([flows_of(scan().image, 1, shifting(0, 2))])
-    choice = RealisticSampler([scan().segments], realistic=1.0, reach=2, queries="all").draw(
+    choice = NeighbouringSampler([scan().segments], realistic=1.0, reach=2, queries="all").draw(
         np.random.default_rng((3, 5))
     )
     episode = episodes(carrier, realistic=1.0)[5]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataloaders.protocols import Matching, make_tasks
+from dataloaders.protocols import Pairing, make_tasks
 from util.dataset import Fold
 from util.errors import UserError
 
@@ -31,8 +31,8 @@ def by_name(tasks, organ, query):
     return next(task for task in tasks if (task.organ, task.query) == (organ, query))
 
 
-def test_legacy_parts_look_only_at_slices_with_the_organ(labels):
-    tasks = make_tasks(FOLD, ORGANS, labels.get, Matching(whole_volume=False))
+def test_published_parts_look_only_at_slices_with_the_organ(labels):
+    tasks = make_tasks(FOLD, ORGANS, labels.get, Pairing(whole_volume=False))
     liver = by_name(tasks, "liver", 1)
     assert liver.scored_slices == tuple(range(4, 12))
     # 12 support slices from 2 on: positions 2, 6, 10; 8 query slices: borders 0, 2, 5, 8
@@ -47,8 +47,8 @@ def test_legacy_parts_look_only_at_slices_with_the_organ(labels):
 
 def test_strict_parts_segment_every_slice_once_and_agree_inside(labels):
     strict = make_tasks(FOLD, ORGANS, labels.get)
-    legacy = make_tasks(FOLD, ORGANS, labels.get, Matching(whole_volume=False))
-    for task, published in zip(strict, legacy, strict=True):
+    published_tasks = make_tasks(FOLD, ORGANS, labels.get, Pairing(whole_volume=False))
+    for task, published in zip(strict, published_tasks, strict=True):
         covered = sorted(z for group in task.groups for z in group.query_slices)
         assert covered == list(range(len(labels[task.query]))) and task.scored_slices == published.scored_slices
         support_of = {z: g.support for g in task.groups for z in g.query_slices}
@@ -57,7 +57,7 @@ def test_strict_parts_segment_every_slice_once_and_agree_inside(labels):
 
 
 def test_whole_uses_the_middle_slice_for_all(labels):
-    (group,) = by_name(make_tasks(FOLD, ORGANS, labels.get, Matching(match="whole")), "liver", 1).groups
+    (group,) = by_name(make_tasks(FOLD, ORGANS, labels.get, Pairing(kind="whole")), "liver", 1).groups
     assert group.support == ((9, 8),) and group.query_slices == tuple(range(16))
 
 
@@ -74,29 +74,29 @@ def test_a_support_without_the_organ_is_an_error(labels):
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
 def test_more_parts_than_slices(labels, parts):
     labels[1] = label(6, liver=(2,))
-    task = by_name(make_tasks(FOLD, {"liver": 1}, labels.get, Matching(parts=parts)), "liver", 1)
+    task = by_name(make_tasks(FOLD, {"liver": 1}, labels.get, Pairing(parts=parts)), "liver", 1)
     assert sorted(z for group in task.groups for z in group.query_slices) == list(range(6))
 
 
 def groups(labels, organ="liver", query=1, **options):
-    return by_name(make_tasks(FOLD, ORGANS, labels.get, Matching(**options)), organ, query).groups
+    return by_name(make_tasks(FOLD, ORGANS, labels.get, Pairing(**options)), organ, query).groups
 
 
 def test_volume_annotates_every_slice_of_the_support(labels):
-    (group,) = groups(labels, match="volume")
+    (group,) = groups(labels, kind="volume")
     assert group.support == tuple((9, z) for z in range(2, 14)) and group.query_slices == tuple(range(16))
 
 
 def test_position_goes_by_the_relative_height_and_not_by_the_truth(labels):
     # annotated slices 4, 8, 12 of 20: heights 0.225, 0.425, 0.625; their midpoints are slices 5.2 and 8.4 of 16
-    found = groups(labels, match="position")
+    found = groups(labels, kind="position")
     assert [g.query_slices for g in found] == [tuple(range(5)), (5, 6, 7), tuple(range(8, 16))]
     labels[1] = np.roll(labels[1], 2, axis=0)
-    assert [g.query_slices for g in groups(labels, match="position")] == [g.query_slices for g in found]
+    assert [g.query_slices for g in groups(labels, kind="position")] == [g.query_slices for g in found]
 
 
 def test_propagation_starts_in_the_middle_of_every_part(labels):
-    found = groups(labels, match="propagate")
+    found = groups(labels, kind="propagate")
     # 8 slices from 4 on: positions 1, 4, 6
     assert [g.pivot for g in found] == [5, 8, 10]
     assert [g.support for g in found] == [((9, 4),), ((9, 8),), ((9, 12),)]
@@ -111,7 +111,7 @@ def test_shots_are_more_annotated_slices_a_part(labels):
 
 def test_shots_may_be_annotated_scans(labels):
     labels[3] = label(20, liver=range(0, 12))
-    tasks = make_tasks(FOLD, {"liver": 1}, labels.get, Matching(shots=3, shots_of="scans"), spare=[3])
+    tasks = make_tasks(FOLD, {"liver": 1}, labels.get, Pairing(shots=3, shots_of="scans"), spare=[3])
     task = by_name(tasks, "liver", 1)
     assert task.supports == (9, 2, 3)
     assert [len(g.support) for g in task.groups] == [3, 3, 3]
@@ -119,7 +119,7 @@ def test_shots_may_be_annotated_scans(labels):
 
 def test_too_few_scans_for_the_shots(labels):
     with pytest.raises(UserError, match="only 2 scans beside the query show the liver"):
-        make_tasks(FOLD, ORGANS, labels.get, Matching(shots=3, shots_of="scans"))
+        make_tasks(FOLD, ORGANS, labels.get, Pairing(shots=3, shots_of="scans"))
 
 
 def test_rotation_lets_every_tested_scan_support_the_others(labels):

@@ -213,7 +213,7 @@ def test_slices_of_a_volume_start_as_the_2d_encoder_sees_them():
 
 
 @pytest.mark.parametrize("make", ["slicewise", "resnext", "resnet18"])
-def test_checkpointing_changes_nothing(make):
+def test_recomputing_changes_nothing(make):
     """Activation checkpointing: the same features, gradients and running statistics, bit for bit."""
 
     def encoder():

@@ -32,12 +32,12 @@ def test_regions_equal_the_definition():
         np.testing.assert_array_equal(found[index], brute_force(cells[index].numpy(), first[index].item(), 9))
 
 
-@pytest.mark.parametrize("sampler", ["reset", "stateful"])
+@pytest.mark.parametrize("first_centre", ["reset", "published"])
 @pytest.mark.parametrize("radius", [0, 5, 40])
-def test_no_region_is_empty(sampler, radius):
+def test_no_region_is_empty(first_centre, radius):
     y, x = torch.meshgrid(torch.arange(96), torch.arange(80), indexing="ij")
     mask = ((y - 60) ** 2 + (x - 40) ** 2 < radius**2).float()[None, None]
-    regions = RegionalPrototypes(20, sampler).region_map(mask, (24, 20))
+    regions = RegionalPrototypes(20, first_centre).region_map(mask, (24, 20))
     assert regions.flatten().unique().tolist() == list(range(-1, 20))
     cells = foreground_cells(mask, (24, 20), 20)
     torch.testing.assert_close(regions >= 0, cells)
@@ -55,8 +55,8 @@ def test_more_regions_than_cells_are_refused():
         RegionalPrototypes(100).region_map(torch.ones(1, 1, 36, 36), (9, 9))
 
 
-def test_unknown_sampler_is_refused():
-    with pytest.raises(UserError, match="reset, stateful"):
+def test_an_unknown_first_centre_is_refused():
+    with pytest.raises(UserError, match="reset, published"):
         RegionalPrototypes(4, "random")
 
 
@@ -87,24 +87,24 @@ def episode(seed: int, *, shots: int = 1, queries: int = 1, height: int = 52, wi
     return Episode(images[:, :shots], masks[:, :shots], images[:, shots:], masks[:, shots:].long())
 
 
-def test_default_sampler_forgets_earlier_calls(build):
+def test_the_default_first_centre_forgets_earlier_calls(build):
     method = build()
     first = method(episode(0)).logits
     method(episode(1))
     torch.testing.assert_close(method(episode(0)).logits, first, rtol=0, atol=0)
 
 
-def test_stateful_sampler_depends_on_the_order_of_calls(build):
-    method = build(sampler="stateful")
+def test_the_published_first_centre_depends_on_the_order_of_calls(build):
+    method = build(first_centre="published")
     first = method(episode(0)).logits
     assert not torch.equal(method(episode(0)).logits, first)
-    torch.testing.assert_close(build(sampler="stateful")(episode(0)).logits, first, rtol=0, atol=0)
+    torch.testing.assert_close(build(first_centre="published")(episode(0)).logits, first, rtol=0, atol=0)
 
 
 def test_published_pami_draws_twice_a_forward():
-    method = PAMI(TinyEncoder((4, 8)), regions=20, channels=16, sampler="stateful").eval()
+    method = PAMI(TinyEncoder((4, 8)), regions=20, channels=16, first_centre="published").eval()
     method(episode(0))
-    single = RegionalPrototypes(20, "stateful")
+    single = RegionalPrototypes(20, "published")
     for size in ((13, 17), (6, 8)):
         single.region_map(episode(0).support_masks, size)
     assert method.regions.generator.randint(2**30) == single.generator.randint(2**30)

@@ -35,7 +35,7 @@ def unit_masks(case: dict, recipe) -> torch.Tensor:
 
 
 def build(case: dict, training: bool, **options) -> ALPNet:
-    options = dict(channels=case["C"], grid=case["grid"], test_window=case["val_wsize"]) | options
+    options = dict(channels=case["C"], grid=case["grid"], test_cell=case["val_wsize"]) | options
     return ALPNet(StubEncoder((case["C"],), (8,)), **options).train(training)
 
 

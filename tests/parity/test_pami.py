@@ -30,7 +30,7 @@ KINKS = {"train_small_mask": (69, 29191, -1.6e-7)}
 
 def published_method(**options) -> PAMI:
     """As published, without dropout."""
-    return PAMI(StubEncoder((CHANNELS, CHANNELS), (4, 8)), **{"dropout": 0.0, "sampler": "stateful"} | options)
+    return PAMI(StubEncoder((CHANNELS, CHANNELS), (4, 8)), **{"dropout": 0.0, "first_centre": "published"} | options)
 
 
 @pytest.fixture(params=case_names("pami"))

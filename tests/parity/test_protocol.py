@@ -36,16 +36,16 @@ def test_alpnet_parts(cases, parts):
 
 
 @pytest.mark.parametrize("dataset", ["CHAOST2", "SABS", "CMR"])
-def test_legacy_folds(cases, dataset):
+def test_published_folds(cases, dataset):
     facts, _ = cases
     for index, expected in facts["folds_adnet_lineage"][dataset].items():
         fold = choose_fold(config.FOLDS, dataset, int(index))
         assert sorted(fold.tested) == expected["test_ids"]
         everything = sorted(expected["test_ids"] + expected["train_ids"])
         assert fold.training(everything) == expected["train_ids"]
-        adnet = protocols.legacy_fold(fold, -1)
+        adnet = protocols.published_fold(fold, -1)
         assert (adnet.support, list(adnet.query)) == (expected["support_adnet_last"], expected["queries_adnet"])
-        third = protocols.legacy_fold(fold, 2)
+        third = protocols.published_fold(fold, 2)
         assert (third.support, list(third.query)) == (expected["support_supp_idx_2"], expected["queries_supp_idx_2"])
 
 
@@ -55,7 +55,7 @@ def test_strict_folds_are_alpnets_circular_ones(cases, dataset):
     for index, expected in facts["folds_alpnet_lineage"][dataset].items():
         fold = choose_fold(config.FOLDS, dataset, int(index))
         assert [*fold.query, fold.support] == expected["test_ids"]
-        assert protocols.legacy_fold(fold, -1, "circular") == fold
+        assert protocols.published_fold(fold, -1, "circular") == fold
         assert [fold.support] == expected["support"]
 
 

@@ -99,7 +99,7 @@ def test_prototypes_and_their_refinement(case):
             np.testing.assert_allclose(refined[0], expected[f"refined_prototype{scale}"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("bce", ["coded", "intended"])
+@pytest.mark.parametrize("bce", ["published", "intended"])
 def test_refinement_gradient_is_the_one_of_autograd(bce):
     """Also where channels of the prototype are the minimum and the maximum of the whole map."""
     generator = torch.Generator().manual_seed(0)
@@ -114,7 +114,7 @@ def test_refinement_gradient_is_the_one_of_autograd(bce):
     for f, r in zip(features.flatten(0, 1), replaced.flatten(0, 1), strict=True):
         x = ((f - f.min()) / (f.max() - f.min())).sigmoid()
         y = ((r - r.min()) / (r.max() - r.min())).sigmoid()
-        given, target = (x, y) if bce == "coded" else (y, x)
+        given, target = (x, y) if bce == "published" else (y, x)
         loss = loss + F.binary_cross_entropy(given, target)
     loss.backward()
     fixed = fixed_part(features, bce)
@@ -139,4 +139,4 @@ def test_intended_refinement_reconstructs_better():
 
     target = features[0, 0, :, 2:6, 2:6].mean((-2, -1))
     assert (refined("intended") - target).norm() < (prototype - target).norm()
-    assert (refined("coded") - prototype).median().item() == pytest.approx(0.07, abs=1e-3)
+    assert (refined("published") - prototype).median().item() == pytest.approx(0.07, abs=1e-3)

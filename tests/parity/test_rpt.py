@@ -19,7 +19,7 @@ LOSSES = {
 
 def published_method() -> RPT:
     """As published, without dropout."""
-    return RPT(StubEncoder((CHANNELS, CHANNELS), (4, 8)), dropout=0.0, sampler="stateful")
+    return RPT(StubEncoder((CHANNELS, CHANNELS), (4, 8)), dropout=0.0, first_centre="published")
 
 
 @pytest.fixture(params=case_names("rpt"))

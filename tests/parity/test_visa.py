@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import models
-from dataloaders.protocols import Matching, make_tasks
+from dataloaders.protocols import Pairing, make_tasks
 from models.parts.encoders import Images
 from models.registration import Registration, warp
 from models.visa import continuity_loss
@@ -70,7 +70,7 @@ def test_published_warps(pair, align_corners):
 
 @torch.no_grad()
 def test_the_method_warps_the_mask_of_the_support(pair):
-    """What `match` predicts in profile=code is the published warped mask."""
+    """What `match` predicts in protocol=published is the published warped mask."""
     case, expected, network, source, target, _, mask = pair
     published = Registration(Images((1,)), **models.recipe("registration", "model", "code")).eval()
     published.load_state_dict(network.state_dict())
@@ -156,9 +156,9 @@ def test_published_propagation(golden, recipe, name):
     cases, arrays = golden("visa")
     case = next(case for case in cases["propagation"] if case["name"] == name)
     scans = walked_scans(case, recipe)
-    matching = Matching(match="propagate", part_rule="unclamped", anchored=False, whole_volume=False)
+    pairing = Pairing(kind="propagate", part_rule="unclamped", anchored=False, whole_volume=False)
     labels = {0: np.ones((3, 24, 24)), 1: scans[1].mask.astype(int)}
-    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, matching)
+    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, pairing)
     assert [group.support for group in task.groups] == [((0, 0),), ((0, 1),), ((0, 2),)]
 
     order = [group.pivot for group in task.groups] + [z for group in task.groups for z, _ in group.walk]
@@ -177,6 +177,6 @@ def test_published_propagation(golden, recipe, name):
 def test_ours_visits_every_slice_once(golden, recipe, name):
     case = next(case for case in golden("visa")[0]["propagation"] if case["name"] == name)
     labels = {0: np.ones((3, 24, 24)), 1: walked_scans(case, recipe)[1].mask.astype(int)}
-    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, Matching(match="propagate"))
+    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, Pairing(kind="propagate"))
     walked = [group.pivot for group in task.groups] + [z for group in task.groups for z, _ in group.walk]
     assert sorted(walked) == list(range(case["Z"]))

@@ -29,7 +29,7 @@ def own(tiny, tmp_path_factory):
         "supervoxels": str(tiny / "PHANTOM/supervoxels_5000"),
         "superpixels": str(tiny / "PHANTOM/superpixels_400"),
         "supervoxel_size": 300,
-        "patient_threshold": 50.0001,
+        "modality": "MR",
         "organs": {"liver": 1, "spleen": 4},
         "folds": [{"support": 4, "query": [1, 2]}, {"support": 1, "query": [4, 5]}],
     }
@@ -97,7 +97,7 @@ def test_a_second_call_does_nothing_and_other_settings_do(own, finished, capsys,
         (["train.steps=70"], {"FOLDS": "0"}, ["training.py", "test.py"]),
         (["train.steps=60", "train.learning_rate=0.01"], {"FOLDS": "1"}, ["training.py", "test.py"]),
         (["train.steps=60"], {"SEEDS": "2021 7", "FOLDS": "1"}, ["training.py", "test.py"]),
-        (["train.steps=60"], {"PROTOCOLS": "strict legacy", "FOLDS": "1"}, ["test.py"]),
+        (["train.steps=60"], {"PROTOCOLS": "strict published", "FOLDS": "1"}, ["test.py"]),
     ):
         with monkeypatch.context() as patch:
             for name, value in environment.items():
@@ -172,7 +172,7 @@ def test_what_a_training_builds_on_comes_first(tmp_path, capsys, monkeypatch):
         (["fast"], {}, "fast: write key=value"),
         ([], {"FOLDS": "7"}, "fold=7: FOLDS['PHANTOM'] in config.py has folds 0 to 3"),
         ([], {"SEEDS": "one"}, "SEEDS=one: whole numbers"),
-        ([], {"PROTOCOLS": "honest"}, "protocol=honest: choose one of strict, legacy"),
+        ([], {"PROTOCOLS": "honest"}, "protocol=honest: choose one of strict, published"),
     ],
 )
 def test_wrong_calls_are_one_sentence(words, environment, expected, capsys, monkeypatch):

@@ -14,7 +14,7 @@ IDENTITY = {
     "encoder": "{}",
     "setting": "setting {}",
     "protocol": "{}",
-    "match": "{}",
+    "pairing": "{}",
     "shots": "shots {}",
     "shots_of": "of {}",
     "supports": "supports {}",

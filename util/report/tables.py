@@ -157,9 +157,9 @@ def runs(comparison: Comparison) -> Table:
     for group in comparison.groups:
         for run in dict.fromkeys(row["run"] for row in group.rows):
             own = Group(group.label, group.method, group.identity, [row for row in group.rows if row["run"] == run])
-            columns = ("fold", "seed", "encoder", "protocol", "match", "checkpoint_sha256")
+            columns = ("fold", "seed", "encoder", "protocol", "pairing", "checkpoint_sha256")
             rows.append([group.label, *(", ".join(own.values(column)) or "–" for column in columns), run])
-    header = ["method", "fold", "seed", "encoder", "protocol", "match", "checkpoint", "run"]
+    header = ["method", "fold", "seed", "encoder", "protocol", "pairing", "checkpoint", "run"]
     return Table("Runs", "The checkpoint is named by the first digits of its SHA-256.", header, rows)
 
 

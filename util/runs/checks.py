@@ -11,7 +11,28 @@ from util.errors import UserError
 from util.runs import folders
 
 # what a resumed run keeps
-FIXED = ("method", "dataset", "fold", "setting", "exclude", "organs", "encoder", "stride", "seed", "stage", "profile")
+FIXED = ("method", "dataset", "fold", "setting", "protocol", "organs", "encoder", "stride", "seed", "stage")
+
+# options of earlier versions
+RENAMED = {
+    "test.match": "test.pairing",
+    "train.checkpointing": "train.recompute",
+    "episode.window": "episode.crop",
+    "model.sampler": "model.first_centre",
+    "model.test_window": "model.test_cell",
+    "model.continuity": "model.continuity_weight",
+    "model.smoothness": "model.smoothness_weight",
+}
+GONE = {
+    **dict.fromkeys(
+        ("exclude", "profile", "test.anchored", "test.support_index", "test.fold_order", "test.part_rule"),
+        "protocol=published does as the published code does",
+    ),
+    **dict.fromkeys(("test.recorder", "episode.lost_labels"), "protocol=published does as the published code does"),
+    **dict.fromkeys(
+        ("episode.size_of", "episode.runs"), "it is stated as `published = Bookkeeping(...)` in the method's file"
+    ),
+}
 
 
 def check_types(changed: Mapping[str, tuple[type, type]]) -> None:
@@ -37,6 +58,10 @@ def unknown_key(key: str, config: Mapping) -> str:
         *config,
         *(f"{name}.{inner}" for name, value in config.items() if isinstance(value, dict) for inner in value),
     ]
+    if key in RENAMED:
+        return f"{key}: is called {RENAMED[key]} now"
+    if key in GONE:
+        return f"{key}: is no option any more; {GONE[key]}"
     close = [name for name in difflib.get_close_matches(key, known, n=2) if name != key]
     return f"{key}: no such key{'; did you mean ' + ' or '.join(close) + '?' if close else ''}; print_config shows all"
 
@@ -61,7 +86,7 @@ def require_writable(folder: Path) -> None:
 def builds_on(config: Mapping) -> dict[str, dict[str, Any]]:
     """What must be trained on the same fold before: the option that names its checkpoint -> what is different there."""
     episode, found = config["episode"], {}
-    if episode["sampler"] == "realistic" and episode["carry"] != "none" and episode["realistic"] > 0:
+    if episode["sampler"] == "neighbouring" and episode["carry"] != "none" and episode["realistic"] > 0:
         found["episode.registration"] = {"method": "registration"}
     if config["train"]["start"]:
         found["train.start"] = {"stage": 1}

@@ -49,7 +49,7 @@ def make_run(
                     **{"organ": organ, "scan": scan, "support": "0", "dice": dice, "iou": iou},
                     **volume_scores(prediction, truth, GEOMETRY.spacing[::-1]),
                     **{"method": "adnet", "encoder": "resnet101", "dataset": "PHANTOM", "setting": 1},
-                    **{"fold": fold, "seed": seed, "protocol": "strict", "match": "parts", "shots": 1},
+                    **{"fold": fold, "seed": seed, "protocol": "strict", "pairing": "parts", "shots": 1},
                     **{"shots_of": "slices", "supports": "fold", "checkpoint": "", "checkpoint_sha256": "0123456789ab"},
                     "prediction": name,
                     **columns,

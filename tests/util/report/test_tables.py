@@ -76,13 +76,13 @@ def test_labels_say_only_what_differs(tmp_path):
     make_data(tmp_path, range(1, 3))
     for name, columns in {
         "a": {},
-        "b": dict(protocol="legacy"),
+        "b": dict(protocol="published"),
         "c": dict(checkpoint="untrained"),
         "d": dict(checkpoint="x/checkpoints/step_1.pt+y/checkpoints/step_1.pt"),
         "e": dict(method="qnet"),
     }.items():
         make_run(tmp_path / "runs" / name, tmp_path, range(1, 3), 1, **columns)
-    expected = {"adnet (strict)", "adnet (legacy)", "adnet (untrained, strict)", "adnet (strict, ensemble of 2)"}
+    expected = {"adnet (strict)", "adnet (published)", "adnet (untrained, strict)", "adnet (strict, ensemble of 2)"}
     assert set(labels(tmp_path / "runs")) == expected | {"qnet (strict)"}
     assert labels(f"mine={tmp_path / 'runs/a'}", f"theirs={tmp_path / 'runs/e'}") == ["mine", "theirs"]
     assert set(labels(f"both={tmp_path / 'runs/a'}", f"both={tmp_path / 'runs/e'}")) == {"both adnet", "both qnet"}
@@ -175,7 +175,7 @@ def test_published_numbers_stand_beside_ours_with_their_source(tmp_path):
     assert 1 < float(rows["alpnet, ours", "1"][0]) < 100 and ("SSL-ALPNet, published", "2") not in rows
     order = [row[0] for row in table.rows]
     assert order.index("SSL-ALPNet, published") == order.index("alpnet, ours") + 1
-    assert "VISA-FSS paper" in table.note and "protocol=legacy" in table.note
+    assert "VISA-FSS paper" in table.note and "protocol=published" in table.note
 
 
 def test_published_numbers_are_consistent():

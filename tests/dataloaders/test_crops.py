@@ -7,11 +7,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dataloaders.augmentation import Ranges
+from dataloaders.crops import CropEpisodes, crop_bounds, crop_origins
 from dataloaders.episodes import episode_loader
-from dataloaders.samplers import WindowsSampler
+from dataloaders.samplers import CropsSampler
 from dataloaders.scans import Scan
 from dataloaders.volume_augmentation import VolumeWarp, draw_affine
-from dataloaders.windows import WindowEpisodes, crop_bounds, crop_origins
 from tests.dataloaders.test_episodes import same
 from util.errors import UserError
 from util.volume import Geometry
@@ -28,17 +28,17 @@ def scan(number: int, depth: int = 9, side: int = 48) -> Scan:
     return Scan(number, image, None, ball.astype(np.int32), Geometry((1.0, 1.0, 6.0)), z.shape)
 
 
-def make(scans, ranges=RANGES, seed=7, min_size=30, window=(4, 32, 40), **options) -> WindowEpisodes:
-    sampler = WindowsSampler([scan.segments for scan in scans], depth=window[0], min_size=min_size)
-    return WindowEpisodes(scans, sampler, ranges, seed, window=window, **options)
+def make(scans, ranges=RANGES, seed=7, min_size=30, crop=(4, 32, 40), **options) -> CropEpisodes:
+    sampler = CropsSampler([scan.segments for scan in scans], depth=crop[0], min_size=min_size)
+    return CropEpisodes(scans, sampler, ranges, seed, crop=crop, **options)
 
 
 @pytest.fixture(scope="module")
-def episodes() -> WindowEpisodes:
+def episodes() -> CropEpisodes:
     return make([scan(number) for number in range(3)])
 
 
-@pytest.mark.parametrize("warp", ["affine", "column_slice"])
+@pytest.mark.parametrize("warp", ["affine", "published"])
 @pytest.mark.parametrize("augment", ["one", "both"])
 def test_shapes_and_values(warp, augment):
     made = make([scan(0), scan(1)], warp=warp, augment=augment)

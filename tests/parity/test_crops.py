@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
+from dataloaders.crops import crop_bounds
 from dataloaders.volume_augmentation import column_slice_warp
-from dataloaders.windows import crop_bounds
 
 
 def test_column_slice_affine(parity, recipe):

@@ -7,53 +7,53 @@ import numpy as np
 
 from dataloaders.augmentation import Augmentation, Ranges, change_gamma
 from dataloaders.episodes import TrainingEpisodes
-from dataloaders.samplers import Choice, WindowsSampler
+from dataloaders.samplers import Choice, CropsSampler
 from dataloaders.scans import Scan
 from dataloaders.volume_augmentation import draw_affine, draw_column_slice
 from util.errors import UserError
 
 View = tuple[np.ndarray, np.ndarray]  # an image and its mask
-WARPS = {"affine": draw_affine, "column_slice": draw_column_slice}
+WARPS = {"affine": draw_affine, "published": draw_column_slice}
 
 
-class WindowEpisodes(TrainingEpisodes):
-    """Endless, numbered training episodes of one support and one query window.
+class CropEpisodes(TrainingEpisodes):
+    """Endless, numbered training episodes of one support and one query crop.
 
     Args:
         scans: the training scans, with segments.
-        sampler: chooses scan, segment and windows.
+        sampler: chooses scan, segment and crops.
         ranges: of the augmentation.
         seed: with the number of an episode it decides everything in it.
         augment: as in `TrainingEpisodes`; gamma always comes first.
-        window: slices, rows and columns of an image; smaller scans give what they have.
-        warp: "affine": in 3D; "column_slice": the published one, see `draw_column_slice`.
+        crop: slices, rows and columns of an image; smaller scans give what they have.
+        warp: "affine": in 3D; "published": see `draw_column_slice`.
 
     Raises:
-        UserError: the window is not three numbers, or elastic displacements are asked for.
+        UserError: the crop is not three numbers, or elastic displacements are asked for.
     """
 
     def __init__(
         self,
         scans: Sequence[Scan],
-        sampler: WindowsSampler,
+        sampler: CropsSampler,
         ranges: Ranges,
         seed: int,
         augment: str = "one",
         *,
-        window: Sequence[int] = (10, 215, 215),
+        crop: Sequence[int] = (10, 215, 215),
         warp: str = "affine",
     ) -> None:
         super().__init__(scans, sampler, ranges, seed, augment)
-        self.window, self.draw_warp = tuple(window), WARPS[warp]
-        if len(window) != 3 or min(window) < 1:
-            raise UserError(f"episode.window={list(window)}: slices, rows and columns are expected")
+        self.crop, self.draw_warp = tuple(crop), WARPS[warp]
+        if len(crop) != 3 or min(crop) < 1:
+            raise UserError(f"episode.crop={list(crop)}: slices, rows and columns are expected")
         if ranges.elastic:
             raise UserError(f"episode.elastic={ranges.elastic:g}: volumes are warped without it; set episode.elastic=0")
 
     @property
     def shapes(self) -> set[tuple[int, ...]]:
         """Shapes `(D, H, W)` of the images; more than one cannot be stacked to a batch."""
-        return {tuple(map(min, scan.image.shape, self.window)) for scan in self.scans}
+        return {tuple(map(min, scan.image.shape, self.crop)) for scan in self.scans}
 
     def _augmented(self, choice: Choice, generator: np.random.Generator) -> list[View]:
         """Support and query of a choice: image and mask `(D, H, W)`."""
@@ -73,7 +73,7 @@ class WindowEpisodes(TrainingEpisodes):
 
         Only the voxels of the window are computed, those of the image only in the crop.
         """
-        depth, height, width = map(min, scan.image.shape, self.window)
+        depth, height, width = map(min, scan.image.shape, self.crop)
         window = slice(start, start + depth)
         if change.warp is None:
             mask = scan.segments[window] == segment
