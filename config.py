@@ -183,6 +183,8 @@ def options():
         "shear": 5.0,  # degrees, either way
         "zoom": [0.9, 1.2],
         "elastic": 10.0,  # strength of the elastic displacement; 0 = none
+        "bias_field": 0.0,  # largest coefficient of a smooth factor; 0 = none
+        "noise": 0.0,  # largest deviation, in those of the scan; 0 = none
         # only sampler=crops
         "crop": [10, 215, 215],  # slices, rows, columns
         "shift_slices": 1.0,  # slices, either way

@@ -1,35 +1,111 @@
-"""Changes of an image that leave its anatomy: gamma, affine, elastic (spec training_protocol 4).
+"""Changes of an image that leave its anatomy: gamma, warp, bias field, noise (spec training_protocol 4).
 
-Parameters are drawn first (`draw_augmentation`), then applied by plain functions, so a change can be repeated, tested
-against golden numbers and moved to another image.
+Each change is drawn first, then applied, so it can be repeated, tested against golden numbers and moved to another
+image. A new one is a class with `draw` and `image` (and `mask`, if it moves voxels) in SLICES or in crops.VOLUMES, and
+its `episode.*` key in config.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
 
+from dataloaders.scans import Scan
+
 cv2.setNumThreads(1)  # loader workers are the parallelism; threads below them only get in each other's way
+Extremes = tuple[float, float]  # lowest and highest intensity of what an image is a part of
+
+
+class Change:
+    """What happens to an image `(*)` and its mask."""
+
+    moves = False  # whether voxels change their places
+
+    @classmethod
+    def draw(cls, generator: np.random.Generator, scan: Scan, options: Mapping[str, Any]) -> Self | None:
+        """A change in the ranges of the `episode.*` options; None if they switch it off."""
+        raise NotImplementedError
+
+    def image(self, image: np.ndarray, extremes: Extremes) -> np.ndarray:
+        """Float image -> the same after the change."""
+        raise NotImplementedError
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """Float mask -> the same after the change; it stays 0 or 1."""
+        return mask
 
 
 @dataclass(frozen=True)
-class Ranges:
-    """How far each change may go; the `episode.*` keys of the configuration."""
+class Gamma(Change):
+    """Brightness to the power of an exponent."""
 
-    gamma: tuple[float, float] = (0.5, 1.5)
-    rotation: float = 5.0  # degrees, either way
-    shift: float = 5.0  # pixels, either way
-    shift_slices: float = 1.0  # volumes: slices, either way
-    shear: float = 5.0  # degrees, either way
-    zoom: tuple[float, float] = (0.9, 1.2)  # volumes: an own factor for every axis
-    elastic: float = 10.0  # factor of the smoothed noise; 10 gives about 0.3 pixels rms
+    exponent: float
+
+    @classmethod
+    def draw(cls, generator: np.random.Generator, scan: Scan, options: Mapping[str, Any]) -> Self:
+        """From `episode.gamma`."""
+        return cls(generator.uniform(*options["gamma"]))
+
+    def image(self, image: np.ndarray, extremes: Extremes) -> np.ndarray:
+        """See `change_gamma`."""
+        return change_gamma(image, self.exponent, extremes)
 
 
 @dataclass(frozen=True)
-class Warp:
-    """An affine map and an elastic displacement.
+class BiasField(Change):
+    """A smooth factor, as the coils of an MR scanner leave it: the exponential of a polynomial of second order.
+
+    Attributes:
+        coefficients: of 1, u, v, uv, u^2, v^2, with row u and column v from -1 to 1.
+    """
+
+    coefficients: np.ndarray
+
+    @classmethod
+    def draw(cls, generator: np.random.Generator, scan: Scan, options: Mapping[str, Any]) -> Self | None:
+        """From `episode.bias_field`, the largest coefficient."""
+        if not options["bias_field"]:
+            return None
+        return cls(generator.uniform(-options["bias_field"], options["bias_field"], 6))
+
+    def image(self, image: np.ndarray, extremes: Extremes) -> np.ndarray:
+        """The factor works on intensities above the lowest one, which stays."""
+        u, v = np.meshgrid(*(np.linspace(-1, 1, side) for side in image.shape[-2:]), indexing="ij")
+        terms = np.stack([np.ones_like(u), u, v, u * v, u**2, v**2])
+        field = np.exp(np.tensordot(self.coefficients, terms, 1)).astype(np.float32)
+        return (image - extremes[0]) * field + extremes[0]
+
+
+@dataclass(frozen=True)
+class Noise(Change):
+    """White Gaussian noise.
+
+    Attributes:
+        deviation: in standard deviations of the scan.
+        seed: of its values.
+    """
+
+    deviation: float
+    seed: int
+
+    @classmethod
+    def draw(cls, generator: np.random.Generator, scan: Scan, options: Mapping[str, Any]) -> Self | None:
+        """From `episode.noise`, the largest deviation."""
+        if not options["noise"]:
+            return None
+        return cls(generator.uniform(0, options["noise"]), int(generator.integers(2**31)))
+
+    def image(self, image: np.ndarray, extremes: Extremes) -> np.ndarray:
+        """The scan is z-scored, so its standard deviation is 1."""
+        values = np.random.default_rng(self.seed).standard_normal(image.shape, np.float32)
+        return image + np.float32(self.deviation) * values
+
+
+@dataclass(frozen=True)
+class Warp(Change):
+    """An affine map and an elastic displacement of a slice.
 
     Attributes:
         rotation: degrees, counter-clockwise.
@@ -37,7 +113,7 @@ class Warp:
         shear: degrees.
         zoom: isotropic factor about the centre.
         noise: `(2, H, W)` uniform in [0, 1), the raw displacement of columns, then rows; None = no elastic part.
-        elastic: factor of the smoothed noise.
+        elastic: factor of the smoothed noise; 10 gives about 0.3 pixels rms.
     """
 
     rotation: float
@@ -46,80 +122,75 @@ class Warp:
     zoom: float
     noise: np.ndarray | None = None
     elastic: float = 10.0
+    moves = True
+
+    @classmethod
+    def draw(cls, generator: np.random.Generator, scan: Scan, options: Mapping[str, Any]) -> Self:
+        """From `episode.rotation`, `shift`, `shear`, `zoom` and `elastic`."""
+        shape, elastic = scan.image.shape[1:], options["elastic"]
+        return cls(
+            rotation=generator.uniform(-options["rotation"], options["rotation"]),
+            shift=tuple(generator.uniform(-options["shift"], options["shift"], size=2)),
+            shear=generator.uniform(-options["shear"], options["shear"]),
+            zoom=generator.uniform(*options["zoom"]),
+            noise=generator.random((2, *shape), dtype=np.float32) if elastic else None,
+            elastic=elastic,
+        )
+
+    def image(self, image: np.ndarray, extremes: Extremes) -> np.ndarray:
+        """See `warp_image`."""
+        return warp_image(image, self)
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """Interpolated, then rounded; 0.5 becomes 0."""
+        return np.rint(warp_image(mask, self))
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What happens to one image: a gamma exponent, a warp, both or neither. Gamma comes first, in ALPNet last."""
-
-    gamma: float | None = None
-    warp: Any = None  # a Warp, or for volumes a VolumeWarp
-    gamma_last: bool = False
-
-    def apply(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image `(H, W)` and mask `(H, W)`, both float -> the same after the change; the mask stays 0 or 1."""
-        if self.gamma is not None and not self.gamma_last:
-            image = change_gamma(image, self.gamma)
-        if self.warp is not None:
-            image = warp_image(image, self.warp)
-            mask = np.rint(warp_image(mask, self.warp))  # rint: 0.5 goes to 0
-        if self.gamma is not None and self.gamma_last:
-            image = change_gamma(image, self.gamma)
-        return image, mask
+# the order in which changes are drawn and applied, by `episode.augment`; ALPNet's gamma is last
+SLICES = {"one": (Gamma, Warp, BiasField, Noise), "both": (Warp, Gamma, BiasField, Noise)}
 
 
-def draw_for_one(
+def draw_changes(
     generator: np.random.Generator,
-    shape: tuple[int, ...],
-    ranges: Ranges,
+    scan: Scan,
+    options: Mapping[str, Any],
+    kinds: Sequence[type[Change]],
     queries: int = 1,
-    draw: Callable | None = None,
-) -> tuple[Augmentation, ...]:
-    """Changes of the support and of the query: exactly one of them gets the gamma, exactly one the warp (ADNet).
+) -> list[tuple[Change, ...]]:
+    """Changes of the support and of each query.
 
-    Several queries are changed alike. `draw` makes a warp of the first three arguments; None = `draw_warp`.
+    Args:
+        generator: of the random numbers.
+        scan: that is changed.
+        options: `episode.*`. Its "augment" is "one": every change is made to the support or to the queries, which are
+            changed alike (ADNet); "both": the images are changed independently (ALPNet, spec alpnet 6).
+        kinds: of changes, in their order.
+        queries: number of queries.
     """
-    gamma, warp = generator.uniform(*ranges.gamma), (draw or draw_warp)(generator, shape, ranges)
-    gamma_on_query, warp_on_query = generator.random(2) > 0.5
-    support = Augmentation(None if gamma_on_query else gamma, None if warp_on_query else warp)
-    query = Augmentation(gamma if gamma_on_query else None, warp if warp_on_query else None)
-    return support, *[query] * queries
+
+    def draw() -> list[Change]:
+        found = [kind.draw(generator, scan, options) for kind in kinds]
+        return [change for change in found if change is not None]
+
+    if options["augment"] == "both":
+        return [tuple(draw()) for _ in range(1 + queries)]
+    changes = draw()
+    on_query = generator.random(len(changes)) > 0.5
+    support = tuple(change for change, elsewhere in zip(changes, on_query, strict=True) if not elsewhere)
+    query = tuple(change for change, here in zip(changes, on_query, strict=True) if here)
+    return [support, *[query] * queries]
 
 
-def draw_for_both(
-    generator: np.random.Generator,
-    shape: tuple[int, ...],
-    ranges: Ranges,
-    queries: int = 1,
-    draw: Callable | None = None,
-) -> tuple[Augmentation, ...]:
-    """Support and queries each get a warp, then a gamma, drawn independently (ALPNet, spec alpnet 6)."""
-    draw = draw or draw_warp
-    changes = [
-        Augmentation(warp=draw(generator, shape, ranges), gamma=generator.uniform(*ranges.gamma), gamma_last=True)
-        for _ in range(1 + queries)
-    ]
-    return tuple(changes)
+def apply_changes(changes: Sequence[Change], image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Image `(H, W)` and mask `(H, W)`, both float -> the same after the changes; the mask stays 0 or 1."""
+    for change in changes:
+        image, mask = change.image(image, (image.min(), image.max())), change.mask(mask)
+    return image, mask
 
 
-def draw_warp(generator: np.random.Generator, shape: tuple[int, int], ranges: Ranges) -> Warp:
-    """A warp for images of `shape` `(H, W)`."""
-    return Warp(
-        rotation=generator.uniform(-ranges.rotation, ranges.rotation),
-        shift=tuple(generator.uniform(-ranges.shift, ranges.shift, size=2)),
-        shear=generator.uniform(-ranges.shear, ranges.shear),
-        zoom=generator.uniform(*ranges.zoom),
-        noise=generator.random((2, *shape), dtype=np.float32) if ranges.elastic else None,
-        elastic=ranges.elastic,
-    )
-
-
-def change_gamma(image: np.ndarray, exponent: float, extremes: tuple[float, float] | None = None) -> np.ndarray:
-    """`r ((x - m + 1e-5) / r) ** g + m` with m the minimum and r the range plus 1e-5, over the whole array.
-
-    `extremes` are (minimum, maximum) where the array is a part of what they belong to.
-    """
-    low, high = extremes or (image.min(), image.max())
+def change_gamma(image: np.ndarray, exponent: float, extremes: Extremes) -> np.ndarray:
+    """`r ((x - m + 1e-5) / r) ** g + m` with m the lowest intensity and r the range plus 1e-5."""
+    low, high = extremes
     span = high - low + 1e-5
     return span * ((image - low + 1e-5) / span) ** exponent + low
 

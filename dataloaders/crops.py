@@ -1,19 +1,20 @@
 """Training episodes of sub-volumes: cut from a warped volume, cropped around the supervoxel (spec adnet 5)."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from dataloaders.augmentation import Augmentation, Ranges, change_gamma
+from dataloaders.augmentation import BiasField, Change, Gamma, Noise, draw_changes
 from dataloaders.episodes import TrainingEpisodes
 from dataloaders.samplers import Choice, CropsSampler
 from dataloaders.scans import Scan
-from dataloaders.volume_augmentation import draw_affine, draw_column_slice
+from dataloaders.volume_augmentation import Affine, ColumnSlice, Still, VolumeWarp
 from util.errors import UserError
 
 View = tuple[np.ndarray, np.ndarray]  # an image and its mask
-WARPS = {"affine": draw_affine, "published": draw_column_slice}
+# the order in which changes are drawn and applied, by `episode.warp`
+VOLUMES = {"affine": (Gamma, Affine, BiasField, Noise), "published": (Gamma, ColumnSlice, BiasField, Noise)}
 
 
 class CropEpisodes(TrainingEpisodes):
@@ -22,33 +23,23 @@ class CropEpisodes(TrainingEpisodes):
     Args:
         scans: the training scans, with segments.
         sampler: chooses scan, segment and crops.
-        ranges: of the augmentation.
+        options: the `episode.*` keys. "crop": slices, rows and columns of an image; smaller scans give what they have.
+            "warp": "affine" or "published", see VOLUMES.
         seed: with the number of an episode it decides everything in it.
-        augment: as in `TrainingEpisodes`; gamma always comes first.
-        crop: slices, rows and columns of an image; smaller scans give what they have.
-        warp: "affine": in 3D; "published": see `draw_column_slice`.
 
     Raises:
         UserError: the crop is not three numbers, or elastic displacements are asked for.
     """
 
-    def __init__(
-        self,
-        scans: Sequence[Scan],
-        sampler: CropsSampler,
-        ranges: Ranges,
-        seed: int,
-        augment: str = "one",
-        *,
-        crop: Sequence[int] = (10, 215, 215),
-        warp: str = "affine",
-    ) -> None:
-        super().__init__(scans, sampler, ranges, seed, augment)
-        self.crop, self.draw_warp = tuple(crop), WARPS[warp]
-        if len(crop) != 3 or min(crop) < 1:
-            raise UserError(f"episode.crop={list(crop)}: slices, rows and columns are expected")
-        if ranges.elastic:
-            raise UserError(f"episode.elastic={ranges.elastic:g}: volumes are warped without it; set episode.elastic=0")
+    def __init__(self, scans: Sequence[Scan], sampler: CropsSampler, options: Mapping[str, Any], seed: int) -> None:
+        super().__init__(scans, sampler, options, seed)
+        self.crop, self.kinds = tuple(options["crop"]), VOLUMES[options["warp"]]
+        if len(self.crop) != 3 or min(self.crop) < 1:
+            raise UserError(f"episode.crop={list(self.crop)}: slices, rows and columns are expected")
+        if options["elastic"]:
+            raise UserError(
+                f"episode.elastic={options['elastic']:g}: volumes are warped without it; set episode.elastic=0"
+            )
 
     @property
     def shapes(self) -> set[tuple[int, ...]]:
@@ -57,37 +48,40 @@ class CropEpisodes(TrainingEpisodes):
 
     def _augmented(self, choice: Choice, generator: np.random.Generator) -> list[View]:
         """Support and query of a choice: image and mask `(D, H, W)`."""
-        scan = self.scans[choice.scan]
-        spacing = scan.geometry.spacing
-        draw = lambda generator, shape, ranges: self.draw_warp(generator, spacing, ranges)  # noqa: E731
-        changes = self.draw_changes(generator, scan.image.shape, self.ranges, draw=draw)
+        scan, segment = self.scans[choice.scan], choice.segment
+        on_support, on_query = draw_changes(generator, scan, self.options, self.kinds)
         support_place, query_place = generator.random((2, 2))
-        view = functools.partial(self._view, scan, choice.segment)
-        support = view(choice.support_slice, changes[0], support_place)
-        if not support[1].any():  # warped out of its window: the paper then leaves it where it was
-            support = view(choice.support_slice, Augmentation(changes[0].gamma), support_place)
-        return [support, view(choice.query_slices[0], changes[1], query_place)]
+        support = self._view(scan, segment, choice.support_slice, on_support, support_place)
+        if not support[1].any():  # warped out of its slices: the paper then leaves it where it was
+            still = [change for change in on_support if not change.moves]
+            support = self._view(scan, segment, choice.support_slice, still, support_place)
+        return [support, self._view(scan, segment, choice.query_slices[0], on_query, query_place)]
 
-    def _view(self, scan: Scan, segment: int, start: int, change: Augmentation, place: np.ndarray) -> View:
-        """A window from slice `start` on, after the change, cropped where `place` (two numbers in [0, 1)) says.
+    def _view(self, scan: Scan, segment: int, start: int, changes: Sequence[Change], place: np.ndarray) -> View:
+        """A crop from slice `start` on, after the changes, where `place` (two numbers in [0, 1)) says.
 
-        Only the voxels of the window are computed, those of the image only in the crop.
+        Only the voxels of its slices are computed, those of the image only in the crop.
         """
         depth, height, width = map(min, scan.image.shape, self.crop)
-        window = slice(start, start + depth)
-        if change.warp is None:
-            mask = scan.segments[window] == segment
-        else:
-            whole = (scan.segments == segment).view(np.uint8)
-            mask = change.warp.window(whole, (start, 0, 0), (depth, *whole.shape[1:]), order=0)
+        before, warp, after = _split(changes)
+        whole = (scan.segments == segment).view(np.uint8)
+        mask = warp.region(whole, (start, 0, 0), (depth, *whole.shape[1:]), order=0)
         rows, columns = crop_origins(mask.any(0), (height, width), place)
-        crop = (slice(None), slice(rows, rows + height), slice(columns, columns + width))
-        image = scan.image if change.warp is not None else scan.image[window][crop]
-        if change.gamma is not None:
-            image = change_gamma(image, change.gamma, (scan.image.min(), scan.image.max()))
-        if change.warp is not None:
-            image = change.warp.window(image, (start, rows, columns), (depth, height, width), order=1)
-        return image, mask[crop]
+        image, extremes = scan.image, (scan.image.min(), scan.image.max())
+        for change in before:
+            image = change.image(image, extremes)
+        image = warp.region(image, (start, rows, columns), (depth, height, width), order=1)
+        for change in after:
+            image = change.image(image, extremes)
+        return image, mask[:, rows : rows + height, columns : columns + width]
+
+
+def _split(changes: Sequence[Change]) -> tuple[Sequence[Change], VolumeWarp, Sequence[Change]]:
+    """Changes before the one that moves voxels, this one, and those after it."""
+    for index, change in enumerate(changes):
+        if change.moves:
+            return changes[:index], change, changes[index + 1 :]
+    return (), Still(), changes
 
 
 def crop_origins(shown: np.ndarray, size: tuple[int, int], place: Sequence[float]) -> tuple[int, ...]:

@@ -1,14 +1,15 @@
 """Training episodes: cut from scans, augmented, stacked. Episode k is a pure function of (seed, k)."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataloaders.augmentation import Ranges, draw_for_both, draw_for_one
+from dataloaders.augmentation import SLICES, apply_changes, draw_changes
 from dataloaders.flows import Carrier
 from dataloaders.samplers import Choice, Sampler
 from dataloaders.scans import Scan
@@ -21,8 +22,7 @@ class TrainingEpisodes(Dataset):
     Args:
         scans: the training scans, with segments.
         sampler: chooses scan, segment and slices.
-        ranges: of the augmentation.
-        augment: "one": gamma and warp each change one of the two images; "both": they change both.
+        options: the `episode.*` keys of the augmentation, see `draw_changes`.
         seed: with the number of an episode it decides everything in it, for any number of workers, after any resume.
         carrier: takes the superpixels of realistic tasks to their queries; None = their labels are unknown (255).
         lost_labels: lose the label of a synthetic query unless the superpixel has number 1, as stage 2 of VISA-FSS was
@@ -33,14 +33,12 @@ class TrainingEpisodes(Dataset):
         self,
         scans: Sequence[Scan],
         sampler: Sampler,
-        ranges: Ranges,
+        options: Mapping[str, Any],
         seed: int,
-        augment: str = "one",
         carrier: Carrier | None = None,
         lost_labels: bool = False,
     ) -> None:
-        self.scans, self.sampler, self.ranges, self.seed = scans, sampler, ranges, seed
-        self.draw_changes = draw_for_both if augment == "both" else draw_for_one
+        self.scans, self.sampler, self.options, self.seed = scans, sampler, options, seed
         self.carrier, self.lost_labels = carrier, lost_labels
 
     def __getitem__(self, number: int) -> Episode:
@@ -60,10 +58,10 @@ class TrainingEpisodes(Dataset):
     def _augmented(self, choice: Choice, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
         """Image and mask of the support and of every query, each changed by chance."""
         scan, queries = self.scans[choice.scan], choice.query_slices
-        changes = self.draw_changes(generator, scan.image.shape[1:], self.ranges, len(queries))
+        changes = draw_changes(generator, scan, self.options, SLICES[self.options["augment"]], len(queries))
         views = [
-            change.apply(scan.image[z], (scan.segments[z] == choice.segment).astype(np.float32))
-            for z, change in zip((choice.support_slice, *queries), changes, strict=True)
+            apply_changes(own, scan.image[z], (scan.segments[z] == choice.segment).astype(np.float32))
+            for z, own in zip((choice.support_slice, *queries), changes, strict=True)
         ]
         if self.lost_labels and choice.segment != 1:
             views[1:] = [(image, np.zeros_like(mask)) for image, mask in views[1:]]

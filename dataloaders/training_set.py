@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-from dataloaders.augmentation import Ranges
 from dataloaders.crops import CropEpisodes
 from dataloaders.episodes import TrainingEpisodes
 from dataloaders.exclusion import excluded_slices, removal_table
@@ -61,11 +60,11 @@ def make_episodes(
             f"{'volumes; choose crops' if dims == 3 else 'slices; crops are for volumes'}"
         )
     sampler = make_sampler(config, dataset, scans, habits, folder)
-    arguments = (scans, sampler, make_ranges(options), config["seed"], options["augment"])
+    arguments = (scans, sampler, options, config["seed"])
     if dims == 2:
         lost = config["protocol"] == "published" and config["stage"] in habits.lost_labels
         return TrainingEpisodes(*arguments, carrier, lost)
-    episodes = CropEpisodes(*arguments, crop=options["crop"], warp=options["warp"])
+    episodes = CropEpisodes(*arguments)
     if batch_size > 1 and len(episodes.shapes) > 1:
         raise UserError(
             f"train.batch_size={batch_size}: the training scans give crops of several shapes "
@@ -105,8 +104,3 @@ def make_sampler(
     if episode["sampler"] == "crops":
         return CropsSampler(segments, depth=episode["crop"][0], **options)
     return NeighboursSampler(segments, size_of=habits.size_of, consecutive=habits.consecutive, **options)
-
-
-def make_ranges(episode: dict) -> Ranges:
-    """The ranges of the augmentation from the `episode.*` keys."""
-    return Ranges(**{name: episode[name] for name in Ranges.__dataclass_fields__})

@@ -1,16 +1,19 @@
 """Affine changes of a volume, of which only a window of slices is computed (spec adnet 5.2)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
-from dataloaders.augmentation import Ranges
+from dataloaders.augmentation import Change
+from dataloaders.scans import Scan
 
 
 @dataclass(frozen=True)
-class VolumeWarp:
+class VolumeWarp(Change):
     """Where the voxels of the warped volume come from: `matrix @ p + shift`, p a voxel seen from the middle.
 
     Attributes:
@@ -20,8 +23,9 @@ class VolumeWarp:
 
     matrix: np.ndarray
     shift: np.ndarray
+    moves = True
 
-    def window(
+    def region(
         self, volume: np.ndarray, origin: tuple[int, int, int], size: tuple[int, int, int], order: int
     ) -> np.ndarray:
         """The voxels from `origin` on of the warped volume, `size` many; the volume is mirrored at its border.
@@ -33,42 +37,59 @@ class VolumeWarp:
         return affine_transform(volume, self.matrix, offset, output_shape=size, order=order, mode="mirror")
 
 
-def draw_affine(generator: np.random.Generator, spacing: tuple[float, float, float], ranges: Ranges) -> VolumeWarp:
-    """An affine change in 3D: rotation about three axes, shear, shift and a scale an axis, in the published ranges.
+class Still(VolumeWarp):
+    """Moves nothing: regions are cut, not interpolated."""
+
+    def __init__(self) -> None:
+        super().__init__(np.eye(3), np.zeros(3))
+
+    def region(
+        self, volume: np.ndarray, origin: tuple[int, int, int], size: tuple[int, int, int], order: int
+    ) -> np.ndarray:
+        """A view of the volume."""
+        return volume[tuple(slice(first, first + length) for first, length in zip(origin, size, strict=True))]
+
+
+class Affine(VolumeWarp):
+    """Rotation about three axes, shear, shift and a scale for each axis, in the published ranges.
 
     It turns millimetres: slices are six times as thick as pixels are wide, and in voxels a rotation would tear.
-
-    Args:
-        generator: of the random numbers.
-        spacing: of the volume in mm, (x, y, z).
-        ranges: shifts in voxels; `zoom` is the size of the part of the volume that is seen.
     """
-    angles = generator.uniform(-ranges.rotation, ranges.rotation, size=3)
-    shear = np.eye(3)
-    shear[np.triu_indices(3, 1)] = generator.uniform(-1, 1, size=3) * np.deg2rad(ranges.shear)
-    shift = generator.uniform(-1, 1, size=3) * (ranges.shift, ranges.shift, ranges.shift_slices)
-    scale = generator.uniform(*ranges.zoom, size=3)
-    turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ shear
-    return _composed(turn * spacing / np.array(spacing)[:, None], shift, scale)
+
+    @classmethod
+    def draw(cls, generator: np.random.Generator, scan: Scan, options: Mapping[str, Any]) -> Self:
+        """From `episode.rotation`, `shear`, `shift`, `shift_slices` and `zoom`, the part of the volume that is seen."""
+        angles = generator.uniform(-options["rotation"], options["rotation"], size=3)
+        shear = np.eye(3)
+        shear[np.triu_indices(3, 1)] = generator.uniform(-1, 1, size=3) * np.deg2rad(options["shear"])
+        shift = generator.uniform(-1, 1, size=3) * (options["shift"], options["shift"], options["shift_slices"])
+        scale = generator.uniform(*options["zoom"], size=3)
+        turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ shear
+        spacing = scan.geometry.spacing
+        return cls(*_composed(turn * spacing / np.array(spacing)[:, None], shift, scale))
 
 
-def draw_column_slice(generator: np.random.Generator, spacing: tuple[float, ...], ranges: Ranges) -> VolumeWarp:
+class ColumnSlice(VolumeWarp):
     """The published change: a 2D affine in the plane of columns and slices, alike for every row (spec defect D10)."""
-    angle = np.deg2rad(generator.uniform(-ranges.rotation, ranges.rotation))
-    shear = generator.uniform(-1, 1, size=2) * np.deg2rad(ranges.shear)
-    shift = generator.uniform(-ranges.shift, ranges.shift, size=2)
-    return column_slice_warp(angle, shear, shift, generator.uniform(*ranges.zoom, size=2))
+
+    @classmethod
+    def draw(cls, generator: np.random.Generator, scan: Scan, options: Mapping[str, Any]) -> Self:
+        """From `episode.rotation`, `shear`, `shift` and `zoom`."""
+        angle = np.deg2rad(generator.uniform(-options["rotation"], options["rotation"]))
+        shear = generator.uniform(-1, 1, size=2) * np.deg2rad(options["shear"])
+        shift = generator.uniform(-options["shift"], options["shift"], size=2)
+        return cls.of(angle, shear, shift, generator.uniform(*options["zoom"], size=2))
+
+    @classmethod
+    def of(cls, angle: float, shear: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> Self:
+        """Rotation, shear factors, shift and scale of (column, slice), in radians and voxels; rows stay."""
+        turn = np.eye(3)
+        plane = np.ix_([0, 2], [0, 2])
+        cosine, sine = np.cos(angle), np.sin(angle)
+        turn[plane] = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1, shear[0]], [shear[1], 1]])
+        return cls(*_composed(turn, np.array([shift[0], 0, shift[1]]), np.array([scale[0], 1, scale[1]])))
 
 
-def column_slice_warp(angle: float, shear: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> VolumeWarp:
-    """Rotation, shear factors, shift and scale of (column, slice), in radians and voxels; rows stay."""
-    turn = np.eye(3)
-    plane = np.ix_([0, 2], [0, 2])
-    cosine, sine = np.cos(angle), np.sin(angle)
-    turn[plane] = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1, shear[0]], [shear[1], 1]])
-    return _composed(turn, np.array([shift[0], 0, shift[1]]), np.array([scale[0], 1, scale[1]]))
-
-
-def _composed(turn: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> VolumeWarp:
-    """`turn (scale p + shift)` on (x, y, z), as a warp on (z, y, x)."""
-    return VolumeWarp((turn * scale)[::-1, ::-1], (turn @ shift)[::-1])
+def _composed(turn: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`turn (scale p + shift)` on (x, y, z), as matrix and shift on (z, y, x)."""
+    return (turn * scale)[::-1, ::-1], (turn @ shift)[::-1]

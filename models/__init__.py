@@ -70,7 +70,8 @@ def _apply(found: dict[str, dict], recipe: Mapping[str, Any], variants: Sequence
     for section in SECTIONS:
         found[section] |= recipe.get(section, {})
     for variant in variants:
-        _apply(found, recipe.get("variants", {}).get(variant, {}), variants)
+        if variant in recipe.get("variants", {}):
+            _apply(found, recipe["variants"][variant], variants)
 
 
 def require_stage(name: str, stage: int) -> None:

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dataloaders.augmentation import Ranges
 from dataloaders.crops import CropEpisodes, crop_bounds, crop_origins
 from dataloaders.episodes import episode_loader
 from dataloaders.samplers import CropsSampler
 from dataloaders.scans import Scan
-from dataloaders.volume_augmentation import VolumeWarp, draw_affine
+from dataloaders.volume_augmentation import Affine, VolumeWarp
 from tests.dataloaders.test_episodes import same
+from tests.options import EPISODE
 from util.errors import UserError
 from util.volume import Geometry
 
-RANGES = Ranges(elastic=0)
-STILL = Ranges(gamma=(1, 1), rotation=0, shift=0, shift_slices=0, shear=0, zoom=(1, 1), elastic=0)
+OPTIONS = EPISODE | dict(elastic=0.0, crop=(4, 32, 40))
+STILL = OPTIONS | dict(gamma=(1, 1), rotation=0, shift=0, shift_slices=0, shear=0, zoom=(1, 1))
 
 
 def scan(number: int, depth: int = 9, side: int = 48) -> Scan:
@@ -28,9 +28,9 @@ def scan(number: int, depth: int = 9, side: int = 48) -> Scan:
     return Scan(number, image, None, ball.astype(np.int32), Geometry((1.0, 1.0, 6.0)), z.shape)
 
 
-def make(scans, ranges=RANGES, seed=7, min_size=30, crop=(4, 32, 40), **options) -> CropEpisodes:
-    sampler = CropsSampler([scan.segments for scan in scans], depth=crop[0], min_size=min_size)
-    return CropEpisodes(scans, sampler, ranges, seed, crop=crop, **options)
+def make(scans, options=OPTIONS, seed=7, **changed) -> CropEpisodes:
+    sampler = CropsSampler([scan.segments for scan in scans], depth=options["crop"][0], min_size=30)
+    return CropEpisodes(scans, sampler, options | changed, seed)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_without_a_change_the_crop_is_a_piece_of_the_scan(episodes):
 
 
 def test_exactly_one_side_is_warped_and_gamma_looks_at_the_whole_scan():
-    made = make([scan(0)], dataclasses.replace(STILL, shift=5.0))
+    made = make([scan(0)], STILL, shift=5.0)
     image = made.scans[0].image
     views = np.lib.stride_tricks.sliding_window_view(image, (4, 32, 40))
 
@@ -97,7 +97,7 @@ def test_exactly_one_side_is_warped_and_gamma_looks_at_the_whole_scan():
         episode = made[number]
         sides = [untouched(images[0, 0, 0].numpy()) for images in (episode.support_images, episode.query_images)]
         assert sorted(sides) == [False, True]
-    bright = make([scan(0)], dataclasses.replace(STILL, gamma=(1.4, 1.4)))
+    bright = make([scan(0)], STILL, gamma=(1.4, 1.4))
     low, span = image.min(), np.ptp(image) + 1e-5
     views = span * ((views - low + 1e-5) / span) ** 1.4 + low
     assert any(untouched(e[0, 0, 0].numpy()) for e in (bright[0].support_images, bright[0].query_images))
@@ -105,25 +105,25 @@ def test_exactly_one_side_is_warped_and_gamma_looks_at_the_whole_scan():
 
 def test_a_support_that_is_warped_away_stays_where_it_was():
     """Shifts by many slices empty many warped windows; the support never is (spec adnet 5.2), the query may be."""
-    made = make([scan(0, depth=25)], Ranges(shift_slices=12.0, elastic=0))
+    made = make([scan(0, depth=25)], shift_slices=12.0)
     pairs = [made[number] for number in range(40)]
     assert all(episode.support_masks.any() for episode in pairs)
     assert not all(episode.query_masks.any() for episode in pairs)
 
 
 def test_a_warped_window_is_a_piece_of_the_warped_volume():
-    warp = draw_affine(np.random.default_rng(3), (1.0, 1.0, 6.0), RANGES)
+    warp = Affine.draw(np.random.default_rng(3), scan(0), OPTIONS)
     volume = scan(0).image.astype(np.float64)
-    whole = warp.window(volume, (0, 0, 0), volume.shape, order=1)
-    part = warp.window(volume, (2, 5, 7), (4, 30, 20), order=1)
+    whole = warp.region(volume, (0, 0, 0), volume.shape, order=1)
+    part = warp.region(volume, (2, 5, 7), (4, 30, 20), order=1)
     np.testing.assert_allclose(part, whole[2:6, 5:35, 7:27], rtol=0, atol=1e-12)
 
 
 def test_rotations_turn_millimetres():
     """Without shear and zoom the map keeps distances in the patient, however thick the slices are."""
     spacing = np.array((1.25, 1.25, 7.7))
-    ranges = dataclasses.replace(STILL, rotation=30.0)
-    warp = draw_affine(np.random.default_rng(0), tuple(spacing), ranges)
+    thick = dataclasses.replace(scan(0), geometry=Geometry(tuple(spacing)))
+    warp = Affine.draw(np.random.default_rng(0), thick, STILL | dict(rotation=30.0))
     in_mm = spacing[::-1, None] * warp.matrix / spacing[::-1]
     np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(3), atol=1e-12)
     assert Rotation.from_matrix(in_mm[::-1, ::-1]).magnitude() > 0.1
@@ -132,7 +132,7 @@ def test_rotations_turn_millimetres():
 def test_a_shift_moves_by_voxels_about_nothing_else():
     volume = scan(0).image
     warp = VolumeWarp(np.eye(3), np.array([1.0, 2.0, 3.0]))
-    np.testing.assert_array_equal(warp.window(volume, (0, 0, 0), (5, 20, 20), order=1), volume[1:6, 2:22, 3:23])
+    np.testing.assert_array_equal(warp.region(volume, (0, 0, 0), (5, 20, 20), order=1), volume[1:6, 2:22, 3:23])
 
 
 @pytest.mark.parametrize(("size", "length"), [(215, 256), (40, 48), (48, 48), (30, 300)])
@@ -160,4 +160,4 @@ def test_crop_origins_are_uniform_between_their_bounds():
 
 def test_elastic_volumes_are_refused():
     with pytest.raises(UserError, match=r"episode\.elastic=0"):
-        make([scan(0)], Ranges())
+        make([scan(0)], elastic=10.0)

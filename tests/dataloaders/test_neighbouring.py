@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.augmentation import Ranges
 from dataloaders.episodes import TrainingEpisodes
 from dataloaders.flows import Carrier, flows_of, make_flows, offsets
 from dataloaders.neighbouring import NeighbouringSampler, neighbours
 from dataloaders.scans import Scan
 from models.parts.encoders import Images
 from models.registration import Registration, warp
+from tests.options import EPISODE
 from util.errors import UserError
 from util.volume import Geometry
 
@@ -134,7 +134,7 @@ def test_tables_are_made_once(tmp_path):
 def episodes(carrier: Carrier | None, **options) -> TrainingEpisodes:
     scans = [scan()]
     sampler = NeighbouringSampler([s.segments for s in scans], reach=2, queries="all", **options)
-    return TrainingEpisodes(scans, sampler, Ranges(), 3, "both", carrier)
+    return TrainingEpisodes(scans, sampler, EPISODE | {"augment": "both"}, 3, carrier)
 
 
 def test_episodes_of_neighbours_are_not_augmented_and_labelled_where_the_superpixel_went():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from dataloaders.crops import crop_bounds
-from dataloaders.volume_augmentation import column_slice_warp
+from dataloaders.volume_augmentation import ColumnSlice
 
 
 def test_column_slice_affine(parity, recipe):
@@ -16,13 +16,13 @@ def test_column_slice_affine(parity, recipe):
         depth, height, width = size = case["D"], case["H"], case["W"]
         image = recipe.draw(recipe.rng(case["seed"]), size).astype(np.float64)
         mask = np.repeat(recipe.ellipse(depth, width, *case["seg_ellipse_z_x"])[:, None], height, axis=1)
-        warp = column_slice_warp(case["rotate"][0], case["shear"][:2], case["translate"][:2], case["scale"][:2])
-        warped = warp.window(image, (0, 0, 0), size, order=1)
+        warp = ColumnSlice.of(case["rotate"][0], case["shear"][:2], case["translate"][:2], case["scale"][:2])
+        warped = warp.region(image, (0, 0, 0), size, order=1)
         np.testing.assert_allclose(warped[:, ::2], arrays[f"{case['name']}/image"], rtol=1e-5, atol=2e-5)
-        labels = warp.window(mask.astype(np.uint8), (0, 0, 0), size, order=0)
+        labels = warp.region(mask.astype(np.uint8), (0, 0, 0), size, order=0)
         assert np.array_equal(labels, np.unpackbits(arrays[f"{case['name']}/seg_bits"])[: labels.size].reshape(size))
         # a window of it is the same as the whole, cut
-        part = warp.window(image, (3, 2, 5), (4, 7, 20), order=1)
+        part = warp.region(image, (3, 2, 5), (4, 7, 20), order=1)
         np.testing.assert_allclose(part, warped[3:7, 2:9, 5:25], rtol=0, atol=1e-12)
 
 
