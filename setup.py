@@ -7,7 +7,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 # Exactness before speed: supervoxel labels depend on the last bit of an edge cost, so no fast-math, no fused
-# multiply-add (spec supervoxels 2), and nothing that only this machine's processor can run.
+# multiply-add [supervoxels 2], and nothing that only this machine's processor can run.
 FLAGS = ["/O2", "/std:c++17"] if sys.platform == "win32" else ["-O3", "-std=c++17", "-ffp-contract=off"]
 
 

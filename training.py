@@ -257,7 +257,7 @@ def make_optimiser(method: nn.Module, options: dict) -> torch.optim.Optimizer:
 
 
 def learning_rate(step: int, options: dict) -> float:
-    """The rate of update `step` (from 0): a decay at every k * decay_every but the last (spec training_protocol 2)."""
+    """The rate of update `step` (from 0): a decay at every k * decay_every but the last [training 2]."""
     every = options["decay_every"] or max(options["steps"] // 10, 1)
     milestones = max(options["steps"] // every - 1, 0)
     return options["learning_rate"] * options["decay"] ** min(step // every, milestones)

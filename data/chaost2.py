@@ -1,4 +1,4 @@
-"""Prepare CHAOS T2-SPIR MR: DICOM series and label pictures -> CHAOST2 (spec alpnet 3.3).
+"""Prepare CHAOS T2-SPIR MR: DICOM series and label pictures -> CHAOST2 [alpnet 3.3].
 
     python -m data.chaost2 RAW data/CHAOST2
 

@@ -1,4 +1,4 @@
-"""Prepare MS-CMRSeg 2019 cardiac MR (bSSFP) -> CMR (spec training_protocol 8.3).
+"""Prepare MS-CMRSeg 2019 cardiac MR (bSSFP) -> CMR [training 8.3].
 
     python -m data.cmr RAW data/CMR
 

@@ -1,4 +1,4 @@
-"""Prepare Synapse multi-atlas abdominal CT (BTCV) -> SABS (spec alpnet 3.4).
+"""Prepare Synapse multi-atlas abdominal CT (BTCV) -> SABS [alpnet 3.4].
 
     python -m data.sabs RAW data/SABS
 

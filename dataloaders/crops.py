@@ -1,4 +1,4 @@
-"""Training episodes of sub-volumes: cut from a warped volume, cropped around the supervoxel (spec adnet 5)."""
+"""Training episodes of sub-volumes: cut from a warped volume, cropped around the supervoxel [adnet 5]."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,9 +98,9 @@ def crop_origins(shown: np.ndarray, size: tuple[int, int], place: Sequence[float
 
 
 def crop_bounds(lowest: int, highest: int, size: int, last: int) -> tuple[int, int]:
-    """First and last allowed origin of a crop of `size` around labels from `lowest` to `highest` (spec adnet 5.3).
+    """First and last allowed origin of a crop of `size` around labels from `lowest` to `highest` [adnet 5.3].
 
-    `last` is the largest origin there is. (Published: one less, so that the last row and column never train, D15.)
+    `last` is the largest origin there is. Published: one less, so that the last row and column never train [adnet D15].
     """
     if size > highest - lowest:
         return max(highest - size, 0), min(lowest, last)

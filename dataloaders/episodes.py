@@ -26,7 +26,7 @@ class TrainingEpisodes(Dataset):
         seed: with the number of an episode it decides everything in it, for any number of workers, after any resume.
         carrier: takes the superpixels of realistic tasks to their queries; None = their labels are unknown (255).
         lost_labels: lose the label of a synthetic query unless the superpixel has number 1, as stage 2 of VISA-FSS was
-            published (spec visa V2).
+            published [visa V2].
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Displacements between neighbouring slices on disk, and superpixels carried along them (SPPS, spec visa 5).
+"""Displacements between neighbouring slices on disk, and superpixels carried along them (SPPS) [visa 5].
 
 They are made once before training by a registration network and read as memory-mapped files, so loaders know no
 network, and a worker holds no more than the slices it looks at. Flows and not finished labels: two of them a slice

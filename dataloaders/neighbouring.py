@@ -1,4 +1,4 @@
-"""Tasks between neighbouring slices: a superpixel, and the slices around that it is carried to (spec visa 6.2, 7.2)."""
+"""Tasks between neighbouring slices: a superpixel and the slices it is carried to [visa 6.2] [visa 7.2]."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Test protocols: which scan supports which, and which slices meet (spec adnet 7, training_protocol 6).
+"""Test protocols: which scan supports which, and which slices meet [adnet 7] [training 6].
 
 `strict` (default): every scan is a query exactly once, the support scan is the fold's own, all slices of the query are
 segmented, so the whole volume is scored beside the slices that show the organ. `published`: the published book-keeping:
@@ -64,7 +64,7 @@ class Pairing:
         shots_of: which of the two: "slices", "scans".
         part_rule: "chunks" of equal numbers of slices that show the organ; "extent": thirds of the distance between
             its first and last slice, all slices between which are scored (ALPNet); "unclamped": the same walked from
-            the middles as VISA-FSS's code does, which loses the last slice or sees one twice (spec visa V7).
+            the middles as VISA-FSS's code does, which loses the last slice or sees one twice [visa V7].
         anchored: "propagate": walks are held to what the annotated slices say (see `Group`).
         whole_volume: with "parts" and "propagate", also segment the slices outside the extent, with the nearest chunk.
     """
@@ -226,7 +226,7 @@ def assign_extent(first: int, last: int, depth: int, parts: int) -> np.ndarray:
 
 
 def unclamped_walks(extent: np.ndarray, parts: int) -> list[np.ndarray]:
-    """Slices of every part as VISA-FSS's code walks them (spec visa 10): from the part's middle up and down, as long as
+    """Slices of every part as VISA-FSS's code walks them [visa 10]: from the part's middle up and down, as long as
     the part stays the same. Its index is not clamped, so the last slice often belongs to none.
 
     Args:

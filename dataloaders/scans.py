@@ -85,7 +85,7 @@ def read_scan(
 
 
 def training_intensities(dataset: Dataset, root: Path, numbers: list[int]) -> tuple[float, float]:
-    """Mean and population standard deviation over all voxels of several scans (spec alpnet 4, CT)."""
+    """Mean and population standard deviation over all voxels of several scans [alpnet 4]."""
     count, total, squares = 0, 0.0, 0.0
     for number in numbers:
         array = read_volume(dataset.image_file(root, number)).array.astype(np.float64)
@@ -128,7 +128,7 @@ def _read_segments(dataset: Dataset, root: Path, number: int, kind: str, image, 
             f"{file}: no {kind} yet; make them with: "
             f"python -m supervoxels.generate {image_file.parent} {file.parent} {options}"
         )
-    # published files carry no geometry (spec supervoxels 5.6), so only the shape is compared
+    # published files carry no geometry [supervoxels S6], so only the shape is compared
     return _integers(_read_beside(file, image, image_file).array, np.int32, file)
 
 

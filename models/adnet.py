@@ -2,7 +2,7 @@
 supervoxels", Medical Image Analysis 2022 (arXiv 2203.02048).
 
 One foreground prototype, no model of the background: a pixel belongs to the organ where its anomaly score, -20 times
-the cosine to the prototype, stays below ONE learnable threshold t. spec/adnet.md sections 1 to 3.
+the cosine to the prototype, stays below ONE learnable threshold t. Described in models/spec/adnet.md.
 """
 
 import torch
@@ -54,7 +54,7 @@ class ADNet(FewShotMethod):
         query_features: Features,
         query_masks: Tensor | None = None,
     ) -> Output:
-        """One prototype from the supports, the soft threshold on every query (spec 2.1)."""
+        """One prototype from the supports, the soft threshold on every query [adnet 2.1]."""
         (support,), (query,) = support_features, query_features
         size = (*query.shape[3:-2], *support_masks.shape[-2:])
         support_masks = self.pooling_masks(support_masks, support)
@@ -78,7 +78,7 @@ class ADNet(FewShotMethod):
         return ops.upsampled_logits(probability, size)
 
     def alignment_loss(self, support: Tensor, support_masks: Tensor, query: Tensor, probability: Tensor) -> Tensor:
-        """The predicted query segments its own support (spec 2.2); zero for episodes in which nothing is predicted."""
+        """The predicted query segments its own support [adnet 2.2]; zero for episodes in which nothing is predicted."""
         predicted = probability.detach() > 0.5
         prototype = ops.joint_masked_average(query, predicted)
         aligned = ops.foreground_probability(support, prototype, self.threshold)

@@ -2,7 +2,7 @@
 with supervoxels", Medical Image Analysis 2022 (arXiv 2203.02048).
 
 ADNet on volumes: one prototype from a whole supervoxel (in tests: from all annotated slices of the organ), and a query
-volume in one pass. Anomaly score, threshold and losses are ADNet's; spec/adnet.md sections 4 to 7.
+volume in one pass. Anomaly score, threshold and losses are ADNet's; described in models/spec/adnet.md.
 """
 
 from typing import ClassVar
@@ -31,7 +31,7 @@ class ADNet3D(ADNet):
     }
 
     def pooling_masks(self, masks: Tensor, features: Tensor) -> Tensor:
-        """Masks `(B, S, D, H, W)` by nearest neighbour at the size of the features `(B, S, C, D, h, w)` (spec 4.3).
+        """Masks `(B, S, D, H, W)` by nearest neighbour at the size of the features `(B, S, C, D, h, w)` [adnet 4.3].
 
         Centred cells: the share of a cell that is covered.
         """

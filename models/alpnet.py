@@ -3,7 +3,7 @@ Annotation", ECCV 2020 (arXiv 2007.09886).
 
 One vector cannot stand for a background of many tissues, so each class keeps LOCAL prototypes: the features averaged in
 the cells of a grid that lie inside its mask. A query pixel listens to the prototypes that resemble it: its score is the
-mean of its similarities, weighted by their own softmax. spec/alpnet.md sections 7 to 9.
+mean of its similarities, weighted by their own softmax. Described in models/spec/alpnet.md.
 """
 
 import torch
@@ -81,7 +81,7 @@ class ALPNet(FewShotMethod):
         query_features: Features,
         query_masks: Tensor | None = None,
     ) -> Output:
-        """Scores of both classes at feature resolution, upsampled to logits (spec 9)."""
+        """Scores of both classes at feature resolution, upsampled to logits [alpnet 9]."""
         support, query = support_features[0].float(), query_features[0].float()
         with torch.autocast(query.device.type, enabled=False):  # scores reach 20, where float16 has steps of 0.016
             foreground = ops.resize(support_masks.float(), support.shape[-2:], align_corners=False)
@@ -107,9 +107,9 @@ class ALPNet(FewShotMethod):
         return torch.stack([self.local_score(query, *found) for found in (of_background, of_foreground)], dim=2)
 
     def background_prototypes(self, support: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """The cells inside the background; where no cell is, its masked average (spec 8.2).
+        """The cells inside the background; where no cell is, its masked average [alpnet 8.2].
 
-        The published code fails there and skips the episode (spec D11). The average is what the paper itself gives a
+        The published code fails there and skips the episode [alpnet D11]. The average is what the paper itself gives a
         foreground too small for a cell; a background of no pixel at all scores 0.
         """
         cells, inside = self.cells(support, masks, self.background_threshold)
@@ -149,12 +149,12 @@ class ALPNet(FewShotMethod):
         return torch.cat((several, one), 1), torch.cat((valid & local, ~local), 1)
 
     def similarities(self, query: Tensor, prototypes: Tensor) -> Tensor:
-        """`(B, Q, C, h, w)`, `(B, P, C)` -> scaled cosines `(B, Q, P, h, w)`; norms are at least 1e-4 (spec 8)."""
+        """`(B, Q, C, h, w)`, `(B, P, C)` -> scaled cosines `(B, Q, P, h, w)`; norms are at least 1e-4 [alpnet 8]."""
         directions, pixels = F.normalize(prototypes, dim=2, eps=1e-4), F.normalize(query, dim=2, eps=1e-4)
         return self.scale * torch.einsum("bpc,bqchw->bqphw", directions, pixels)
 
     def local_score(self, query: Tensor, prototypes: Tensor, takes_part: Tensor) -> Tensor:
-        """`sum_k softmax_k(d_k) d_k` over the prototypes that take part (spec 8.1) -> `(B, Q, h, w)`.
+        """`sum_k softmax_k(d_k) d_k` over the prototypes that take part [alpnet 8.1] -> `(B, Q, h, w)`.
 
         Of one prototype it is the similarity itself, which is PANet's score.
         """
@@ -163,7 +163,7 @@ class ALPNet(FewShotMethod):
         return (attended.softmax(2) * similarities).sum(2)
 
     def alignment_loss(self, support: Tensor, support_masks: Tensor, query: Tensor, scores: Tensor) -> Tensor:
-        """The queries as predicted, together as shots, segment their supports (spec 9.5); the mean over all images."""
+        """The predicted queries, together as shots, segment their supports [alpnet 9.5]; the mean over all images."""
         predicted = (scores[:, :, 1] > scores[:, :, 0]).to(query.dtype)
         aligned = ops.resize(self.scores(query, predicted, support), support_masks.shape[-2:], align_corners=False)
         return ops.pixel_nll(aligned.log_softmax(2), support_masks).mean()

@@ -3,7 +3,7 @@ IEEE Transactions on Medical Imaging 2024.
 
 A class is described by many vectors instead of one prototype: an MLP over the pixel axis generates them from the
 features of the class, spread over the whole image. The cosines of a query with all descriptors of the foreground, and
-with those of the background, are decoded into one logit map each. spec/gmrd.md.
+with those of the background, are decoded into one logit map each. Described in models/spec/gmrd.md.
 """
 
 import math
@@ -98,7 +98,7 @@ class GMRD(FewShotMethod):
         query_features: Features,
         query_masks: Tensor | None = None,
     ) -> Output:
-        """Describe both classes in the supports, decode the queries' affinities with them (spec 3)."""
+        """Describe both classes in the supports, decode the queries' affinities with them [gmrd 3]."""
         (support, _), (query, thresholds) = support_features, query_features
         self._require_size(support_masks)
         support_masks = support_masks > 0.5
@@ -134,7 +134,7 @@ class GMRD(FewShotMethod):
         return class_logits(self.scores(features, descriptors), (self.image_size, self.image_size))
 
     def scores(self, features: Tensor, descriptors: tuple[Tensor, Tensor]) -> Tensor:
-        """Decoded cosines of features `(B, Q, C, h, w)` with each class's descriptors: `(B, Q, 2, h, w)` (spec 6)."""
+        """Decoded cosines of features `(B, Q, C, h, w)` with each class's descriptors: `(B, Q, 2, h, w)` [gmrd 6]."""
         directions = unit(features)
         decoded = [
             path.decoder(torch.einsum("bkc,bqchw->bqkhw", unit(rows), directions).flatten(0, 1))
@@ -143,7 +143,7 @@ class GMRD(FewShotMethod):
         return torch.cat(decoded, dim=1).unflatten(0, features.shape[:2])
 
     def answer_without_support(self, features: Tensor, thresholds: Tensor, prototype: Tensor | None = None) -> Tensor:
-        """Logits from one prototype `(B, 1, C)`, or none (the zero vector), as in Q-Net (spec 8)."""
+        """Logits from one prototype `(B, 1, C)`, or none (the zero vector), as in Q-Net [gmrd 8]."""
         if prototype is None:
             prototype = features.new_zeros(features.shape[0], 1, features.shape[2])
         probability = ops.foreground_probability(features, prototype, thresholds)
@@ -158,7 +158,7 @@ class GMRD(FewShotMethod):
         predicted: Tensor,
         descriptors: tuple[Tensor, Tensor],
     ) -> dict[str, Tensor]:
-        """The predicted queries segment their own supports (spec 7); zero where nothing is predicted."""
+        """The predicted queries segment their own supports [gmrd 7]; zero where nothing is predicted."""
         empty, found = is_empty(support_masks), ~is_empty(predicted).flatten()
         described = self.describe(query, predicted)
         prototype = ops.joint_masked_average(query, predicted, align_corners=True)
@@ -211,7 +211,7 @@ def is_empty(masks: Tensor) -> Tensor:
 
 @ops.in_full_precision
 def class_losses(background: Tensor, foreground: Tensor, other_background: Tensor, other_foreground: Tensor) -> Tensor:
-    """Descriptors of a class agree between supports and queries, those of two classes do not (spec 7.3): `(B,)`."""
+    """Descriptors of a class agree between supports and queries, those of two classes do not [gmrd 7.3]: `(B,)`."""
     everything = (background, foreground, other_background, other_foreground)
     background, foreground, other_background, other_foreground = map(unit, everything)
     within = agreement(foreground, other_foreground) + agreement(background, other_background)
@@ -220,7 +220,7 @@ def class_losses(background: Tensor, foreground: Tensor, other_background: Tenso
 
 
 def mean_distance(rows: Tensor, others: Tensor) -> Tensor:
-    """Mean square of what two sets of descriptors `(B, K + 2, C)` differ by: `(B,)` (spec 7.4).
+    """Mean square of what two sets of descriptors `(B, K + 2, C)` differ by: `(B,)` [gmrd 7.4].
 
     Of each set remain three rows: the mean of the generated ones, and the means over region and edge.
     """

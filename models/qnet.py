@@ -2,7 +2,7 @@
 
 ADNet on two scales of features, with a threshold that is predicted from the query image instead of learned once for
 all. At test time the prototype adapts to each query slice: Adam improves it until the slice, with its foreground
-replaced by the prototype, reconstructs itself. spec/qnet.md.
+replaced by the prototype, reconstructs itself. Described in models/spec/qnet.md.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class QNet(FewShotMethod):
         query_features: Features,
         query_masks: Tensor | None = None,
     ) -> Output:
-        """A prototype a scale, adapted to the query in evaluation, compared at the query's threshold (spec 4)."""
+        """A prototype a scale, adapted to the query in evaluation, compared at the query's threshold [qnet 4]."""
         (*supports, _), (*queries, thresholds) = support_features, query_features
         size = support_masks.shape[-2:]
         prototypes = [ops.masked_average(support, support_masks).mean(1, keepdim=True) for support in supports]
@@ -101,7 +101,7 @@ class QNet(FewShotMethod):
     def alignment_loss(
         self, supports: Features, support_masks: Tensor, queries: Features, thresholds: Tensor, probability: Tensor
     ) -> Tensor:
-        """The predicted query segments its own support, at the query's threshold (spec 6); zero where it is empty."""
+        """The predicted query segments its own support, at the query's threshold [qnet 6]; zero where it is empty."""
         predicted = probability.detach() > 0.5
         prototypes = [ops.joint_masked_average(query, predicted) for query in queries]
         threshold = thresholds.mean(1, keepdim=True)
@@ -111,7 +111,7 @@ class QNet(FewShotMethod):
 
     @torch.no_grad()
     def refine(self, prototype: Tensor, features: Tensor, thresholds: Tensor) -> Tensor:
-        """Adam on the prototype `(B, 1, C)` of one scale, for every query slice by itself -> `(B, Q, C)` (spec 5).
+        """Adam on the prototype `(B, 1, C)` of one scale, for every query slice by itself -> `(B, Q, C)` [qnet 5].
 
         Written out, with the gradient by hand: evaluation runs in inference mode, where there is no autograd.
         """

@@ -3,7 +3,7 @@
 
 One average hides how varied an organ looks, so the support's organ is cut into regions with a prototype each. Blocks of
 a transformer push aside the regions that differ from the query's coarse prototype, and the mean of the remaining
-evidence segments the query, whose own prototype is refined with it. spec/rpt.md part B.
+evidence segments the query, whose own prototype is refined with it. Described in models/spec/rpt.md, part B.
 """
 
 import torch
@@ -80,7 +80,7 @@ class RPT(FewShotMethod):
         query_features: Features,
         query_masks: Tensor | None = None,
     ) -> Output:
-        """Regions of the supports, blocks, and the last prototype on every query slice (spec A4, B)."""
+        """Regions of the supports, blocks, and the last prototype on every query slice [rpt A4] [rpt B]."""
         (support, support_thresholds), (query, query_thresholds) = support_features, query_features
         size = support_masks.shape[-2:]
         global_prototypes = ops.masked_average(support, support_masks)
@@ -120,7 +120,7 @@ class RPT(FewShotMethod):
     def periphery_loss(self, support: Tensor, masks: Tensor, prototypes: Tensor, thresholds: Tensor) -> Tensor:
         """What the prototype of the dilated organ finds more than the organ's own `(B, S, C)` is the ring around it.
 
-        The difference is no probability: where negative it is clamped and gives no gradient (published so, R21).
+        The difference is no probability: where negative it is clamped and gives no gradient [rpt R21].
         """
         dilated = F.max_pool2d(masks, kernel_size=3, stride=1, padding=1)
         both = (ops.masked_average(support, dilated), prototypes)

@@ -14,13 +14,13 @@ cdef extern from "felzenszwalb.hpp" namespace "supervoxels" nogil:
 
 def segment(const double[:, :, ::1] image, const int32_t[:, ::1] offsets, const double[::1] weights, double k,
             int64_t min_size, int threads):
-    """Label `image` `(D, H, W)`; `offsets` `(13, 3)` and `weights` `(13,)` are the table of spec 2.3.
+    """Label `image` `(D, H, W)`; `offsets` `(13, 3)` and `weights` `(13,)` are the table of [supervoxels 2.3].
 
-    `k` is the scale over 255 of spec 2.5. Returns int32 labels `(D, H, W)`, numbered as in spec 2.7. Arguments are not
-    checked here: `supervoxels.felzenszwalb` does that.
+    `k` is the scale over 255 [supervoxels 2.5]. Returns int32 labels `(D, H, W)`, numbered as in [supervoxels 2.7].
+    Arguments are not checked here: `supervoxels.felzenszwalb` does that.
 
     Raises:
-        MemoryError: up to 54 bytes a voxel are not to be had.
+        MemoryError: up to 54 bytes per voxel are not to be had.
     """
     labels = np.empty((image.shape[0], image.shape[1], image.shape[2]), dtype=np.int32)
     cdef int32_t[:, :, ::1] result = labels

@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Kruskal's algorithm as the specification words it: every edge listed, all of them sorted, two passes (spec 3.2, 3.3).
+"""Kruskal's algorithm as described: all edges listed and sorted, two passes [supervoxels 3.2] [supervoxels 3.3].
 
-Slow (seconds for a scan) and hungry (about 300 bytes a voxel), but every line is a sentence of the specification: the
+Slow (seconds for a scan) and hungry (about 300 bytes per voxel), but every line is a sentence of the description: the
 fast kernel is tested against this one. It is also the only one that can visit ties in the order of the published files.
 """
 
@@ -19,10 +19,11 @@ cdef enum:
 
 def segment(const double[:, :, ::1] image, const int32_t[:, ::1] offsets, const double[::1] weights, double k,
             int64_t min_size, bint legacy):
-    """Label `image` `(D, H, W)`; `offsets` `(13, 3)` and `weights` `(13,)` are the table of spec 2.3.
+    """Label `image` `(D, H, W)`; `offsets` `(13, 3)` and `weights` `(13,)` are the table of [supervoxels 2.3].
 
-    `k` is the scale over 255 of spec 2.5. With `legacy` ties are visited as NumPy's scalar introsort leaves them
-    (spec 3.3), otherwise in the stable order of spec 2.4. Returns int32 labels `(D, H, W)`, numbered as in spec 2.7.
+    `k` is the scale over 255 [supervoxels 2.5]. With `legacy` ties are visited as NumPy's scalar introsort leaves them
+    [supervoxels 3.3], otherwise in the stable order [supervoxels 2.4]. Returns int32 labels `(D, H, W)`, numbered as in
+    [supervoxels 2.7].
     """
     cdef int64_t voxels = image.size, edges = count_edges(image, offsets)
     costs = np.empty(edges, dtype=np.float64)
@@ -64,7 +65,7 @@ cdef int64_t count_edges(const double[:, :, ::1] image, const int32_t[:, ::1] of
 
 cdef void list_edges(const double[:, :, ::1] image, const int32_t[:, ::1] offsets, const double[::1] weights,
                      double[::1] cost, uint32_t[::1] code) noexcept nogil:
-    """Every edge once, in the order of its id: direction by direction, each in raster order (spec 2.4)."""
+    """Every edge once, in the order of its id: direction by direction, each in raster order [supervoxels 2.4]."""
     cdef int64_t depth = image.shape[0], height = image.shape[1], width = image.shape[2], edge = 0
     cdef int64_t z, y, x, dz, dy, dx
     cdef int rank
@@ -137,7 +138,7 @@ cdef inline void swap(uint32_t* index, int64_t a, int64_t b) noexcept nogil:
 
 
 cdef bint introsort(const double* cost, uint32_t* index, int64_t length) noexcept nogil:
-    """Quicksort of indices as spec 3.3 fixes it. False where the depth limit is met (never seen on a scan)."""
+    """Quicksort of indices as [supervoxels 3.3] fixes it. False where the depth limit is met (never seen on a scan)."""
     cdef int64_t[128] waiting_first, waiting_last
     cdef int[128] waiting_depth
     cdef int waiting = 0, depth = 0
@@ -213,7 +214,7 @@ cdef inline int32_t find(int32_t[::1] parents, int32_t voxel) noexcept nogil:
 
 
 cdef inline int32_t join(int32_t[::1] parents, int32_t[::1] sizes, int32_t a, int32_t b) noexcept nogil:
-    """Unite the roots `a` and `b`; the smaller index becomes the root, which is what the labels rank (spec 2.7)."""
+    """Unite the roots `a` and `b`; the smaller index becomes the root, which the labels rank [supervoxels 2.7]."""
     cdef int32_t root = min(a, b), child = max(a, b)
     parents[child] = root
     sizes[root] += sizes[child]
@@ -222,7 +223,7 @@ cdef inline int32_t join(int32_t[::1] parents, int32_t[::1] sizes, int32_t a, in
 
 cdef void grow_regions(double[::1] cost, uint32_t[::1] code, int64_t[::1] steps, int64_t voxels, double k,
                        int32_t[::1] parents, int32_t[::1] sizes, double[::1] internal) noexcept nogil:
-    """Pass 1 (spec 2.5). The sum is made in double and rounded to float32, as the published code does."""
+    """Pass 1 [supervoxels 2.5]. The sum is made in double and rounded to float32, as the published code does."""
     cdef int64_t edge, origin
     cdef int32_t a, b
     for edge in range(code.shape[0]):
@@ -237,7 +238,7 @@ cdef void grow_regions(double[::1] cost, uint32_t[::1] code, int64_t[::1] steps,
 
 cdef void merge_small(uint32_t[::1] code, int64_t[::1] steps, int64_t voxels, int64_t min_size,
                       int32_t[::1] parents, int32_t[::1] sizes) noexcept nogil:
-    """Pass 2 (spec 2.6): from the cheapest edge again, whatever it costs, while one side is too small."""
+    """Pass 2 [supervoxels 2.6]: from the cheapest edge again, whatever it costs, while one side is too small."""
     cdef int64_t edge, origin
     cdef int32_t a, b
     for edge in range(code.shape[0]):
@@ -249,7 +250,7 @@ cdef void merge_small(uint32_t[::1] code, int64_t[::1] steps, int64_t voxels, in
 
 
 cdef void number_components(int32_t[::1] parents, int32_t[::1] label) noexcept nogil:
-    """Roots are the smallest index of their component, so counting them in raster order numbers them (spec 2.7)."""
+    """A root is the smallest index of its component, so roots are numbered in raster order [supervoxels 2.7]."""
     cdef int64_t voxel
     cdef int32_t root, count = 0
     for voxel in range(parents.shape[0]):

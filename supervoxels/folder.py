@@ -52,7 +52,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class SliceParameters:
-    """Everything the labels of 2D superpixels depend on (spec alpnet 3.6)."""
+    """Everything the labels of 2D superpixels depend on [alpnet 3.6]."""
 
     threshold: float
     min_size: int = 400

@@ -1,4 +1,4 @@
-"""Make the supervoxels of a data set: one file a scan, in parallel, resumable (spec supervoxels 2.10).
+"""Make the supervoxels of a data set: one file a scan, in parallel, resumable [supervoxels 2.10].
 
     python -m supervoxels.generate CHAOST2 --data-root data
     python -m supervoxels.generate CHAOST2 --slices

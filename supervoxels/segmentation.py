@@ -1,4 +1,4 @@
-"""From a scan to its supervoxels: rescale, graph segmentation, foreground mask, final labels (spec supervoxels 2).
+"""From a scan to its supervoxels: rescale, graph segmentation, foreground mask, final labels [supervoxels 2].
 
 The segmentation is the greedy graph clustering of Felzenszwalb and Huttenlocher (IJCV 2004) on the 26 neighbours of a
 voxel, followed by a minimum-size pass. Labels are exact: they do not depend on the kernel, the number of threads or the
@@ -14,7 +14,7 @@ from scipy import ndimage
 from supervoxels import _felzenszwalb, _oracle
 
 # The 13 edges of a voxel to neighbours that come later in raster order, in the order in which ties are visited, each
-# with its kind: 1 within a slice, 2 straight across, 3 and 4 diagonally across (spec 2.3, 2.4).
+# with its kind: 1 within a slice, 2 straight across, 3 and 4 diagonally across [supervoxels 2.3] [supervoxels 2.4].
 DIRECTIONS = (
     ((0, 1, 0), 1),
     ((0, 1, 1), 1),
@@ -47,7 +47,7 @@ def felzenszwalb(
     order: str = "stable",
     kernel: str = "fast",
 ) -> np.ndarray:
-    """Exact Felzenszwalb segmentation of a volume or a slice (spec 2.2 to 2.7).
+    """Exact Felzenszwalb segmentation of a volume or a slice [supervoxels 2.2] to [supervoxels 2.7].
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def felzenszwalb(
         on a 0..255 range, see `rescale`.
     scale : float
         Larger means larger segments in the first pass. It is divided by 255, as if images were on 0..1; on a 0..255
-        range its effect is nil below some hundreds, and `min_size` decides (spec 5, defect 2).
+        range its effect is nil below some hundreds, and `min_size` decides [supervoxels S2].
     sigma : float
         Width of the Gaussian that smooths the image first, in the unit of `spacing`; 0 leaves it as it is. Axis `(z, y,
         x)` gets `sigma / spacing` with spacing in its own order `(sz, sx, sy)`, a quirk kept for parity.
@@ -67,8 +67,8 @@ def felzenszwalb(
     threads : int
         Threads used within the volume; the result is the same for any number.
     order : {"stable", "legacy"}
-        How ties between edges of equal cost are broken: by direction and position (spec 2.4), or as the published
-        supervoxels were made (spec 3.3; always with the oracle, slow).
+        How ties between edges of equal cost are broken: by direction and position [supervoxels 2.4], or as in the
+        published supervoxels [supervoxels 3.3] (always with the oracle, slow).
     kernel : {"fast", "oracle"}
         The fast kernel, or the plain sort of all edges that it is tested against. Same labels.
 
@@ -97,7 +97,7 @@ def felzenszwalb(
 
 
 def edge_weights(spacing: tuple[float, float, float]) -> list[float]:
-    """The 13 weights of squared differences, in the order of `DIRECTIONS` (spec 2.3)."""
+    """The 13 weights of squared differences, in the order of `DIRECTIONS` [supervoxels 2.3]."""
     s = spacing[0] / spacing[1]
     # the last bit decides ties: squares of quotients of roots, never the shorter (1 + s * s) / 2
     side = math.sqrt(1 + s * s) / math.sqrt(2)
@@ -107,7 +107,7 @@ def edge_weights(spacing: tuple[float, float, float]) -> list[float]:
 
 
 def rescale(volume: np.ndarray) -> np.ndarray:
-    """Stretch `volume` to 0..255 as float64 (spec 2.1).
+    """Stretch `volume` to 0..255 as float64 [supervoxels 2.1].
 
     Floating input is stretched in its own precision and widened afterwards, integer input in float64. A constant volume
     becomes 0 everywhere.
@@ -133,7 +133,7 @@ def rescale(volume: np.ndarray) -> np.ndarray:
 
 
 def foreground_mask(image: np.ndarray, threshold: float = 10.0) -> np.ndarray:
-    """Bool mask `(D, H, W)` of the body in a rescaled, unsmoothed image (spec 2.8).
+    """Bool mask `(D, H, W)` of the body in a rescaled, unsmoothed image [supervoxels 2.8].
 
     In every slice: the largest 8-connected piece above `threshold` (of equals the one that starts first in raster
     order), its holes filled. A hole is what has no 4-connected background path to the border of the slice.
@@ -169,7 +169,7 @@ def supervoxels(
     order: str = "stable",
     kernel: str = "fast",
 ) -> np.ndarray:
-    """Supervoxels of a scan `(D, H, W)`: the whole pipeline A to D of the spec, with the labels of section 2.9.
+    """Supervoxels of a scan `(D, H, W)`: steps A to D of [supervoxels 1], labels as in [supervoxels 2.9].
 
     Returns int32 labels of the volume's shape: 0 outside the body, elsewhere the number of the supervoxel. Numbers of
     supervoxels that lie outside the body are missing, and the mask may cut a supervoxel below `min_size`: loaders ask

@@ -1,4 +1,4 @@
-"""Superpixels: scikit-image's 2D Felzenszwalb on every slice, as ALPNet uses them (spec alpnet 3.6)."""
+"""Superpixels: scikit-image's 2D Felzenszwalb on every slice, as ALPNet uses them [alpnet 3.6]."""
 
 import numpy as np
 from skimage.segmentation import felzenszwalb as felzenszwalb_2d
@@ -16,7 +16,7 @@ def superpixels(
         threshold: the patient is what is brighter: 50.0001 for MR, 0.0001 for windowed CT.
         min_size: smallest superpixel before masking, in pixels.
         sigma: width of the Gaussian before the segmentation, in pixels.
-        published: keep the published numbering, which loses the region numbered 0 and leaves gaps (spec alpnet D4).
+        published: keep the published numbering, which loses the region numbered 0 and leaves gaps [alpnet D4].
 
     Returns:
         int32 `(D, H, W)`; 0 = outside the patient, ids are counted anew on every slice.
@@ -37,7 +37,7 @@ def relabel_dense(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def relabel_published(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The published rule: region i keeps its number, the last one K becomes K + 1, region 0 is lost (spec 3.6)."""
+    """The published rule: region i keeps its number, the last one K becomes K + 1, region 0 is lost [alpnet 3.6]."""
     last = int(labels.max())
     numbers = np.arange(last + 1, dtype=np.int32)
     numbers[last] += 1

@@ -67,9 +67,9 @@ def test_layers_over_pixels_take_their_size_from_the_scans(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("method", "rates"),
     [
-        ("adnet", {0: 1e-3, 999: 1e-3, 1000: 9.5e-4, 49_999: 8.10e-5}),  # spec adnet 6
-        ("alpnet", {1000: 9.5e-4, 50_000: 7.69e-5, 99_000: 6.23e-6}),  # spec alpnet 16.5
-        ("qnet", {29_999: 1e-3 * 0.98**29}),  # spec training_protocol 2
+        ("adnet", {0: 1e-3, 999: 1e-3, 1000: 9.5e-4, 49_999: 8.10e-5}),  # [adnet 6]
+        ("alpnet", {1000: 9.5e-4, 50_000: 7.69e-5, 99_000: 6.23e-6}),  # [alpnet 16.5]
+        ("qnet", {29_999: 1e-3 * 0.98**29}),  # [training 2]
         ("gmrd", {35_999: 1e-3 * 0.98**11}),
         ("pami", {47_999: 1e-3 * 0.98**15}),
         ("rpt", {39_999: 1e-3 * 0.98**7}),

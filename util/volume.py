@@ -92,7 +92,7 @@ def _other_voxels(path: Path) -> np.ndarray:
 def decimal_spacing(spacing: tuple[float, ...]) -> tuple[float, ...]:
     """Spacing as the decimals a person would write: 7.7 and not the float32 neighbour 7.699999809265137.
 
-    NIfTI headers hold float32; edge costs of the supervoxels depend on the last digit (spec supervoxels 2.10).
+    NIfTI headers hold float32; edge costs of the supervoxels depend on the last digit [supervoxels 2.10].
     """
     return tuple(float(str(np.float32(value))) for value in spacing)
 

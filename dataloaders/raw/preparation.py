@@ -1,4 +1,4 @@
-"""Raw scans on the grid of the experiments: orientation, intensities, spacing, crop (spec alpnet section 3).
+"""Raw scans on the grid of the experiments: orientation, intensities, spacing, crop [alpnet 3].
 
 `prepare` does to one scan what its `Plan` says; the steps below it are functions of their own. With `legacy` they do
 what the published preparation did, blank samples included; without, every sample lies in the scan and headers stay

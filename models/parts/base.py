@@ -69,7 +69,7 @@ class FewShotMethod(nn.Module):
     def _encode_both(self, episode: Episode) -> tuple[Features, Features]:
         """2D: support and query in ONE encoder batch, so that batch statistics span both, as the papers train.
 
-        3D: two batches, each with its own statistics, as the paper trains (spec adnet 4.1); their depths may differ.
+        3D: two batches, each with its own statistics, as the paper trains [adnet 4.1]; their depths may differ.
         """
         supports, queries = episode.support_images, episode.query_images
         if self.dims == 3:

@@ -1,4 +1,4 @@
-"""GMRD's descriptors: the MLP over pixels with its filler, and the decoder of affinities (spec/gmrd.md 4 to 6)."""
+"""GMRD's descriptors: the MLP over pixels with its filler, and the decoder of affinities [gmrd 4] [gmrd 5] [gmrd 6]."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ class DescriptorPath(nn.Module):
     def describe(
         self, features: Tensor, masks: Tensor, edges: Tensor, pixel_order: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Features `(B, S, C, h, w)` of a class -> descriptors `(B, S, K + 2, C)` (spec 4 and 5).
+        """Features `(B, S, C, h, w)` of a class -> descriptors `(B, S, K + 2, C)` [gmrd 4] [gmrd 5].
 
         K generated ones, the mean over `masks` `(B, S, H, W)`, the mean over `edges` (weights of either sign).
 
@@ -56,7 +56,7 @@ def pooled(features: Tensor, weights: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """Affinity maps `(N, inputs, h, w)` -> one logit map `(N, 1, h, w)`; convolutions without bias (spec 6)."""
+    """Affinity maps `(N, inputs, h, w)` -> one logit map `(N, 1, h, w)`; convolutions without bias [gmrd 6]."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()

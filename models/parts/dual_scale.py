@@ -1,6 +1,6 @@
 """What the Q-Net family (Q-Net, PAMI, RPT, GMRD) puts on its encoder: two scales of features and a threshold an image.
 
-spec/gmrd.md section 2. The encoder gives maps at strides 4 and 8 (layer3 and layer4 of the ResNet).
+[gmrd 2]. The encoder gives maps at strides 4 and 8 (layer3 and layer4 of the ResNet).
 
 The head takes the mean of the deep map as it is, so the scale of that map must stand still. Batch norms that train on
 the statistics of the two images hold it, as in the papers; the recipes say so, whatever the encoder prefers. With

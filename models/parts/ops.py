@@ -162,7 +162,7 @@ def weighted_nll(log_probability: Tensor, masks: Tensor, background_weight: floa
     """Class-weighted negative log likelihood over all pixels of the batch, a scalar.
 
     `(B, Q, 2, *)` against `(B, Q, *)`; weights [background_weight, 1], pixels of value 255 are ignored, and the sum is
-    divided by the summed weights (spec training_protocol 2.6).
+    divided by the summed weights [training 2.6].
     """
     target = masks.long()
     weights = torch.where(target == 1, 1.0, background_weight) * (target != IGNORE)

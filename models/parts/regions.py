@@ -1,5 +1,5 @@
 """Regional prototypes: the foreground of a support is cut into Voronoi regions around K farthest points, each region is
-averaged. Used by PAMI (its RPL module) and RPT; spec/rpt.md A5.
+averaged. Used by PAMI (its RPL module) and RPT [rpt A5].
 """
 
 import numpy as np
@@ -59,7 +59,7 @@ def foreground_cells(masks: Tensor, size: tuple[int, int], least: int) -> Tensor
     """Masks `(B, S, H, W)` -> foreground of the feature map `(B, S, h, w)`, bool, at least `least` cells.
 
     A cell is foreground where the resized mask is not zero. Where these are too few, the first `least` cells in raster
-    order join them, as published: small organs share their regions with the top of the image (defect R9).
+    order join them, as published: small organs share their regions with the top of the image [rpt R9].
 
     Raises:
         UserError: the map has fewer cells than that.
@@ -109,7 +109,7 @@ def region_means(features: Tensor, regions: Tensor, count: int) -> Tensor:
 def region_weights(scores: Tensor) -> Tensor:
     """Softmax over the regions whose score is not below floor((min + mean) / 2): `(*, K, 1)` -> `(*, K, 1)`.
 
-    The floor is the published one and coarse: scores that spread over less than 1 may all pass (spec/rpt.md A7).
+    The floor is the published one and coarse: scores that spread over less than 1 may all pass [rpt A7].
     """
     bound = ((scores.amin(-2, keepdim=True) + scores.mean(-2, keepdim=True)) / 2).floor()
     return torch.where(scores < bound, scores - 10_000, scores).softmax(-2)

@@ -1,7 +1,7 @@
 """torchvision's ResNets with dilation in place of stride, as encoders.
 
 ADNet and ALPNet take layer4 at stride 8 (dilation flags [F, T, T]); the Q-Net family takes layer3 at stride 4 and
-layer4 at stride 8 ([T, T, F]; spec/gmrd.md 2). One rule gives both: a stage keeps its stride only where the map may be
+layer4 at stride 8 ([T, T, F]; [gmrd 2]). One rule gives both: a stage keeps its stride only where the map may be
 coarser.
 """
 

@@ -1,4 +1,4 @@
-"""3D ResNeXt as an encoder of volumes (spec adnet 4.1): cardinality 32, the depth is never reduced.
+"""3D ResNeXt as an encoder of volumes [adnet 4.1]: cardinality 32, the depth is never reduced.
 
 Xie et al., "Aggregated residual transformations" (CVPR 2017), in the 3D form of Hara et al., "Can spatiotemporal 3D
 CNNs retrace the history of 2D CNNs and ImageNet?" (CVPR 2018). Module names are those of their Kinetics checkpoints.
@@ -18,7 +18,7 @@ class ResNeXt3D(nn.Module):
     """The last `len(strides)` stages as maps, shallow to deep.
 
     The published network declares its last two stages with stride 1, so the dilation that should replace their stride
-    has no effect (spec defect D9); so it is here.
+    has no effect [adnet D9]; so it is here.
 
     Args:
         strides: in-plane output strides of the maps, each 4, 8, 16 or 32; the paper's is `(8,)`.

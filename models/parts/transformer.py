@@ -1,4 +1,4 @@
-"""The transformer block of PAMI and RPT (spec/rpt.md A6): attention with rectified projections, then an MLP; both with
+"""The transformer block of PAMI and RPT [rpt A6]: attention with rectified projections, then an MLP; both with
 a residual connection and a normalisation after it. Tokens are `(*, n, channels)`.
 """
 

@@ -25,7 +25,7 @@
 
 namespace supervoxels {
 
-// An edge's id is its rank (direction) before its origin, which is the order in which ties are visited (spec 2.4).
+// An edge's id is its rank (direction), then its origin: the order in which ties are visited [supervoxels 2.4].
 struct Edge {
     double cost;
     uint64_t id;

@@ -1,5 +1,5 @@
 // The fast exact segmentation: two passes of Kruskal's algorithm over edges that are looked for only when their turn
-// comes. Labels equal those of a full sort (spec supervoxels 2.4 to 2.7), whatever the number of threads.
+// comes. Labels equal those of a full sort [supervoxels 2.4] to [supervoxels 2.7], whatever the number of threads.
 #pragma once
 
 #include "edges.hpp"
@@ -66,7 +66,7 @@ class Segmentation {
     // ---- pass 1 -----------------------------------------------------------------------------------------------------
 
     // Components before the first edge of positive cost. Edges between equal values cost nothing and come first,
-    // and pass 1 takes them all as long as the threshold k / size of spec 2.5 is positive even for the whole
+    // and pass 1 takes them all as long as the threshold k / size of [supervoxels 2.5] is positive even for the whole
     // volume: their order is irrelevant, and the components are the connected regions of equal value.
     void start() {
         const double voxels = static_cast<double>(grid_.depth * grid_.height * grid_.width);
@@ -136,8 +136,8 @@ class Segmentation {
         for (int64_t voxel = 0; voxel < grid_.length; ++voxel) --links_[label_[voxel]];
     }
 
-    // Pass 1 (spec 2.5). No threshold ever exceeds 2 k: a component of two parts of at most n / 2 voxels has an
-    // internal cost below the smaller part's threshold, and so on down to single voxels (spec 3, fact 1). Float32
+    // Pass 1 [supervoxels 2.5]. No threshold ever exceeds 2 k: a component of two parts of at most n / 2 voxels has an
+    // internal cost below the smaller part's threshold, and so on down to single voxels [supervoxels 3]. Float32
     // rounding may add a little, hence the 1e-4. Dearer edges need not be looked for.
     void grow_regions() {
         std::vector<double> internal;
@@ -156,7 +156,7 @@ class Segmentation {
 
     // ---- pass 2 -----------------------------------------------------------------------------------------------------
 
-    // Pass 2 (spec 2.6): the cheapest edges again, whatever they cost, until no component is too small.
+    // Pass 2 [supervoxels 2.6]: the cheapest edges again, whatever they cost, until no component is too small.
     void merge_small() {
         int64_t small = 0;
         for (int64_t voxel = grid_.first; voxel < grid_.last; ++voxel)
@@ -290,7 +290,7 @@ class Segmentation {
 
     // ---- result -----------------------------------------------------------------------------------------------------
 
-    // Number the components in raster order of their first voxel (spec 2.7).
+    // Number the components in raster order of their first voxel [supervoxels 2.7].
     void number(int32_t* result) {
         grid_.shade.release();
         std::vector<int32_t> numbers(grid_.length, -1);

@@ -1,4 +1,4 @@
-// The voxels in memory: a padded copy of the image, its neighbours, and the cost of an edge (spec supervoxels 2.3).
+// The voxels in memory: a padded copy of the image, its neighbours, and the cost of an edge [supervoxels 2.3].
 #pragma once
 
 #include <algorithm>

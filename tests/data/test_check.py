@@ -77,7 +77,7 @@ def test_setting_2_leaves_no_slice_with_a_test_organ(tiny, own, capsys):
 
 
 def test_the_real_scans_pass_with_the_published_counts(chaost2, capsys):
-    """spec training_protocol 7; their supervoxels are the published ones, without geometry and parameters."""
+    """[training 7]; their supervoxels are the published ones, without geometry and parameters."""
     assert check.main(["CHAOST2", "--data-root", str(chaost2.parent), "--jobs", "1"]) == 0
     printed, told = capsys.readouterr()
     for group, removed_by_any, removed_by_all in (("all", 558, 88), ("lower", 324, 261), ("upper", 463, 272)):

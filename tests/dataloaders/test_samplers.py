@@ -143,7 +143,7 @@ def test_areas():
 
 
 def test_exclusion_counts_of_the_real_scans(chaost2):
-    """spec training_protocol 7: slices that setting 2 removes from the 718 of CHAOST2."""
+    """[training 7]: slices that setting 2 removes from the 718 of CHAOST2."""
     import config
     from dataloaders.scans import read_scans
 

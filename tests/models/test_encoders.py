@@ -62,7 +62,7 @@ def test_resnet101_is_torchvisions_dilated_one(strides, flags):
 
 def test_trunk_of_resnet101_has_the_papers_parameters():
     encoder = encoders.build("resnet101", (8,), None)
-    assert sum(p.numel() for p in encoder.parameters()) == 42_500_160  # spec alpnet 16.4
+    assert sum(p.numel() for p in encoder.parameters()) == 42_500_160  # [alpnet 16.4]
     assert encoder.channels == (2048,)
 
 

@@ -135,7 +135,7 @@ def run(batch: tuple[torch.Tensor, ...], training: bool = True, **options):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("part", [0, 1], ids=["nothing", "everything"])
 def test_masks_of_nothing_and_of_everything_are_answered(training, part):
-    """The published code stops where no background cell passes (spec D11): here the masked average stands in."""
+    """The published code stops where no background cell passes [alpnet D11]: here the masked average stands in."""
     batch = random_batch(256, [(0, 256 * part)])
     method, output = run(batch, training)
     output.loss.backward()

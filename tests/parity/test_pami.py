@@ -83,5 +83,5 @@ def switch_unit(monkeypatch, call: int, unit: int) -> list[torch.Tensor]:
 
 
 def test_parameters():
-    """The spec's table A7, without what is never used."""
+    """The table of [rpt A7], without what is never used."""
     assert sum(p.numel() for p in published_method().block.parameters()) == 5_564_483

@@ -61,5 +61,5 @@ def test_sum_of_the_empty_prediction_is_the_published_one_within_rounding(golden
 
 
 def test_parameters():
-    """The transformer's 4,203,008 and the norm's 1,024 (spec A7, B)."""
+    """The transformer's 4,203,008 and the norm's 1,024 [rpt A7] [rpt B]."""
     assert sum(p.numel() for p in published_method().block.parameters()) == 4_204_032

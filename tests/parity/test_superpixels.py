@@ -1,4 +1,4 @@
-"""ALPNet's superpixels against the published script (spec alpnet 3.6)."""
+"""ALPNet's superpixels against the published script [alpnet 3.6]."""
 
 import numpy as np
 import pytest

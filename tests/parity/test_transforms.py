@@ -82,7 +82,7 @@ def test_whole_transform(cases, recipe):
 
 
 def test_alpnet_transform(cases, recipe):
-    """Warp, then gamma on the image alone, in single precision (spec alpnet 6)."""
+    """Warp, then gamma on the image alone, in single precision [alpnet 6]."""
     facts, arrays = cases
     pattern = recipe.test_pattern(256, 256).astype(np.float32)
     mask = recipe.ellipse(256, 256, *facts["geometry"]["mask_ellipse"])

@@ -1,4 +1,4 @@
-"""The fast kernel is the plain algorithm, only faster; and the plain algorithm does what the specification promises."""
+"""The fast kernel is the plain algorithm, only faster; and the plain algorithm does what [supervoxels 2] says."""
 
 import time
 

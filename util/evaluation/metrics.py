@@ -19,7 +19,7 @@ TOLERANCES = (2, 4)  # mm, of the normalised surface Dice
 def overlap(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Dice = 2TP / (2TP + FP + FN) and IoU = TP / (TP + FP + FN) of two boolean arrays of one shape.
 
-    Both are NaN where prediction and truth are empty (spec adnet 7.4).
+    Both are NaN where prediction and truth are empty [adnet 7.4].
 
     Raises:
         ValueError: the shapes differ.
@@ -100,7 +100,7 @@ def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[
 
 
 def published_precision_and_recall(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """TP / (TP + FP) and TP / (TP + FN) as ALPNet's recorder has them: NaN wherever 0 / 0 (spec alpnet 12)."""
+    """TP / (TP + FP) and TP / (TP + FN) as ALPNet's recorder has them: NaN wherever 0 / 0 [alpnet 12]."""
     hits, found, present = _counts(prediction, truth)
     return hits / found if found else math.nan, hits / present if present else math.nan
 

@@ -105,7 +105,7 @@ class SliceInference:
     def _walk(
         self, volume: np.ndarray, query: Encoded, group: Group, features: tuple[Tensor, ...], masks: Tensor
     ) -> None:
-        """Segment the pivot as annotated, then outward every slice with its predicted neighbour (spec visa 10.2)."""
+        """Segment the pivot as annotated, then outward every slice with its predicted neighbour [visa 10.2]."""
         self._segment(volume, query, group.query_slices if group.anchored else [group.pivot], features, masks)
         for z, previous in group.walk:
             annotated, mask = volume[z].copy(), torch.from_numpy(volume[previous] > 0.5)[None, None]
@@ -140,7 +140,7 @@ def anchored(carried: np.ndarray, annotated: np.ndarray) -> np.ndarray:
     """What to believe of a slice: what was carried to it together with what the annotated slices say, or these alone.
 
     Published walks believe what was carried there, so a mistake is passed on and grows, and an organ that has ended
-    goes on (spec visa V18). Agreement of both is the measure of confidence: where their masks overlap with a Dice of
+    goes on [visa V18]. Agreement of both is the measure of confidence: where their masks overlap with a Dice of
     AGREEMENT, the answer is their mean. Else the walk has lost the organ: the annotated slices speak alone, and the
     walk goes on from there.
 

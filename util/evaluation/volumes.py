@@ -2,7 +2,7 @@
 
 Patches are encoded, and their FEATURES are put together before the one match over the whole volume. So the prototype
 comes from the whole support, predictions are resized once, and patches change only what a patch's border cuts off from
-the encoder's view. The published 3D script, for all its name, knows no patches (spec adnet 7.3).
+the encoder's view. The published 3D script, for all its name, knows no patches [adnet 7.3].
 """
 
 import itertools

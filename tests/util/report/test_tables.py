@@ -169,7 +169,7 @@ def test_published_numbers_stand_beside_ours_with_their_source(tmp_path):
     table = beside_published(comparison)
     organs, rows = table.header[2:-1], {(row[0], row[1]): row[2:] for row in table.rows}
     assert organs == ["liver", "left kidney", "mean"]
-    # spec alpnet.md, section 15: MR, setting 1
+    # [alpnet 15]: MR, setting 1
     assert rows["SSL-ALPNet, published", "1"][:3] == ["76.10", "81.92", "78.84"]
     assert rows["adnet, published", "–"] == ["–", "–", "–", "none found"]
     assert 1 < float(rows["alpnet, ours", "1"][0]) < 100 and ("SSL-ALPNet, published", "2") not in rows
