@@ -142,7 +142,7 @@ def one_query(
 ) -> dict[str, float]:
     """Segment one scan and write all its files; returns the volume of every organ in ml.
 
-    Where several organs claim a voxel the highest probability wins.
+    If several organs claim a voxel, the highest probability wins.
     """
     image, _ = read_image(files)
     preparation = predictor.members[0].preparation

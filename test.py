@@ -124,7 +124,7 @@ class Trained:
     Attributes:
         method: with its weights.
         checkpoint: file it came from, or "untrained".
-        sha256: first digits of the file's SHA-256, empty where untrained.
+        sha256: first digits of the file's SHA-256, empty if untrained.
         encoder: its name.
         setting: 1 or 2, that it was trained in.
         seed: it was trained with.
@@ -182,7 +182,7 @@ def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = Fa
 
 
 def warn_of_leak(config: dict, trained: dict, path: Path) -> None:
-    """Setting 2 promises organs that training never saw; say so where other ones are tested than were removed."""
+    """Setting 2 promises organs that training never saw; say so if other ones are tested than were removed."""
     if trained["setting"] == 2 and trained["dataset"] == config["dataset"]:
         dataset = tables.DATASETS[config["dataset"]]
         seen = set(dataset.chosen(config["organs"])) - set(dataset.chosen(trained.get("organs", "all")))
@@ -196,7 +196,7 @@ def warn_of_leak(config: dict, trained: dict, path: Path) -> None:
 
 
 def shared_intensities(config: dict, fold: Fold) -> tuple[float, float] | None:
-    """Statistics of the fold's training scans where these normalise all scans, or of its tested ones; else None."""
+    """Statistics of the fold's training scans if these normalise all scans, or of its tested ones; else None."""
     if config["scans"]["normalise"] == "scan":
         return None
     dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
@@ -235,7 +235,7 @@ def save(
     *,
     pictures: bool,
 ) -> None:
-    """Write predictions as NIfTI on the grids of their scans, on request a picture an organ, and at last scores.csv."""
+    """Write predictions as NIfTI on their scans' grids, on request one picture per organ, and at last scores.csv."""
     several = len({(row["organ"], row["scan"]) for row in rows}) < len(rows)
     for row, result in zip(rows, results, strict=True):
         scan, name = scan_of(result.task.query), result.task.organ.replace(" ", "_")

@@ -271,7 +271,7 @@ def freeze_batch_norms(module: nn.Module) -> None:
 
 
 def make_carrier(config: dict, scans: list[Scan], device: torch.device, rank: int = 0) -> Carrier | None:
-    """What carries superpixels to neighbouring slices: the flows of this fold's registration, made where missing.
+    """What carries superpixels to neighbouring slices: the flows of this fold's registration, made if missing.
 
     Raises:
         UserError: no registration network was trained for this fold, or one that saw what this training must not.

@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--methods", nargs="*", help="default: all for slices")
     parser.add_argument("--encoder", default="resnet101")
-    parser.add_argument("--batch", nargs="*", type=int, default=[1], help="episodes a step")
+    parser.add_argument("--batch", nargs="*", type=int, default=[1], help="episodes per step")
     parser.add_argument("--size", type=int, default=256, help="rows and columns of the images")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

@@ -77,7 +77,7 @@ def main() -> None:
             name = "legacy" if extra else "default"
             print(
                 f"{name}: {options.scans} scans, {options.jobs} processes: {seconds:.0f} s, "
-                f"{seconds / options.scans:.1f} s a scan, peak of a process {peak:.0f} MiB"
+                f"{seconds / options.scans:.1f} s per scan, peak of a process {peak:.0f} MiB"
             )
 
 

@@ -148,7 +148,7 @@ def status(key):
 
 
 def forget_peak():
-    """Start the peak memory anew and return what is resident now; None where the system cannot."""
+    """Start the peak memory anew and return what is resident now; None if the system cannot."""
     try:
         ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but not given back would hide what is used next
         Path("/proc/self/clear_refs").write_text("5")
@@ -158,7 +158,7 @@ def forget_peak():
 
 
 def in_fresh_process(*arguments):
-    """`measure` where no earlier call has left memory behind."""
+    """`measure` if no earlier call has left memory behind."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
 
@@ -171,7 +171,7 @@ def table(title, heads, rows):
 
 
 def speed_rows(sources, methods, repeats):
-    """One row a volume and method."""
+    """One row per volume and method."""
     for source in sources:
         reference = None
         for method in methods:

@@ -42,7 +42,7 @@ def random_episode(window: tuple[int, ...], dtype: torch.dtype = torch.float32) 
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Print seconds a step and peak memory."""
+    """Print seconds per step and peak memory."""
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     method = build(options, options.checkpointing).to(device)

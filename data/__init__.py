@@ -1,1 +1,1 @@
-"""One prepare module a data set, and how to get the data."""
+"""One prepare module per data set, and how to get the data."""

@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--data-root", type=Path, default=Path("data"), metavar="FOLDER", help="holds CHAOST2/, SABS/, ... (data)"
     )
-    parser.add_argument("--jobs", type=int, default=-1, help="scans at once (default: one a core)")
+    parser.add_argument("--jobs", type=int, default=-1, help="scans at once (default: one per core)")
     options = parser.parse_args(arguments)
     try:
         dataset, folds = find(options.dataset)

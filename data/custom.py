@@ -3,9 +3,9 @@
     python -m data.custom IMAGES LABELS data/MINE --organs liver=1 spleen=2
     python training.py with dataset=data/MINE/MINE.json
 
-IMAGES holds NIfTI files, or a folder with a DICOM series for every scan; LABELS one NIfTI file a scan with whole
-numbers, on the grid of its image. An image and a label belong together where their names are equal but for words such
-as img, label, seg, or else where the only numbers in them are. What is guessed (spacing, CT or MR, folds) is said, and
+IMAGES holds NIfTI files, or a folder with a DICOM series for every scan; LABELS one NIfTI file per scan with whole
+numbers, on the grid of its image. An image and a label belong together if their names are equal but for words such
+as img, label, seg, or else if the only numbers in them are. What is guessed (spacing, CT or MR, folds) is said, and
 can be said otherwise: by the options, and in the JSON file.
 """
 
@@ -36,7 +36,7 @@ WORDS = re.compile(r"(?<![a-z])(image|img|scan|label|seg|segmentation|mask|manua
 
 
 def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str]]:
-    """Pairs of images and labels by number: the one in the name where it is unique, else counted.
+    """Pairs of images and labels by number: the one in the name if it is unique, else counted.
 
     Raises:
         UserError: a folder is missing, an image has no label, or names cannot be told apart.
@@ -89,7 +89,7 @@ def _by_number(named: Mapping[str, tuple[Path, ...]], folder: Path) -> dict[str,
 
 
 def guess_plan(sources: Mapping[int, Source], size: int) -> tuple[Plan, list[str]]:
-    """Median spacing of the scans, coarser in the plane where a scan would not fit; CT by its negative values."""
+    """Median spacing of the scans, coarser in the plane if a scan would not fit; CT by its negative values."""
     spacings, fields, lowest = [], [], []
     for source in list(sources.values())[:: max(1, len(sources) // LOOKED_AT)]:
         try:
@@ -234,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_options(parser)
     options = parser.parse_args(arguments)
     if options.jobs == 0:
-        parser.error("--jobs 0 can do nothing; -1 takes one a core")
+        parser.error("--jobs 0 can do nothing; -1 takes one per core")
     if options.window and options.window[0] >= options.window[1]:
         parser.error(f"--window {options.window[0]:g} {options.window[1]:g}: the first must be below the second")
     options.images, options.labels = options.images.resolve(), options.labels.resolve()

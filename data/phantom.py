@@ -173,7 +173,7 @@ def _at_least(least: int):
 
 def _jobs(text: str) -> int:
     if int(text) == 0:
-        raise argparse.ArgumentTypeError("0 jobs can do nothing; -1 takes one a core")
+        raise argparse.ArgumentTypeError("0 jobs can do nothing; -1 takes one per core")
     return int(text)
 
 
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=_at_least(0), default=1, help="another seed, other patients")
     parser.add_argument("--size", type=_at_least(16), default=256, help="rows and columns over 320 x 320 mm")
     parser.add_argument("--slices", type=_at_least(4), default=32, help="slices over 246.4 mm")
-    parser.add_argument("--jobs", type=_jobs, default=-1, help="scans computed at once; -1: one a core")
+    parser.add_argument("--jobs", type=_jobs, default=-1, help="scans computed at once; -1: one per core")
     options = parser.parse_args(arguments)
     try:
         written = write_scans(options.out, options.scans, options.seed, options.size, options.slices, options.jobs)

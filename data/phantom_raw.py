@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scans", type=int, default=3, help="number of patients (default: 3)")
     parser.add_argument("--seed", type=int, default=1, help="another seed, other patients (default: 1)")
     parser.add_argument("--shape", type=int, nargs=3, metavar=("SLICES", "ROWS", "COLUMNS"), help="voxels of a scan")
-    parser.add_argument("--jobs", type=int, default=-1, help="scans computed at once (default: one a core)")
+    parser.add_argument("--jobs", type=int, default=-1, help="scans computed at once (default: one per core)")
     options = parser.parse_args(arguments)
     if not 1 <= options.scans <= SCANS[options.kind]:
         parser.error(f"--scans {options.scans}: 1 to {SCANS[options.kind]}")

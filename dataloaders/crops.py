@@ -85,7 +85,7 @@ def _split(changes: Sequence[Change]) -> tuple[Sequence[Change], VolumeWarp, Seq
 
 
 def crop_origins(shown: np.ndarray, size: tuple[int, int], place: Sequence[float]) -> tuple[int, ...]:
-    """First row and column of a crop around what is shown: mask `(H, W)` -> two integers; (0, 0) where it is empty."""
+    """First row and column of a crop around what is shown: mask `(H, W)` -> two integers; (0, 0) if it is empty."""
     if not shown.any():
         return 0, 0
     origins = []

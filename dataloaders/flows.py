@@ -74,7 +74,7 @@ class Carrier:
     """Carries masks from slice to slice.
 
     Args:
-        tables: of `make_flows`, one a training scan.
+        tables: of `make_flows`, one per training scan.
         way: "chained": along the flows of all slices between (the paper); "direct": along one flow (its code).
     """
 

@@ -15,7 +15,7 @@ class NeighbouringSampler(SliceSampler):
     superpixel there would have to look at it.
 
     Args:
-        superpixels: `(D, H, W)` volumes, one a training scan.
+        superpixels: `(D, H, W)` volumes, one per training scan.
         min_size: smallest area in pixels.
         excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
         realistic: probability of a task between neighbours; the others are synthetic, as in SliceSampler.

@@ -18,8 +18,8 @@ class Scan:
     Attributes:
         number: its number in the data set.
         image: `(D, H, W)` float32, z-scored (population standard deviation).
-        label: `(D, H, W)` int16 organ ids, or None where the scan has none.
-        segments: supervoxels or superpixels `(D, H, W)` int32, 0 = none, or None where they were not asked for.
+        label: `(D, H, W)` int16 organ ids, or None if the scan has none.
+        segments: supervoxels or superpixels `(D, H, W)` int32, 0 = none, or None if they were not asked for.
         geometry: of the image file.
         shape: of the image file, before the cut to the data set's size.
     """

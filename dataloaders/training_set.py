@@ -20,8 +20,8 @@ log = logging.getLogger("training")
 
 
 def training_scans(config: dict, dataset: Dataset, fold: Fold) -> tuple[list[Scan], tuple[float, float] | None]:
-    """The scans of the fold that train, with segments (and labels where setting 2 needs them), and the mean and
-    standard deviation that normalised them where it was not each scan's own.
+    """The scans of the fold that train, with segments (and labels if setting 2 needs them), and the mean and
+    standard deviation that normalised them if it was not each scan's own.
 
     Raises:
         UserError: a scan is missing or damaged, or none is left to train.

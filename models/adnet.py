@@ -1,7 +1,7 @@
 """ADNet: Hansen et al., "Anomaly detection-inspired few-shot medical image segmentation through self-supervision with
 supervoxels", Medical Image Analysis 2022 (arXiv 2203.02048).
 
-One foreground prototype, no model of the background: a pixel belongs to the organ where its anomaly score, -20 times
+One foreground prototype, no model of the background: a pixel belongs to the organ if its anomaly score, -20 times
 the cosine to the prototype, stays below ONE learnable threshold t. Described in models/spec/adnet.md.
 """
 

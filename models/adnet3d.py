@@ -17,7 +17,7 @@ class ADNet3D(ADNet):
     """ADNet in 3D: masks meet features at FEATURE resolution, where ADNet 2D pools and aligns at that of the masks.
 
     A supervoxel that the sampling misses gives the zero prototype. Arguments as ADNet's; a 2D encoder sees the slices.
-    Where the encoder's cells are `centred`, masks and predictions keep to that: with the published resizing, made for
+    If the encoder's cells are `centred`, masks and predictions keep to that: with the published resizing, made for
     cells that look at their first voxel, predictions of the small encoder lay up to 12 pixels beside the organ.
     """
 

@@ -118,7 +118,7 @@ class GMRD(FewShotMethod):
     def describe(self, features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Descriptors `(B, K, C)` of background and foreground, averaged over the images `(B, S, ...)` with foreground.
 
-        The descriptors of an image without any are left out; where no image has any, they are zero.
+        The descriptors of an image without any are left out; if no image has any, they are zero.
         """
         masks = masks.to(features.dtype)
         inner, background = ops.erode(masks, EDGE), 1 - masks
@@ -158,7 +158,7 @@ class GMRD(FewShotMethod):
         predicted: Tensor,
         descriptors: tuple[Tensor, Tensor],
     ) -> dict[str, Tensor]:
-        """The predicted queries segment their own supports [gmrd 7]; zero where nothing is predicted."""
+        """The predicted queries segment their own supports [gmrd 7]; zero if nothing is predicted."""
         empty, found = is_empty(support_masks), ~is_empty(predicted).flatten()
         described = self.describe(query, predicted)
         prototype = ops.joint_masked_average(query, predicted, align_corners=True)

@@ -75,7 +75,7 @@ class PAMI(FewShotMethod):
         self.mse_weight = mse_weight
 
     def encode(self, images: Tensor) -> Features:
-        """Images `(N, 1, H, W)` -> a map `(N, channels, h, w)` for every scale, and one threshold an image `(N,)`."""
+        """Images `(N, 1, H, W)` -> one map `(N, channels, h, w)` per scale, and one threshold per image `(N,)`."""
         return self.dual_scale(self.encoder(images))
 
     def match(

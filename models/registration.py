@@ -90,7 +90,7 @@ class Registration(FewShotMethod):
     def displacement(self, source: Tensor, target: Tensor) -> Tensor:
         """The flow in true pixels, `(N, 2, H, W)`: what a sampler of any kind adds to a pixel's position.
 
-        Where the grid is the published one, its shift and stretch are part of it.
+        If the grid is the published one, its shift and stretch are part of it.
         """
         flow = self.flow(source, target).float()
         if self.align_corners:

@@ -70,7 +70,7 @@ class RPT(FewShotMethod):
         self.mse_weight = mse_weight
 
     def encode(self, images: Tensor) -> Features:
-        """Images `(N, 1, H, W)` -> one map `(N, channels, h, w)` and one threshold an image `(N,)`."""
+        """Images `(N, 1, H, W)` -> one map `(N, channels, h, w)` and one threshold per image `(N,)`."""
         return self.dual_scale(self.encoder(images))
 
     def match(
@@ -120,7 +120,7 @@ class RPT(FewShotMethod):
     def periphery_loss(self, support: Tensor, masks: Tensor, prototypes: Tensor, thresholds: Tensor) -> Tensor:
         """What the prototype of the dilated organ finds more than the organ's own `(B, S, C)` is the ring around it.
 
-        The difference is no probability: where negative it is clamped and gives no gradient [rpt R21].
+        The difference is no probability: if negative, it is clamped and gives no gradient [rpt R21].
         """
         dilated = F.max_pool2d(masks, kernel_size=3, stride=1, padding=1)
         both = (ops.masked_average(support, dilated), prototypes)

@@ -23,7 +23,7 @@ SECOND = dict(steps=4000, learning_rate=1e-5, start="newest")
 
 
 class VISA(ALPNet):
-    """ALPNet with the loss of continuity, which speaks where the queries are neighbouring slices in order.
+    """ALPNet with the loss of continuity, which speaks if the queries are neighbouring slices in order.
 
     Args:
         encoder: any 2D encoder; its deepest map is used.

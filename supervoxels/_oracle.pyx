@@ -138,7 +138,7 @@ cdef inline void swap(uint32_t* index, int64_t a, int64_t b) noexcept nogil:
 
 
 cdef bint introsort(const double* cost, uint32_t* index, int64_t length) noexcept nogil:
-    """Quicksort of indices as [supervoxels 3.3] fixes it. False where the depth limit is met (never seen on a scan)."""
+    """Quicksort of indices as [supervoxels 3.3] fixes it. False if the depth limit is met (never seen on a scan)."""
     cdef int64_t[128] waiting_first, waiting_last
     cdef int[128] waiting_depth
     cdef int waiting = 0, depth = 0

@@ -148,7 +148,7 @@ def shape(path: Path) -> tuple[int, ...]:
 
 
 def claim_folder(out: Path, parameters: Parameters | SliceParameters, overwrite: bool) -> None:
-    """Check that what `out` holds was made with `parameters`, and write them down where it is new or to be overwritten.
+    """Check that what `out` holds was made with `parameters`, and write them down if it is new or to be overwritten.
 
     Old files go before the new parameters are written: no interrupted run leaves one kind under the other's name.
     """
@@ -179,7 +179,7 @@ def claim_folder(out: Path, parameters: Parameters | SliceParameters, overwrite:
 
 
 def read_manifest(manifest: Path) -> dict | None:
-    """The parameters a folder was made with, None where none are written down."""
+    """The parameters a folder was made with, None if none are written down."""
     try:
         content = json.loads(manifest.read_text())
     except FileNotFoundError:

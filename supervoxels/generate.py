@@ -1,4 +1,4 @@
-"""Make the supervoxels of a data set: one file a scan, in parallel, resumable [supervoxels 2.10].
+"""Make the supervoxels of a data set: one file per scan, in parallel, resumable [supervoxels 2.10].
 
     python -m supervoxels.generate CHAOST2 --data-root data
     python -m supervoxels.generate CHAOST2 --slices
@@ -147,7 +147,7 @@ def what_to_make(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is 0 where every scan has its supervoxels."""
+    """Run the command; the exit status is 0 if every scan has its supervoxels."""
     parser = command_line()
     options = parser.parse_args(arguments)
 

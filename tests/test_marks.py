@@ -6,8 +6,11 @@ import subprocess
 from tests.conftest import ROOT
 
 MARK = re.compile(r"\[([a-z]+) ([A-Z]|[A-Z]?\d+(?:\.\d+)*)\]")
-UNNAMED = re.compile(r"\bspec[ /](?:[a-z_.]+ )?(?:section |defect )?[A-Z]?\d|\bdefect [A-Z]?\d|\b[DGQRV]\d{1,2}\b")
 PAGES = {page.stem: page for page in (ROOT / "models/spec").glob("*.md") if page.stem != "README"}
+UNNAMED = re.compile(
+    r"\bspec[ /](?:[a-z_.]+ )?(?:section |defect )?[A-Z]?\d|\b[DGQRV]\d{1,2}\b"
+    rf"|(?:\bdefect|\((?:{'|'.join(PAGES)})) [A-Z]?\d"
+)
 LISTED = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py", "*.pyx", "*.hpp", "*.md"]
 FILES = {ROOT / line for line in subprocess.check_output(LISTED, cwd=ROOT, text=True).split()}
 TEXTS = {str(file.relative_to(ROOT)): file.read_text() for file in FILES - {ROOT / __file__} if file.is_file()}
@@ -54,5 +57,6 @@ def test_wrong_marks_are_seen():
     wrong = ["[adnet D99]", "[adnett D7]", "[visa 99.1]"]
     assert unresolved(f"as [adnet D7] and [alpnet 9.5], not {wrong}") == wrong
     assert all(
-        UNNAMED.search(text) for text in ("(spec 2.4)", "spec alpnet 3.3", "spec/rpt.md A5", "defect D10", "(R9)")
+        UNNAMED.search(text)
+        for text in ("(spec 2.4)", "spec alpnet 3.3", "spec/rpt.md A5", "defect D10", "(R9)", "(visa 3)")
     )

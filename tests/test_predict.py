@@ -182,10 +182,10 @@ def damaged(scan, tmp_path, array, geometry=None):
 @pytest.mark.parametrize(
     ("array", "expected"),
     [
-        (lambda a: a[0], "a 3D volume with one value a voxel is expected, this one has size (64, 64)"),
+        (lambda a: a[0], "a 3D volume with one value per voxel is expected, this one has size (64, 64)"),
         (
             lambda a: np.stack([a, a]),
-            "a 3D volume with one value a voxel is expected, this one has size (64, 64, 16, 2)",
+            "a 3D volume with one value per voxel is expected, this one has size (64, 64, 16, 2)",
         ),
         (
             lambda a: np.where(a == a.max(), np.nan, a).astype(np.float32),

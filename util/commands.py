@@ -14,7 +14,7 @@ def guarded(work: Callable[[], Mapping[int | str, str]]) -> int:
         work: returns what went wrong, number of a scan, or a name -> sentence; a UserError stops everything.
 
     Returns:
-        0 where nothing failed, 1 after a failure, 130 after Ctrl-C.
+        0 if nothing failed, 1 after a failure, 130 after Ctrl-C.
     """
     try:
         failures = work()

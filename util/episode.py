@@ -22,7 +22,7 @@ class Episode:
         support_masks: `(B, S, *)` float, 1 on the organ, 0 elsewhere.
         query_images: `(B, Q, C, *)` float.
         query_masks: `(B, Q, *)` integer (0, 1, or 255 = ignore), or None whenever the answer is to be predicted.
-        neighbours: `(B,)`, 1 where the queries are neighbouring slices of one scan in ascending order, or None.
+        neighbours: `(B,)`, 1 if the queries are neighbouring slices of one scan in ascending order, or None.
 
     Raises:
         ValueError: the shapes do not belong together.
@@ -69,7 +69,7 @@ class Episode:
         return Episode(**{name: None if value is None else function(value) for name, value in values.items()})
 
     def to(self, device: torch.device | str) -> "Episode":
-        """Move to `device`, without waiting where the memory is pinned."""
+        """Move to `device`, without waiting if the memory is pinned."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Episode":

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a row under the names of its keys; numbers to the right, words to the left."""
+    """One line per row under the names of its keys; numbers to the right, words to the left."""
     names = list(rows[0]) if rows else []
     cells = [[str(row[name]) for name in names] for row in rows]
     widths = [max(len(name), *(len(line[at]) for line in cells)) for at, name in enumerate(names)]

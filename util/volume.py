@@ -27,7 +27,7 @@ class Geometry:
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
     def matches(self, other: "Geometry", tolerance: float = 1e-3) -> bool:
-        """True where both describe the same grid within `tolerance` (mm, and cosines)."""
+        """True if both describe the same grid within `tolerance` (mm, and cosines)."""
         return all(
             np.allclose(getattr(self, name), getattr(other, name), rtol=0, atol=tolerance)
             for name in ("spacing", "origin", "direction")
@@ -65,7 +65,9 @@ def read_volume(path: str | Path) -> Volume:
             f"{path}: cannot be read, the file is damaged, cut short or not an image; fetch or write it again"
         ) from error
     if array.ndim != 3 or header.GetNumberOfComponents() != 1:
-        raise UserError(f"{path}: a 3D volume with one value a voxel is expected, this one has size {header.GetSize()}")
+        raise UserError(
+            f"{path}: a 3D volume with one value per voxel is expected, this one has size {header.GetSize()}"
+        )
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
         raise UserError(f"{path}: {count} voxel(s) are NaN or infinite; repair the scan before using it")

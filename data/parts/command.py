@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="mm of the prepared voxels")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="rows and columns of the prepared slices")
     parser.add_argument(
-        "--jobs", type=int, default=-1, help="scans at once; the result is the same (default: one a core)"
+        "--jobs", type=int, default=-1, help="scans at once; the result is the same (default: one per core)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
 
@@ -78,11 +78,11 @@ def chosen_plan(options: argparse.Namespace, plan: Plan, legacy: Plan) -> Plan:
 
 
 def main(converter: Converter, about: str, arguments: list[str] | None = None) -> int:
-    """A preparation command; returns the exit status, 0 where every scan found is prepared."""
+    """A preparation command; returns the exit status, 0 if every scan found is prepared."""
     parser = command_line(converter, about)
     options = parser.parse_args(arguments)
     if options.jobs == 0:
-        parser.error("--jobs 0 can do nothing; -1 takes one a core")
+        parser.error("--jobs 0 can do nothing; -1 takes one per core")
     return guarded(
         lambda: convert(
             converter,

@@ -25,7 +25,7 @@ class Findings:
         label: `(D, 1, K)`, for every slice the ids it shows: as good as the label where only presence is asked for.
         size: rows and columns that are used.
         directions: signs of the axes nearest to columns, rows and slices.
-        supervoxels: True where the file is there.
+        supervoxels: True if the file is there.
     """
 
     number: int
@@ -148,7 +148,7 @@ def _check_supervoxels(file: Path, image: Volume, dataset: Dataset, found: Findi
 
 
 def explained(image: np.ndarray, segments: np.ndarray, flips: tuple[int, int, int] = (1, 1, 1)) -> float:
-    """Share of the image's variance that lies between segments, 0..1: high where their borders are the image's.
+    """Share of the image's variance that lies between segments, 0..1: high if their borders are the image's.
 
     Args:
         image, segments: `(D, H, W)`.

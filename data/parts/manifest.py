@@ -64,7 +64,7 @@ def write_manifest(file: Path, manifest: dict) -> None:
 
 
 def is_done(recorded: dict | None, sources: Mapping[str, str], outputs: tuple[Path, ...]) -> bool:
-    """True where an earlier run recorded exactly these sources and results."""
+    """True if an earlier run recorded exactly these sources and results."""
     return (
         recorded is not None
         and recorded["sources"] == sources

@@ -87,7 +87,7 @@ class Predictor:
 def prediction_tasks(
     organ: str, identifier: int, labels: Mapping[int, np.ndarray], query: int, depth: int, pairing: Pairing
 ) -> list[Task]:
-    """Tasks that segment an organ where no truth is known: one for every support that shows it.
+    """Tasks that segment an organ whose truth is not known: one for every support that shows it.
 
     Args:
         organ: its name.

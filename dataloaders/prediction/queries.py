@@ -21,7 +21,7 @@ RECORD = "predictions.json"
 def find_queries(paths: Sequence[Path], out: Path) -> dict[str, tuple[Path, ...]]:
     """Scans by name -> files: NIfTI files and DICOM series, in folders at any depth (`out` excepted).
 
-    Where image_N.nii.gz and label_N.nii.gz lie together as in a prepared data set, the labels are left out.
+    If image_N.nii.gz and label_N.nii.gz lie together as in a prepared data set, the labels are left out.
 
     Raises:
         UserError: nothing is there, two scans would get one name, or results would replace a scan.
@@ -78,7 +78,7 @@ def _stem(path: Path) -> str:
 
 
 class Record:
-    """What OUT holds: the settings that made it, and a line a scan.
+    """What OUT holds: the settings that made it, and one line per scan.
 
     Args:
         out: the folder.
@@ -111,7 +111,7 @@ class Record:
             )
 
     def is_done(self, name: str, files: Sequence[Path], outputs: Sequence[Path]) -> bool:
-        """True where these very files were segmented and the outputs are there."""
+        """True if these very files were segmented and the outputs are there."""
         known = self.scans.get(name)
         return known is not None and all(file.is_file() for file in outputs) and known["sources"] == digests(files)
 

@@ -74,7 +74,7 @@ def _header(file: Path) -> Slice:
 
 
 def _pixels(piece: Slice) -> np.ndarray:
-    """Pixels `(1, H, W)` after rescaling: integers where slope and intercept are, else float32."""
+    """Pixels `(1, H, W)` after rescaling: integers if slope and intercept are, else float32."""
     try:
         file = pydicom.dcmread(piece.file)
         array = file.pixel_array

@@ -28,7 +28,7 @@ class Plan:
         percentile: intensities above it are set to it; None leaves them.
         window: intensities `(low, high)` that become 0 and 255; None leaves them.
         border: share of the rows and columns that is cut off at each side.
-        shrink: factor on the in-plane spacing, where `spacing` is None.
+        shrink: factor on the in-plane spacing, if `spacing` is None.
         orient: store rows and columns of all scans the same way round.
         legacy: as the published preparation did it.
     """
@@ -94,13 +94,13 @@ def intensities(array: np.ndarray, plan: Plan) -> np.ndarray:
 
 
 def cut_bright(array: np.ndarray, percentile: float = 99.5) -> np.ndarray:
-    """Set what lies above the percentile of all voxels to it; of integers the percentile is truncated (alpnet 3.3)."""
+    """Set what lies above the percentile of all voxels to it; of integers the percentile is truncated [alpnet 3.3]."""
     limit = np.percentile(array, percentile).astype(array.dtype)
     return np.minimum(array, limit)
 
 
 def window(array: np.ndarray, low: float, high: float, own_range: bool = False) -> np.ndarray:
-    """Clip to `[low, high]` and stretch to 0..255, float32 (alpnet 3.4).
+    """Clip to `[low, high]` and stretch to 0..255, float32 [alpnet 3.4].
 
     Args:
         array: intensities, any shape.
@@ -126,14 +126,14 @@ def orient(volume: Volume, towards: tuple[float, float, float] = LEFT_FRONT_HEAD
         volume: `(D, H, W)`.
         towards: signs of left (columns), back (rows), head (slices).
     """
-    axes = np.reshape(volume.geometry.direction, (3, 3)).T  # one row an array axis x, y, z
+    axes = np.reshape(volume.geometry.direction, (3, 3)).T  # one row per array axis x, y, z
     swap = abs(axes[0, 1]) + abs(axes[1, 0]) > abs(axes[0, 0]) + abs(axes[1, 1])
     axes = axes[[1, 0, 2]] if swap else axes
     return reordered(volume, swap, tuple(np.where(axes.diagonal() * towards < 0, -1, 1).tolist()))
 
 
 def reordered(volume: Volume, swap: bool, signs: tuple[int, int, int]) -> Volume:
-    """The same volume stored another way: rows and columns swapped, then axes x, y, z reversed where the sign is -1.
+    """The same volume stored another way: rows and columns swapped, then axes x, y, z reversed if the sign is -1.
 
     The array is a view: CT scans are large.
     """
@@ -149,7 +149,7 @@ def reordered(volume: Volume, swap: bool, signs: tuple[int, int, int]) -> Volume
 
 
 def output_size(size: int, spacing: float, target: float, legacy: bool = False) -> int:
-    """Samples along one axis: rounded, at least one; legacy: floor + 1, of which the last may be blank (alpnet 3.2)."""
+    """Samples along one axis: rounded, at least one; legacy: floor + 1, of which the last may be blank [alpnet 3.2]."""
     samples = size * spacing / target
     return int(samples + 1) if legacy else max(1, math.floor(samples + 0.5))
 
@@ -179,7 +179,7 @@ def resample(volume: Volume, spacing: tuple[float, ...], legacy: bool = False) -
 def resample_label(volume: Volume, spacing: tuple[float, ...], legacy: bool = False) -> Volume:
     """Labels to `spacing` mm, int16: each id is interpolated as a share of the voxel, and the largest share wins.
 
-    Published: an id wins with more than half of the voxel, and where rounding lets two do so the larger id.
+    Published: an id wins with more than half of the voxel, and if rounding lets two do so, the larger id.
     """
     return label_onto(volume, *target_grid(volume.array.shape, volume.geometry, spacing, legacy), legacy)
 
@@ -248,7 +248,7 @@ def interpolate(
 
 
 def crop_border(volume: Volume, margin: int, legacy: bool = False) -> Volume:
-    """Cut `margin` pixels off at each side of the plane; legacy leaves the origin where it was (alpnet 3.4)."""
+    """Cut `margin` pixels off at each side of the plane; legacy leaves the origin where it was [alpnet 3.4]."""
     inside = volume.array[:, margin : volume.array.shape[1] - margin, margin : volume.array.shape[2] - margin]
     return Volume(inside, volume.geometry if legacy else moved(volume.geometry, (margin, margin, 0)))
 
@@ -256,7 +256,7 @@ def crop_border(volume: Volume, margin: int, legacy: bool = False) -> Volume:
 def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, legacy: bool = False) -> Volume:
     """`size` rows and columns about the middle n // 2 (an odd size has one more before it); `fill` where the scan ends.
 
-    Legacy leaves the origin where it was (alpnet 3.3).
+    Legacy leaves the origin where it was [alpnet 3.3].
     """
     rows, columns = (size, size) if isinstance(size, int) else size
     depth, height, width = volume.array.shape

@@ -100,13 +100,13 @@ def onto_own_grid(array: np.ndarray, geometry: Geometry, own: Volume) -> np.ndar
 
 
 def require_modality(image: Volume, preparation: Preparation, file: Path) -> None:
-    """Refuse a CT where MR was trained, and the other way round, as far as values tell.
+    """Refuse a CT if MR was trained, and the other way round, as far as values tell.
 
     Raises:
         UserError: intensities cannot be those of the checkpoint's modality.
     """
     lowest, plan = float(image.array.min()), preparation.plan
-    remedy = "use a checkpoint of its modality, or --prepared where intensities are the training scans' already"
+    remedy = "use a checkpoint of its modality, or --prepared if intensities are the training scans' already"
     if plan.window is not None and lowest >= HOUNSFIELD:
         raise UserError(
             f"{file}: has no value below {lowest:g} and the checkpoint was trained on CT in Hounsfield units; {remedy}"
@@ -159,7 +159,7 @@ def _spacing(plan: Plan, image: Volume) -> tuple[float, float, float]:
 
 
 def _axes(geometry: Geometry) -> np.ndarray:
-    """`(3, 3)`: one row an array axis x, y, z, its direction in the patient."""
+    """`(3, 3)`: one row per array axis x, y, z, its direction in the patient."""
     return np.reshape(geometry.direction, (3, 3)).T
 
 

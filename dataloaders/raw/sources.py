@@ -16,9 +16,9 @@ GEOMETRY_TOLERANCE = 1e-2  # mm and cosines; headers are float32 and written by 
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one scan: one image file or the slices of a series, one label file or one picture a slice.
+    """Files of one scan: one image file or the slices of a series, one label file or one picture per slice.
 
-    `problem` is a sentence where it is known already that they cannot be read as one scan.
+    `problem` is a sentence if it is known already that they cannot be read as one scan.
     """
 
     image: tuple[Path, ...]
@@ -32,7 +32,7 @@ class Source:
 
 
 def one_of_each(images: Sequence[Path], labels: Sequence[Path]) -> Source:
-    """The source of two NIfTI files; a problem where there are several candidates."""
+    """The source of two NIfTI files; a problem if there are several candidates."""
     several = next((files for files in (images, labels) if len(files) > 1), None)
     problem = f"{several[0]}: there is also {several[1]}; leave one of them" if several else ""
     return Source((images[0],), (labels[0],), problem)
@@ -115,7 +115,7 @@ def _read_label(file: Path, image: Volume, trust_voxels: bool) -> np.ndarray:
 
 
 def _read_pictures(files: tuple[Path, ...], slices: list[Path], image: Volume) -> np.ndarray:
-    """One picture a slice, paired by the files' stems: the order of names says nothing about places (alpnet 3.3)."""
+    """One picture per slice, paired by the files' stems: the order of names says nothing about places [alpnet 3.3]."""
     pictures = {file.stem: file for file in files}
     folder, stems = files[0].parent, [file.stem for file in slices]
     without, alone = sorted(set(stems) - set(pictures)), sorted(set(pictures) - set(stems))

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from util.bookkeeping import Bookkeeping
 from util.episode import Episode, Output
 
-Features = tuple[Tensor, ...]  # maps (N, C, *) or vectors (N, C), one row an image; in `match` the rows are (B, S|Q)
+Features = tuple[Tensor, ...]  # maps (N, C, *) or vectors (N, C), one row per image; in `match` the rows are (B, S|Q)
 
 
 class FewShotMethod(nn.Module):
     """A few-shot segmentation method: a subclass in a file of its own, `models/<name>.py`.
 
-    A subclass defines `match` and, where it adds reductions or heads, `encode`. Its constructor takes the encoder as
+    A subclass defines `match` and, if it adds reductions or heads, `encode`. Its constructor takes the encoder as
     the one positional argument, and hyperparameters as keyword-only arguments with the paper's values as defaults:
     these become the `model.*` keys of the configuration.
 
@@ -88,7 +88,7 @@ class FewShotMethod(nn.Module):
 
 
 def reduction(encoder: nn.Module, position: int, channels: int) -> nn.Module:
-    """1x1 convolution without bias from an encoder map to `channels`; nothing where the map has that width already."""
+    """1x1 convolution without bias from an encoder map to `channels`; nothing if the map has that width already."""
     width = encoder.channels[position]
     if width == channels:
         return nn.Identity()

@@ -1,6 +1,6 @@
-"""What the Q-Net family (Q-Net, PAMI, RPT, GMRD) puts on its encoder: two scales of features and a threshold an image.
+"""What the Q-Net family (Q-Net, PAMI, RPT, GMRD) puts on its encoder: two scales of features, a threshold per image.
 
-[gmrd 2]. The encoder gives maps at strides 4 and 8 (layer3 and layer4 of the ResNet).
+The encoder [gmrd 2] gives maps at strides 4 and 8 (layer3 and layer4 of the ResNet).
 
 The head takes the mean of the deep map as it is, so the scale of that map must stand still. Batch norms that train on
 the statistics of the two images hold it, as in the papers; the recipes say so, whatever the encoder prefers. With
@@ -44,7 +44,7 @@ class DualScale(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, maps: Features) -> Features:
-        """Encoder maps -> (fine `(N, C, h, w)`, coarse `(N, C, h / 2, w / 2)`, threshold `(N,)`), where switched on."""
+        """Encoder maps -> (fine `(N, C, h, w)`, coarse `(N, C, h / 2, w / 2)`, threshold `(N,)`), if switched on."""
         shallow, deep = maps
         parts = ((self.fine, shallow), (self.coarse, deep), (self.threshold, deep))
         return tuple(part(encoded) for part, encoded in parts if part is not None)
@@ -62,6 +62,6 @@ class ThresholdHead(nn.Module):
         self.reduction = nn.Linear(width, 1)
 
     def forward(self, deep: Tensor) -> Tensor:
-        """`(N, C, h, w)` -> one threshold an image, `(N,)`."""
+        """`(N, C, h, w)` -> one threshold per image, `(N,)`."""
         with torch.autocast(deep.device.type, enabled=False):
             return self.reduction(self.classifier(deep.float().mean((-2, -1))))[:, 0]

@@ -26,7 +26,7 @@ TAPS = (5, 3)  # stages that give the deep map and, for methods with two scales,
 
 
 class EfficientNetLite0(nn.Module):
-    """Maps after stage 5 (112 channels) and, where two are asked for, stage 3 (40 channels) before it.
+    """Maps after stage 5 (112 channels) and, if two are asked for, stage 3 (40 channels) before it.
 
     Args:
         strides: output strides of the maps, shallow to deep, e.g. `(8,)` or `(4, 8)`; dilation replaces stride where
@@ -71,7 +71,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class MobileBlock(nn.Module):
-    """Inverted residual: expand 1x1, depthwise k x k, project 1x1; a shortcut where shapes allow."""
+    """Inverted residual: expand 1x1, depthwise k x k, project 1x1; a shortcut if shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int, expansion: int, skip: bool):
         super().__init__()

@@ -1,6 +1,6 @@
 """Encoders by name, and their pretrained weights.
 
-An encoder has `dims`, `channels` and `strides` (in the plane, one entry a map, shallow to deep) and takes images
+An encoder has `dims`, `channels` and `strides` (in the plane, one entry per map, shallow to deep) and takes images
 `(N, 1, *)` to a tuple of maps; the depth of a volume stays. One whose cells look at the middle of their pixels, not at
 the first, says so: `centred = True`. Weights are loaded strictly: a file that does not fit is an error, never skipped.
 """
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
     make: Callable[[tuple[int, ...]], nn.Module]  # from the output strides of its maps
     weights: str = "none"  # when the user names none; others than the small one's need a download
     stride: int = 0  # output stride of the deepest map; 0 = as the method's paper has it
-    training: Mapping[str, Any] = {}  # values of `train.*` it wants where the method's recipe names none
+    training: Mapping[str, Any] = {}  # values of `train.*` it wants if the method's recipe names none
 
 
 ENCODERS = {
@@ -98,7 +98,7 @@ def build(name: str, strides: tuple[int, ...], weights: str | None = "none", dim
     Args:
         name: a key of ENCODERS.
         strides: output strides of the maps, shallow to deep.
-        weights: "none", "imagenet", "coco" (DeepLabV3's trunk), or a file with a state dict; None where a checkpoint
+        weights: "none", "imagenet", "coco" (DeepLabV3's trunk), or a file with a state dict; None if a checkpoint
             will bring them.
         dims: spatial axes of what it will see; a 2D encoder sees the slices of volumes.
 

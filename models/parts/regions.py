@@ -58,7 +58,7 @@ class RegionalPrototypes(nn.Module):
 def foreground_cells(masks: Tensor, size: tuple[int, int], least: int) -> Tensor:
     """Masks `(B, S, H, W)` -> foreground of the feature map `(B, S, h, w)`, bool, at least `least` cells.
 
-    A cell is foreground where the resized mask is not zero. Where these are too few, the first `least` cells in raster
+    A cell is foreground if the resized mask is not zero. If these are too few, the first `least` cells in raster
     order join them, as published: small organs share their regions with the top of the image [rpt R9].
 
     Raises:

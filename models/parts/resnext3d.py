@@ -83,7 +83,7 @@ class ResNeXt3D(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1x1, grouped 3x3x3, 1x1x1 with batch norms, and a shortcut that is projected where the shape changes."""
+    """1x1x1, grouped 3x3x3, 1x1x1 with batch norms, and a shortcut that is projected if the shape changes."""
 
     def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 The registry's torchvision carries a C library built against CUDA. Beside a CPU torch that library does not load, its
 operators stay undeclared, and `import torchvision` dies with "operator torchvision::nms does not exist". The networks
 need none of these operators, so declaring their schemas is enough. It must happen only after the plain import failed:
-where the library does load, declaring them first aborts the process.
+if the library does load, declaring them first aborts the process.
 """
 
 import importlib

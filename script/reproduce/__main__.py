@@ -54,7 +54,7 @@ class Runner:
             self.child.send_signal(signal.SIGTERM)
 
     def __call__(self, words: Sequence[str]) -> bool:
-        """Run `python WORDS` from the repository's root; True where it succeeded.
+        """Run `python WORDS` from the repository's root; True if it succeeded.
 
         Raises:
             KeyboardInterrupt: a signal asked to stop.
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the commands that would run")
     what.add_argument(
-        "--slurm", action="store_true", help="write an array job, a task a fold and seed, instead of running"
+        "--slurm", action="store_true", help="write an array job, one task per fold and seed, instead of running"
     )
     what.add_argument("--no-report", action="store_true", help="train and test only")
     what.add_argument("--report-only", action="store_true", help="report only, once everything is tested")

@@ -165,7 +165,7 @@ def test_runs(plan: Plan) -> list[Path]:
 
 
 def report_command(plan: Plan) -> list[str] | None:
-    """Words of the report's command; None where it was made of these very runs (a repeated test is another run)."""
+    """Words of the report's command; None if it was made of these very runs (a repeated test is another run)."""
     found, out = [str(run) for run in test_runs(plan)], report_folder(plan)
     done = out / REPORTED
     if done.is_file() and done.read_text().splitlines() == found:

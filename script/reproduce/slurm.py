@@ -1,4 +1,4 @@
-"""Slurm files: an array job with a task a training, and the job of the report that waits for it."""
+"""Slurm files: an array job with one task per training, and the job of the report that waits for it."""
 
 import os
 import shlex

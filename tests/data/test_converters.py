@@ -258,7 +258,7 @@ BAD = [
     ("chaost2", damage.broken_picture, "the picture is damaged"),
     ("sabs", damage.other_shape, "label0001.nii.gz: has shape (7, 32, 32)"),
     ("sabs", damage.other_spacing, "its header places it elsewhere than the image"),
-    ("sabs", damage.four_dimensions, "a 3D volume with one value a voxel is expected"),
+    ("sabs", damage.four_dimensions, "a 3D volume with one value per voxel is expected"),
     ("sabs", damage.truncated, "img0001.nii.gz: cannot be read, the file is damaged"),
     ("sabs", damage.no_image, "img0001.nii.gz: cannot be read"),
     ("sabs", damage.nothing_labelled, "shows no organ at all"),

@@ -80,7 +80,7 @@ def test_no_slice_with_its_neighbours():
 
 @pytest.mark.parametrize(("way", "reach"), [("chained", 1), ("direct", 3)])
 def test_a_superpixel_moves_with_the_flow(way, reach):
-    """Two rows and one column a slice; registered directly, the same in one go."""
+    """Two rows and one column per slice; registered directly, the same in one go."""
     table = flows_of(scan().image, reach, shifting(-2, 1))
     mask = (scan().segments[3] == 1).astype(np.float32)
     for target in (2, 4, 5, 6):

@@ -17,7 +17,7 @@ class TinyEncoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """`(N, 1, *)` -> one map a stride; the depth of a volume is kept."""
+        """`(N, 1, *)` -> one map per stride; the depth of a volume is kept."""
         maps = []
         for layer, stride in zip(self.layers, self.strides, strict=True):
             size = (*images.shape[2:-2], *(max(side // stride, 1) for side in images.shape[-2:]))

@@ -1,10 +1,10 @@
 """Scores of a binary segmentation.
 
-Empty masks, one rule for all scores: where prediction and truth are both empty there is nothing to judge, every score
-is NaN and does not count in means. Where one of them is empty, everything is wrong: Dice, IoU, precision, recall and
+Empty masks, one rule for all scores: if prediction and truth are both empty, there is nothing to judge, every score
+is NaN and does not count in means. If one of them is empty, everything is wrong: Dice, IoU, precision, recall and
 surface Dice are 0, and the distances are the diagonal of the scan, the largest distance that two of its points can
 have (an infinite distance cannot be averaged, and leaving the scan out would reward a method that finds nothing).
-The volume error needs an organ: it is NaN where the truth is empty.
+The volume error needs an organ: it is NaN if the truth is empty.
 """
 
 import math
@@ -19,7 +19,7 @@ TOLERANCES = (2, 4)  # mm, of the normalised surface Dice
 def overlap(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Dice = 2TP / (2TP + FP + FN) and IoU = TP / (TP + FP + FN) of two boolean arrays of one shape.
 
-    Both are NaN where prediction and truth are empty [adnet 7.4].
+    Both are NaN if prediction and truth are empty [adnet 7.4].
 
     Raises:
         ValueError: the shapes differ.

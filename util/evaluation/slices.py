@@ -48,7 +48,7 @@ class SliceInference:
 
     Args:
         method: in evaluation mode, on `device`.
-        read_scan: number -> scan with `image (D, H, W)`, and `organ(id)` where it is a support.
+        read_scan: number -> scan with `image (D, H, W)`, and `organ(id)` if it is a support.
         device: where the method lives.
         batch_size: slices encoded and matched at once.
     """
@@ -153,7 +153,7 @@ def anchored(carried: np.ndarray, annotated: np.ndarray) -> np.ndarray:
 
 
 def best_borders(likeness: np.ndarray) -> list[int]:
-    """Cut D slices into consecutive runs, one a group, so that the summed likeness is largest.
+    """Cut D slices into consecutive runs, one per group, so that the summed likeness is largest.
 
     Anatomy has an order: support slices ascend, so do the query slices that look like them.
 

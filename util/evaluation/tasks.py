@@ -18,7 +18,7 @@ class Group:
     """Query slices that are segmented with the same annotated support slices.
 
     Attributes:
-        support: the annotated slices, one a shot.
+        support: the annotated slices, one per shot.
         query_slices: what they segment, ascending.
         pivot: with it the group is walked: the annotated slices segment this query slice, and from there outward every
             slice is segmented with the one before it and its prediction (test.match=propagate).
@@ -124,7 +124,7 @@ def _pools(tasks: Sequence[Task]) -> list[list[Task]]:
 
 
 def score(task: Task, prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, Any]:
-    """One row of scores.csv: the protocol's Dice and IoU, and where the whole volume was segmented all its scores."""
+    """One row of scores.csv: the protocol's Dice and IoU, and, if the whole volume was segmented, all its scores."""
     scored = list(task.scored_slices)
     dice, iou = overlap(prediction[scored], truth[scored])
     precision, recall = published_precision_and_recall(prediction[scored], truth[scored])

@@ -1,4 +1,4 @@
-"""Segment test tasks with a 3D method: whole volumes, or where memory is short patches that overlap.
+"""Segment test tasks with a 3D method: whole volumes, or, if memory is short, patches that overlap.
 
 Patches are encoded, and their FEATURES are put together before the one match over the whole volume. So the prototype
 comes from the whole support, predictions are resized once, and patches change only what a patch's border cuts off from
@@ -39,7 +39,7 @@ class VolumeInference:
 
     Args:
         method: in evaluation mode, on `device`.
-        read_scan: number -> scan with `image (D, H, W)`, and `organ(id)` where it is a support.
+        read_scan: number -> scan with `image (D, H, W)`, and `organ(id)` if it is a support.
         device: where the method lives.
         patch: slices, rows and columns encoded at once; 0 = all of that axis.
         memory_gb: patches are made so small that the encoder's tensors fit in this; 0 = no bound.
@@ -124,7 +124,7 @@ class VolumeInference:
         return SCRATCH * forward_bytes(self.method.encoder, (1, 1, *patch)) / GIB
 
     def _annotated(self, group: Group, identifier: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Features `(1, S, C, D, h, w)` and masks `(1, S, D, H, W)`, one shot a scan, with its annotated slices only.
+        """Features `(1, S, C, D, h, w)` and masks `(1, S, D, H, W)`, one shot per scan, with its annotated slices only.
 
         Scans of fewer slices than others get empty ones, which no mask points at.
         """

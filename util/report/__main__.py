@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _table(arguments: Sequence[str], score: str) -> str:
-    """A column a run, mean ± standard deviation over its scans; of a folder of runs a column a method."""
+    """One column per run, mean ± standard deviation over its scans; of a folder of runs one column per method."""
     columns = {}
     for argument, (name, folder) in zip(arguments, named_folders(arguments), strict=True):
         if (folder / "scores.csv").is_file():

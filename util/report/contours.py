@@ -9,7 +9,7 @@ from util.files import whole_file
 
 
 def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
-    """A picture of one organ: a row a scan, columns image, truth, prediction.
+    """A picture of one organ: one row per scan, columns image, truth, prediction.
 
     Args:
         file: PNG to write.

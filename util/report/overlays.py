@@ -36,7 +36,7 @@ class Case:
 
     Attributes:
         organ: its name.
-        place: best, median, worst, or several of them where there are few scans.
+        place: best, median, worst, or several of them if there are few scans.
         scan: its number.
         rows: of scores.csv, a group each that scored it.
     """
@@ -193,7 +193,7 @@ def _mask(file: Path, scan: Display, image_file: Path) -> np.ndarray:
 
 
 def _extent(shown: np.ndarray, margin: int) -> tuple[int, int]:
-    """First index and end of what is shown, with a margin; everything where nothing is."""
+    """First index and end of what is shown, with a margin; everything if nothing is."""
     found = np.flatnonzero(shown)
     if not len(found):
         return 0, len(shown)

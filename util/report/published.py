@@ -12,7 +12,7 @@ class Published:
     """A row of a published table.
 
     Attributes:
-        method: our name of it, "" where it is none of ours.
+        method: our name of it, "" if it is none of ours.
         name: the paper's.
         dataset: our name.
         setting: 1 or 2.

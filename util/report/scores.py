@@ -21,9 +21,9 @@ class Score:
 
     Attributes:
         title: in words.
-        better: 1 where more is better, -1 where less is, 0 where nearer to 0 is.
+        better: 1 if more is better, -1 if less is, 0 if nearer to 0 is.
         digits: after the decimal point.
-        unit: "" where the score has none.
+        unit: "" if the score has none.
     """
 
     title: str
@@ -55,7 +55,7 @@ SCORES = {
 
 
 def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write scores.csv: one row an organ and scan; not-a-number is an empty field."""
+    """Write scores.csv: one row per organ and scan; not-a-number is an empty field."""
     with whole_file(file) as temporary, open(temporary, "w", newline="") as handle:
         writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
         writer.writeheader()
@@ -92,7 +92,7 @@ def read_scores(file: Path) -> list[dict[str, str]]:
 def organ_table(
     columns: Mapping[str, Sequence[Mapping[str, Any]]], score: str = "dice", recorder: str = "plain"
 ) -> str:
-    """A text table: a row an organ, a column a run, each cell mean ± standard deviation over scans.
+    """A text table: one row per organ, one column per run, each cell mean ± standard deviation over scans.
 
     The last row is the mean over organs of their means, as the papers report it.
     """
@@ -109,7 +109,7 @@ def organ_table(
 
 
 def overall_mean(rows: Sequence[Mapping[str, Any]], score: str = "dice", recorder: str = "plain") -> float:
-    """Mean over organs of the mean over scans; NaN where nothing was scored."""
+    """Mean over organs of the mean over scans; NaN if nothing was scored."""
     organs = dict.fromkeys(row["organ"] for row in rows)
     means = [fmean(values) for organ in organs if (values := _values(rows, organ, score, recorder))]
     return fmean(means) if means else math.nan
@@ -123,7 +123,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def support_spread(rows: Sequence[Mapping[str, Any]], score: str = "dice") -> list[dict[str, Any]]:
-    """What the choice of the support scan makes: an organ a row, over the means that each support scan gives."""
+    """What the choice of the support scan makes: one row per organ, over the means that each support scan gives."""
     table = []
     for organ in dict.fromkeys(row["organ"] for row in rows):
         own = [row for row in rows if row["organ"] == organ]

@@ -23,10 +23,10 @@ class Spread:
     """A mean of one group, one organ, one score.
 
     Attributes:
-        mean: over runs (a fold with a seed), of their means over scans; NaN where nothing was scored.
+        mean: over runs (a fold with a seed), of their means over scans; NaN if nothing was scored.
         over_runs: standard deviation over runs, NaN for a single one.
         over_scans: standard deviation over scans (each the mean of all its rows), NaN for a single one.
-        over_supports: standard deviation over support scans where these rotate, else NaN.
+        over_supports: standard deviation over support scans if these rotate, else NaN.
         runs: how many.
         scans: how many.
     """
@@ -66,7 +66,7 @@ def _means(rows: Iterable[dict[str, str]], organ: str, score: str, keys: tuple[s
 
 
 def number(row: dict[str, str], score: str) -> float:
-    """A score of a row; NaN where it is empty or the file is older than the score."""
+    """A score of a row; NaN if it is empty or the file is older than the score."""
     return float(row.get(score) or "nan")
 
 
@@ -85,10 +85,10 @@ class Difference:
         score: column of scores.csv.
         pairs: rows of the same organ, scan, fold and seed that both have.
         scans: different scans among them, the number of independent values.
-        mean: over scans, NaN where there is no pair.
-        low: of the 95 % bootstrap interval, NaN where there are too few scans.
+        mean: over scans, NaN if there is no pair.
+        low: of the 95 % bootstrap interval, NaN if there are too few scans.
         high: of the same.
-        p: Wilcoxon's signed rank test, two-sided, NaN where there are too few scans.
+        p: Wilcoxon's signed rank test, two-sided, NaN if there are too few scans.
         p_holm: p after Holm's correction over all comparisons of the same table.
     """
 
@@ -145,7 +145,7 @@ def _by_sample(group: Group, organ: str, score: str) -> dict[tuple, float]:
 
 
 def wilcoxon(differences: np.ndarray) -> float:
-    """Two-sided p of the signed rank test that the differences are symmetric around 0; 1 where all are 0."""
+    """Two-sided p of the signed rank test that the differences are symmetric around 0; 1 if all are 0."""
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 

@@ -20,7 +20,7 @@ class Table:
     Attributes:
         title: over it.
         note: what its numbers are.
-        header: one text a column.
+        header: one text per column.
         rows: as many texts each.
         best: (row, column) of the best value of a column.
     """
@@ -40,7 +40,7 @@ class Table:
 
 
 def organ_scores(comparison: Comparison, score: str) -> Table:
-    """A row a group, a column an organ, their mean last."""
+    """One row per group, one column per organ; the last column is their mean."""
     organs = [*comparison.organs, ALL]
     cells = [[spread(group, organ, score) for organ in organs] for group in comparison.groups]
     texts, note = _texts(cells, [[score] * len(organs)] * len(cells))
@@ -50,7 +50,7 @@ def organ_scores(comparison: Comparison, score: str) -> Table:
 
 
 def all_scores(comparison: Comparison) -> Table:
-    """A row a score, a column a group, each the mean over organs."""
+    """One row per score, one column per group; cells are means over organs."""
     cells = [[spread(group, ALL, score) for group in comparison.groups] for score in comparison.scores]
     texts, note = _texts(cells, [[score] * len(comparison.groups) for score in comparison.scores])
     rows = [[SCORES[score].heading, *line] for score, line in zip(comparison.scores, texts, strict=True)]
@@ -82,7 +82,7 @@ def _cell(value: Spread, over_runs: bool, digits: int) -> str:
 
 
 def _best(cells: Sequence[Spread], score: str) -> list[int]:
-    """Places of the best mean as printed; none where there is nothing to compare."""
+    """Places of the best mean as printed; none if there is nothing to compare."""
     better, digits = SCORES[score].better, SCORES[score].digits
     means = [round(cell.mean, digits) for cell in cells]
     worth = [better * mean if better else -abs(mean) for mean in means]
@@ -91,7 +91,7 @@ def _best(cells: Sequence[Spread], score: str) -> list[int]:
 
 
 def differences(found: Sequence[Difference], score: str) -> Table:
-    """A row a comparison: difference, interval, p before and after correction."""
+    """One row per comparison: difference, interval, p before and after correction."""
     title = SCORES[score]
     rows = [
         [f"{d.first} − {d.second}", "all" if d.organ == ALL else d.organ, *_difference(d, title.digits)] for d in found
@@ -127,7 +127,7 @@ def p_text(p: float) -> str:
 
 
 def beside_published(comparison: Comparison) -> Table | None:
-    """Our Dice in percent, each method's published rows below it; None where nothing was published on the data set."""
+    """Our Dice in percent, each method's published rows below it; None if nothing was published on the data set."""
     known = published.rows(comparison.dataset, {group.identity["setting"] for group in comparison.groups})
     if not known:
         return None

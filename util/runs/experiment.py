@@ -81,7 +81,7 @@ class CommandLine(Experiment):
             sys.exit(130)
 
     def _observe(self, config: dict, command: str) -> None:
-        """One numbered folder a run; under torchrun only the first process writes."""
+        """One numbered folder per run; under torchrun only the first process writes."""
         if command == self.default_command and int(os.environ.get("RANK", 0)) == 0:
             folder = run_folder(config)
             checks.require_writable(folder)

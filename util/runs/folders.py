@@ -32,7 +32,7 @@ def checkpoint(named: str, key: str) -> Path:
 
 
 def status(run: Path) -> str:
-    """COMPLETED, RUNNING, INTERRUPTED or FAILED as Sacred recorded it; UNKNOWN where nothing readable is there."""
+    """COMPLETED, RUNNING, INTERRUPTED or FAILED as Sacred recorded it; UNKNOWN if nothing readable is there."""
     try:
         return json.loads((Path(run) / "run.json").read_text())["status"]
     except (OSError, ValueError, KeyError):
@@ -58,7 +58,7 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def program(run: Path) -> str:
-    """Which program made it, training or test, as Sacred recorded it; "" where nothing readable is there."""
+    """Which program made it, training or test, as Sacred recorded it; "" if nothing readable is there."""
     try:
         return json.loads((Path(run) / "run.json").read_text())["experiment"]["name"]
     except (OSError, ValueError, KeyError):
@@ -76,7 +76,7 @@ def differences(one: Mapping, other: Mapping, ignored: frozenset[str]) -> Iterat
 
 
 def is_alive(run: Path, seconds: float = 30) -> bool:
-    """True where a run says it is running and gave a sign of life lately (Sacred does every 10 seconds)."""
+    """True if a run says it is running and gave a sign of life lately (Sacred does every 10 seconds)."""
     try:
         entry = json.loads((Path(run) / "run.json").read_text())
         beat = datetime.fromisoformat(entry["heartbeat"] or entry["start_time"]).replace(tzinfo=UTC)

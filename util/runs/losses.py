@@ -30,7 +30,7 @@ class LossesLog:
         self._count, self._rows, self._start = 0, 0, time.perf_counter()
 
     def add(self, step: int, losses: Mapping[str, Tensor], learning_rate: float, last: bool = False) -> bool:
-        """Take the losses of one step; True where a row was written.
+        """Take the losses of one step; True if a row was written.
 
         Raises:
             UserError: a loss is NaN or infinite.

@@ -57,7 +57,7 @@ def task(scans: dict[int, Ball], *groups: Group, support: int = 0, query: int = 
 
 @pytest.fixture(scope="module")
 def small_resnext() -> ADNet3D:
-    """One block a stage: a cell sees 7 slices and 29 pixels to every side, so there are patches that cover it."""
+    """One block per stage: a cell sees 7 slices and 29 pixels to every side, so there are patches that cover it."""
     torch.manual_seed(0)
     return ADNet3D(ResNeXt3D((8,), (1, 1, 1, 1))).eval()
 
