@@ -13,7 +13,7 @@ def excluded_slices(label: np.ndarray, organs: Iterable[int], published: bool = 
 
 
 def removal_table(labels: Mapping[int, np.ndarray], organs: Mapping[str, int], published: bool) -> list[dict[str, Any]]:
-    """Slices that setting 2 removes, a row a scan and one for all.
+    """Slices that setting 2 removes: one row per scan and one for all.
 
     Args:
         labels: scan number -> `(D, H, W)` organ ids.

@@ -60,7 +60,7 @@ class Pairing:
             look at nothing of the query's truth and yet have parts: "position", by the slice's relative height in the
             scan; "similar", by what the slice looks like.
         parts: number of parts, each with its own annotated slices.
-        shots: annotated slices a part, or annotated scans.
+        shots: annotated slices per part, or annotated scans.
         shots_of: which of the two: "slices", "scans".
         part_rule: "chunks" of equal numbers of slices that show the organ; "extent": thirds of the distance between
             its first and last slice, all slices between which are scored (ALPNet); "unclamped": the same walked from
@@ -123,7 +123,7 @@ class Pairing:
         return tuple(group for group in groups if group.query_slices)
 
     def by_similarity(self, extent: np.ndarray | None) -> bool:
-        """True where the groups' query slices are found by what they look like (`Task.similar`)."""
+        """True if the groups' query slices are found by what they look like (`Task.similar`)."""
         return self.kind == "similar" or (self.kind == "propagate" and extent is None)
 
     def _chunks(self, extent: np.ndarray, depth: int) -> list[np.ndarray]:
@@ -219,7 +219,7 @@ def assign_chunks(extent: np.ndarray, depth: int, parts: int) -> np.ndarray:
 
 
 def assign_extent(first: int, last: int, depth: int, parts: int) -> np.ndarray:
-    """Part `(D,)` of every slice by its position between the first and last slice of the organ, clamped (alpnet 11)."""
+    """Part `(D,)` of every slice by its position between the first and last slice of the organ, clamped [alpnet 11]."""
     if first == last:
         return np.zeros(depth, dtype=int)
     return ((np.arange(depth) - first) // ((last - first) / parts)).astype(int).clip(0, parts - 1)

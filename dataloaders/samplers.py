@@ -32,17 +32,17 @@ class Sampler(Protocol):
 
 
 class NeighboursSampler:
-    """Neighbouring slices that show the same supervoxel (spec adnet 3, training_protocol 3).
+    """Neighbouring slices that show the same supervoxel [adnet 3] [training 3].
 
     The papers draw scan, supervoxel and slice uniformly and start again while the supervoxel is too small. Here the
     distribution that this rejection produces is computed once, so a draw is one look into a table and always ends.
 
     Args:
-        supervoxels: `(D, H, W)` volumes, one a training scan.
+        supervoxels: `(D, H, W)` volumes, one per training scan.
         min_size: smallest area in pixels.
         size_of: "first": asked of the first slice (ADNet); "larger": of the larger of the two (Q-Net family).
         consecutive: True pairs slices within runs of consecutive ones (Q-Net family); False pairs neighbours in the
-            list, even if the supervoxel is interrupted between them (ADNet, spec defect D7).
+            list, even if the supervoxel is interrupted between them [adnet D7].
         excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
 
     Raises:
@@ -84,13 +84,13 @@ class NeighboursSampler:
 
 
 class SliceSampler:
-    """One slice and one of its superpixels; support and query are two views of it (spec alpnet 5).
+    """One slice and one of its superpixels; support and query are two views of it [alpnet 5].
 
     A slice is drawn uniformly among those with a superpixel, then a superpixel uniformly among those it shows. The
-    papers' code draws a number below the largest one instead, vacant numbers included (spec defect D3).
+    papers' code draws a number below the largest one instead, vacant numbers included [alpnet D3].
 
     Args:
-        superpixels: `(D, H, W)` volumes, one a training scan.
+        superpixels: `(D, H, W)` volumes, one per training scan.
         min_size: smallest area in pixels.
         excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
 
@@ -117,14 +117,14 @@ class SliceSampler:
 
 
 class CropsSampler:
-    """Two crops of consecutive slices that hold enough of one supervoxel (spec adnet 5.1, 5.3).
+    """Two crops of consecutive slices that hold enough of one supervoxel [adnet 5.1] [adnet 5.3].
 
     A scan, one of its supervoxels and a crop are drawn uniformly, then a second crop at most `spread` places from
     the first in the supervoxel's list of crops. (The paper draws first the one that is not warped; here it is a coin,
     which matters only in lists longer than `spread`.)
 
     Args:
-        supervoxels: `(D, H, W)` volumes, one a training scan.
+        supervoxels: `(D, H, W)` volumes, one per training scan.
         depth: slices of a crop; a scan with fewer is one crop.
         min_size: a crop holds more voxels of the supervoxel than this.
         spread: see above.
@@ -211,6 +211,6 @@ def _pairs(areas: np.ndarray, min_size: int, size_of: str, consecutive: bool) ->
 
 
 def _neighbours(slices: np.ndarray, consecutive: bool) -> list[list[tuple[int, int]]]:
-    """Pairs of list neighbours, grouped by run (one group where runs are not split)."""
+    """Pairs of list neighbours, grouped by run (one group if runs are not split)."""
     groups = np.split(slices, np.flatnonzero(np.diff(slices) > 1) + 1) if consecutive else [slices]
     return [list(itertools.pairwise(group)) for group in groups if len(group) >= 2]

@@ -28,7 +28,7 @@ class ALPNet(FewShotMethod):
         prototypes: "grid": local prototypes; "mask": one masked average for each class, as in PANet.
         grid: cells along each axis in training.
         test_cell: side of a cell in features in testing, where cells are finer than in training.
-        foreground_threshold: a cell is foreground where more than this part of it is.
+        foreground_threshold: a cell is foreground if more than this part of it is.
         background_threshold: the same for the background.
         scale: factor of the cosine similarities.
         background_weight: weight of background pixels in the query loss.
@@ -107,7 +107,7 @@ class ALPNet(FewShotMethod):
         return torch.stack([self.local_score(query, *found) for found in (of_background, of_foreground)], dim=2)
 
     def background_prototypes(self, support: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """The cells inside the background; where no cell is, its masked average [alpnet 8.2].
+        """The cells inside the background; if there is none, its masked average [alpnet 8.2].
 
         The published code fails there and skips the episode [alpnet D11]. The average is what the paper itself gives a
         foreground too small for a cell; a background of no pixel at all scores 0.

@@ -3,7 +3,7 @@ Image Segmentation", IEEE Transactions on Instrumentation and Measurement 2024 (
 
 The support's organ is cut into regions with a prototype each (RPL). What in them does not fit the query is taken out,
 step by step and with the help of the query's own coarse prototype (PRD), and their mean segments the query.
-spec/rpt.md part A.
+Described in models/spec/rpt.md, part A.
 """
 
 import torch
@@ -31,9 +31,9 @@ class PAMI(FewShotMethod):
         dropout: in its attention.
         first_centre: "reset" or "published", see RegionalPrototypes.
         scale_weights: of the predictions at strides 4 and 8 (alpha). A scale of weight zero is neither made nor
-            computed, except with first_centre=published: the published code draws, computes and drops it (spec R4).
+            computed, except with first_centre=published: the published code draws, computes and drops it [rpt R4].
         assembly: the support's part in the assembled prediction, the rest is the query's (lambda). The published code
-            has 1, which switches the assembly off; the paper's own value is unknown (spec R3).
+            has 1, which switches the assembly off; the paper's own value is unknown [rpt R3].
         background_weight: weight of background pixels in the query loss.
         mse_weight: factor of the loss between the prototypes of query and support.
     """
@@ -85,7 +85,7 @@ class PAMI(FewShotMethod):
         query_features: Features,
         query_masks: Tensor | None = None,
     ) -> Output:
-        """Each scale on its own, then their fusion (spec A4). Lists have an entry for every scale."""
+        """Each scale on its own, then their fusion [rpt A4]. Lists have an entry for every scale."""
         *supports, support_thresholds = support_features
         *queries, query_thresholds = query_features
         size = support_masks.shape[-2:]
@@ -142,10 +142,10 @@ class PAMI(FewShotMethod):
 
 
 class Debiasing(nn.Module):
-    """PRD: adapts regional prototypes R `(*, K, C)` to a query's prototype q `(*, 1, C)` (spec A7).
+    """PRD: adapts regional prototypes R `(*, K, C)` to a query's prototype q `(*, 1, C)` [rpt A7].
 
     One transformer, one merging layer and one norm take all their roles. Layers that the published code declares and
-    never uses (spec R13) are not made.
+    never uses [rpt R13] are not made.
     """
 
     def __init__(self, regions: int, channels: int, heads: int, dropout: float) -> None:
@@ -175,7 +175,7 @@ class Debiasing(nn.Module):
 
     def multi_direction(self, tokens: Tensor) -> Tensor:
         """MS: gates on regions and on channels, each fused with the other's."""
-        # published: the INDEX of the largest channel, not its value, drives the gate (spec R5)
+        # published: the INDEX of the largest channel, not its value, drives the gate [rpt R5]
         index = tokens.argmax(-1, keepdim=True).to(tokens.dtype)
         described = torch.cat((index, tokens.mean(-1, keepdim=True)), -1)
         by_region = tokens * self.region_gate(described).sigmoid()
@@ -185,7 +185,7 @@ class Debiasing(nn.Module):
         return self.merge(torch.cat((self.transformer(along_regions), self.transformer(along_channels)), -1))
 
     def interactive(self, regions: Tensor, informed: Tensor, attended: Tensor, query: Tensor) -> Tensor:
-        """ID: regions near the query take up the mean region (and nothing of the query itself: spec R7)."""
+        """ID: regions near the query take up the mean region (and nothing of the query itself [rpt R7])."""
         weights = region_weights(attended @ self.transformer(query).mT)
         return self.transformer(self.norm(weights * regions.mean(-2, keepdim=True) + informed), informed)
 

@@ -75,7 +75,7 @@ class QNet(FewShotMethod):
         query_features: Features,
         query_masks: Tensor | None = None,
     ) -> Output:
-        """A prototype a scale, adapted to the query in evaluation, compared at the query's threshold [qnet 4]."""
+        """One prototype per scale, adapted to the query in evaluation, compared at the query's threshold [qnet 4]."""
         (*supports, _), (*queries, thresholds) = support_features, query_features
         size = support_masks.shape[-2:]
         prototypes = [ops.masked_average(support, support_masks).mean(1, keepdim=True) for support in supports]
@@ -101,7 +101,7 @@ class QNet(FewShotMethod):
     def alignment_loss(
         self, supports: Features, support_masks: Tensor, queries: Features, thresholds: Tensor, probability: Tensor
     ) -> Tensor:
-        """The predicted query segments its own support, at the query's threshold [qnet 6]; zero where it is empty."""
+        """The predicted query segments its own support, at the query's threshold [qnet 6]; zero if it is empty."""
         predicted = probability.detach() > 0.5
         prototypes = [ops.joint_masked_average(query, predicted) for query in queries]
         threshold = thresholds.mean(1, keepdim=True)

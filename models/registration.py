@@ -2,7 +2,7 @@
 Registration", IEEE TMI 2019 (arXiv 1809.05231), as VISA-FSS uses it between neighbouring slices.
 
 A network sees two slices and answers with a displacement for every pixel; the support warped by it looks like the
-query, and the support's mask warped by it is the prediction. It learns from pairs of images alone. spec/visa_fss.md 4.
+query, and the support's mask warped by it is the prediction. It learns from pairs of images alone [visa 4].
 """
 
 import itertools
@@ -27,14 +27,14 @@ class Registration(FewShotMethod):
 
     Args:
         encoder: `none`: the images themselves are registered.
-        smoothness_weight: factor of the mean squared forward difference of the flow (spec 4; a value of ours).
+        smoothness_weight: factor of the mean squared forward difference of the flow ([visa 4]; a value of ours).
         align_corners: how the grid meets the pixels. The published sampler computes positions for True and samples with
-            False, which shifts and stretches by up to half a pixel (spec V9).
+            False, which shifts and stretches by up to half a pixel [visa V9].
     """
 
     encoder_strides = (1,)
     default_encoder = "none"
-    # the network was never published with its training: pairs, loss and rate are the recipe of spec 4
+    # the network was never published with its training: pairs, loss and rate are the recipe of [visa 4]
     recipe = {
         "train": dict(steps=10_000, optimiser="adam", learning_rate=1e-4, weight_decay=0.0, decay=1.0),
         "scans": dict(segments="superpixels"),
@@ -108,7 +108,7 @@ class Registration(FewShotMethod):
 
 
 class UNet(nn.Module):
-    """Image pairs `(N, channels, H, W)` -> `(N, 16, H, W)`: four strided blocks down, five up with skips (spec 4)."""
+    """Image pairs `(N, channels, H, W)` -> `(N, 16, H, W)`: four strided blocks down, five up with skips [visa 4]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ def warp(images: Tensor, flow: Tensor, align_corners: bool = True) -> Tensor:
     Args:
         images: `(N, C, H, W)`.
         flow: `(N, 2, H, W)`, rows then columns, in pixels.
-        align_corners: False samples at `p * H / (H - 1) - 1/2` in place of p, as published (spec V9).
+        align_corners: False samples at `p * H / (H - 1) - 1/2` in place of p, as published [visa V9].
     """
     last = flow.new_tensor(flow.shape[-2:])[:, None, None] - 1
     grid = 2 * (pixels(flow) + flow) / last - 1

@@ -4,7 +4,7 @@ MICCAI 2023.
 ALPNet, told that slices belong to a volume. Half of its tasks are realistic: the query is a neighbouring slice, its
 label the superpixel carried there by registration. A second, short stage asks for all neighbours of a slice at once and
 wants their predictions to change little from one to the next. In testing a prediction becomes the support of the next
-slice (test.pairing=propagate). spec/visa_fss.md.
+slice (test.pairing=propagate). Described in models/spec/visa.md.
 """
 
 import torch
@@ -41,7 +41,7 @@ class VISA(ALPNet):
         "variants": {
             "CT": {"scans": dict(normalise="training")},
             "stage 2": {"train": SECOND, "episode": STAGE_2},
-            # what the published scripts do, row by row of spec 11; they never draw a realistic task in stage 1 (V1)
+            # what the published scripts do [visa 11]; they never draw a realistic task in stage 1 [visa V1]
             "published": {
                 "episode": dict(realistic=0.0, carry="direct"),
                 "model": dict(background_weight=0.05, ramp=1),
@@ -76,7 +76,7 @@ class VISA(ALPNet):
         return Output(output.logits, output.losses | {"continuity": self.continuity_factor() * loss})
 
     def continuity_factor(self) -> float:
-        """`ramp` values from 0 to `continuity_weight`, each for an equal stretch of the training (spec 7.3:
+        """`ramp` values from 0 to `continuity_weight`, each for an equal stretch of the training ([visa 7.3]:
         every 1000 of 4000 steps)."""
         if self.ramp == 1:
             return self.continuity_weight
@@ -87,7 +87,7 @@ class VISA(ALPNet):
 def continuity_loss(logits: Tensor) -> Tensor:
     """L_2.5D: one minus the mean Dice of the foreground probabilities of adjacent queries, `(B, Q, 2, *)` -> `(B,)`.
 
-    Q queries make Q - 1 pairs. No epsilon, and no squares in the denominator, unlike the V-Net Dice (spec 7.3).
+    Q queries make Q - 1 pairs. No epsilon, and no squares in the denominator, unlike the V-Net Dice [visa 7.3].
     """
     foreground = logits.softmax(2)[:, :, 1].flatten(2)
     overlap = (foreground[:, 1:] * foreground[:, :-1]).sum(-1)

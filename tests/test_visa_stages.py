@@ -160,7 +160,7 @@ def configuration(*updates: str) -> dict:
     ],
 )
 def test_protocols_are_the_rows_of_the_specification(updates, expected):
-    """Section 11 of the specification, for every stage."""
+    """The rows of [visa 11], for every stage."""
     assert expected.items() <= configuration(*updates)["episode"].items()
     found = configuration(*updates)
     code = "protocol=published" in updates

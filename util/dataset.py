@@ -22,7 +22,7 @@ class Dataset:
         organs: name -> label id in the files, for the organs that are tested.
         supervoxels: folder of `superpix-MIDDLE_N.nii.gz` below the data root; "" = `supervoxels_<size>` beside images.
         superpixels: folder of 2D superpixels (ALPNet); "" = `superpixels_400` beside images.
-        size: the first `size` rows and columns are used (SABS is prepared 257 wide, spec training_protocol 8.4);
+        size: the first `size` rows and columns are used (SABS is prepared 257 wide [training 8.4]);
             None = all.
         others: name -> label id of what the label files show besides and is never tested.
         groups: name -> organs that setting 2 excludes and tests together (the papers' "upper" and "lower" abdomen).

@@ -1,4 +1,4 @@
-"""How the scans of a data set came to be as they are: what its preparation left on record, or else what it does."""
+"""How the scans of a data set were prepared: what its preparation left on record, or else what it does."""
 
 import json
 from pathlib import Path

@@ -22,7 +22,7 @@ class Group:
         query_slices: what they segment, ascending.
         pivot: with it the group is walked: the annotated slices segment this query slice, and from there outward every
             slice is segmented with the one before it and its prediction (test.match=propagate).
-        anchored: what is carried so is held against what the annotated slices themselves say, and drifts no further;
+        anchored: the carried mask is compared with the prediction from the annotated slices and dropped if they differ;
             False: it is believed, as published.
     """
 
