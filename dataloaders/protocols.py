@@ -40,7 +40,12 @@ def fractions(parts: int) -> list[float]:
 
 
 def support_indices(count: int, parts: int) -> list[int]:
-    """Positions, within the `count` slices that show the organ, of the annotated slices."""
+    """Positions, within the `count` slices that show the organ, of the annotated slices.
+
+    Examples:
+        >>> support_indices(12, parts=3)
+        [2, 6, 10]
+    """
     return [int(fraction * count) for fraction in fractions(parts)]
 
 
@@ -158,6 +163,20 @@ def make_tasks(
 
     Raises:
         UserError: the fold's support scan does not show an organ, or there are fewer scans with it than shots.
+
+    Examples:
+        Two scans of 12 slices show the liver on slices 3 to 8; scan 8 is annotated, scan 1 is to be segmented:
+
+        >>> label = np.zeros((12, 64, 64), dtype=int)
+        >>> label[3:9, 20:40, 20:40] = 1
+        >>> [task] = make_tasks(Fold(support=8, query=(1,)), {"liver": 1}, {8: label, 1: label}.get)
+        >>> for group in task.groups:
+        ...     print("(scan, slice)", group.support, "segments the slices", group.query_slices)
+        (scan, slice) ((8, 4),) segments the slices (0, 1, 2, 3, 4)
+        (scan, slice) ((8, 6),) segments the slices (5, 6)
+        (scan, slice) ((8, 8),) segments the slices (7, 8, 9, 10, 11)
+        >>> task.scored_slices
+        (3, 4, 5, 6, 7, 8)
     """
     return list(_tasks(fold, organs, label, pairing, rotate, spare))
 

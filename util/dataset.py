@@ -26,6 +26,13 @@ class Dataset:
             None = all.
         others: name -> label id of what the label files show besides and is never tested.
         groups: name -> organs that setting 2 excludes and tests together (the papers' "upper" and "lower" abdomen).
+
+    Examples:
+        >>> mine = Dataset("MINE/images", modality="CT", supervoxel_size=5000, organs={"liver": 6, "spleen": 1})
+        >>> mine.chosen("liver")
+        {'liver': 6}
+        >>> mine.segment_file("data", 3).as_posix()
+        'data/MINE/supervoxels_5000/superpix-MIDDLE_3.nii.gz'
     """
 
     images: str

@@ -26,6 +26,16 @@ class Episode:
 
     Raises:
         ValueError: the shapes do not belong together.
+
+    Examples:
+        Four tasks, each with one annotated image and two images to segment:
+
+        >>> episode = Episode(torch.rand(4, 1, 1, 64, 64), torch.ones(4, 1, 64, 64), torch.rand(4, 2, 1, 64, 64))
+        >>> Episode.stack([episode, episode]).query_images.shape
+        torch.Size([8, 2, 1, 64, 64])
+        >>> Episode(episode.support_images, episode.support_masks[:, 0], episode.query_images)
+        Traceback (most recent call last):
+        ValueError: not an episode: a mask for every support image; got shapes [(4, 1, 1, 64, 64), (4, 64, 64)]
     """
 
     support_images: Tensor
