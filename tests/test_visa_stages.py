@@ -159,7 +159,7 @@ def configuration(*updates: str) -> dict:
         (("stage=2", "protocol=published"), dict(realistic=0.5, reach=2, queries="all", carry="direct")),
     ],
 )
-def test_protocols_are_the_rows_of_the_specification(updates, expected):
+def test_protocols_are_the_rows_of_the_description(updates, expected):
     """The rows of [visa 11], for every stage."""
     assert expected.items() <= configuration(*updates)["episode"].items()
     found = configuration(*updates)

@@ -37,7 +37,7 @@ def draw_sheet(file: Path, image: Volume, label: Volume, names: Mapping[int, str
         top, left = place // columns * height, place % columns * WIDTH
         grey = np.clip((image.array[z] - np.float32(low)) / max(high - low, 1e-6), 0, 1).astype(np.float32)
         sheet[top : top + height, left : left + WIDTH] = outlined(grey, label.array[z], list(names), height)
-    # one picture in one axis: an axis a slice would take longer to draw than the scan to segment
+    # one picture in one axis: one axis per slice would take longer to draw than the scan to segment
     figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100 + 0.5), dpi=100)
     FigureCanvasAgg(figure)
     share = sheet.shape[0] / (sheet.shape[0] + 50)
