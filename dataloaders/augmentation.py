@@ -1,4 +1,4 @@
-"""Changes of an image that leave its anatomy: gamma, warp, bias field, noise (spec training_protocol 4).
+"""Changes of an image that leave its anatomy: gamma, warp, bias field, noise [training 4].
 
 Each change is drawn first, then applied, so it can be repeated, tested against golden numbers and moved to another
 image. A new one is a class with `draw` and `image` (and `mask`, if it moves voxels) in SLICES or in crops.VOLUMES, and
@@ -163,7 +163,7 @@ def draw_changes(
         generator: of the random numbers.
         scan: that is changed.
         options: `episode.*`. Its "augment" is "one": every change is made to the support or to the queries, which are
-            changed alike (ADNet); "both": the images are changed independently (ALPNet, spec alpnet 6).
+            changed alike (ADNet); "both": the images are changed independently (ALPNet [alpnet 6]).
         kinds: of changes, in their order.
         queries: number of queries.
     """

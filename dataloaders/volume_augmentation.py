@@ -1,4 +1,4 @@
-"""Affine changes of a volume, of which only a window of slices is computed (spec adnet 5.2)."""
+"""Affine changes of a volume, of which only a window of slices is computed [adnet 5.2]."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class Affine(VolumeWarp):
 
 
 class ColumnSlice(VolumeWarp):
-    """The published change: a 2D affine in the plane of columns and slices, alike for every row (spec defect D10)."""
+    """The published change: a 2D affine in the plane of columns and slices, alike for every row [adnet D10]."""
 
     @classmethod
     def draw(cls, generator: np.random.Generator, scan: Scan, options: Mapping[str, Any]) -> Self:

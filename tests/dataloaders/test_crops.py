@@ -104,7 +104,7 @@ def test_exactly_one_side_is_warped_and_gamma_looks_at_the_whole_scan():
 
 
 def test_a_support_that_is_warped_away_stays_where_it_was():
-    """Shifts by many slices empty many warped windows; the support never is (spec adnet 5.2), the query may be."""
+    """Shifts by many slices empty many warped windows; the support never is [adnet 5.2], the query may be."""
     made = make([scan(0, depth=25)], shift_slices=12.0)
     pairs = [made[number] for number in range(40)]
     assert all(episode.support_masks.any() for episode in pairs)

@@ -121,7 +121,7 @@ def test_windows_stay_near_each_other_and_off_excluded_slices():
     places = sorted({c.support_slice for c in choices})
     distances = [abs(places.index(c.support_slice) - places.index(c.query_slices[0])) for c in choices]
     assert max(distances) == 3 and min(distances) == 0
-    with pytest.raises(UserError, match="make episode.crop shallower"):
+    with pytest.raises(UserError, match=r"make episode\.crop shallower"):
         CropsSampler([ids], depth=21, min_size=10, excluded=[np.arange(40) % 20 == 10])
     with pytest.raises(UserError, match=r"episode\.min_size=99999"):
         CropsSampler([ids], min_size=99_999)
