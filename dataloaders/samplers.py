@@ -189,8 +189,8 @@ def window_sums(counts: np.ndarray, depth: int) -> np.ndarray:
 def _pairs(areas: np.ndarray, min_size: int, size_of: str, consecutive: bool) -> tuple[list, list]:
     """Acceptable (segment, first, second) of one scan with their probabilities, which sum to at most 1.
 
-    A class is drawn among those with two slices; drawing one without a run makes the papers' code give up the scan, so
-    the scan's share shrinks to accepted / (accepted + given up).
+    The published code draws among the segments that two slices show, and gives up the scan if they are not consecutive.
+    The scan is then drawn less often, by the factor accepted / (accepted + given up).
     """
     pairs_of = {}
     for segment in np.flatnonzero(areas[1:].any(1)) + 1:

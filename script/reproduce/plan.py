@@ -58,7 +58,7 @@ class Plan:
         return replace(self, updates=(*self.updates, *more), known={})
 
     def earlier(self, change: Mapping[str, Any]) -> "Plan":
-        """The plan of a training that this one builds on; another method takes over only what is not the method's."""
+        """Plan of the earlier training. If it uses another method, only options that belong to no method are kept."""
         kept = [update for update in self.updates if update.partition("=")[0] not in change]
         if "method" in change:
             prefix = f"{change['method']}:"

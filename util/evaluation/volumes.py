@@ -21,8 +21,8 @@ from util.memory import GIB, forward_bytes
 log = logging.getLogger(__name__)
 
 SCRATCH = 1.5  # kernels need more than the tensors that are counted: 1.3 times as much for resnext101_3d on a CPU
-# Standard deviation of a patch's weights, in patch sizes. So narrow that a cell comes, to 1e-5, from patches that show
-# the encoder a fifth of their size on all sides of it; not narrower: products of three weights stay above 1e-24.
+# Standard deviation of a patch's weights, in patch sizes. Weights are almost zero (1e-5) within a fifth of a patch from
+# its border, so each cell comes from patches that see enough around it. Products of three weights stay above 1e-24.
 SPREAD = 1 / 24
 SHALLOWEST = 8  # slices; below, patches lose more in the plane than they gain in depth
 
