@@ -201,7 +201,7 @@ def options():
         # what is tested
         "checkpoint": "newest",  # newest | untrained, a checkpoint, or a run's folder
         "ensemble": [],  # further checkpoints, of any method, whose probabilities are averaged with it
-        # which slices meet (see Pairing in dataloaders/protocols.py)
+        # which slices meet (dataloaders/pairings.py)
         "pairing": "parts",  # parts | whole | propagate | volume | position | similar
         "parts": 3,  # parts of the organ, each with its own annotated slices
         "shots": 1,  # annotated slices per part, or annotated scans

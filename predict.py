@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 import config as tables
 import models
+from dataloaders.pairings import make_pairing
 from dataloaders.prediction.cleaning import cleaned
 from dataloaders.prediction.predictor import Member, Predictor
 from dataloaders.prediction.queries import Record, digests, find_queries, image_files, read_support, save_on_grid_of
 from dataloaders.prediction.sheet import draw_sheet
-from dataloaders.protocols import Pairing
 from dataloaders.raw.preparation import orient
 from dataloaders.raw.regrid import Preparation, along_axes, require_modality
 from dataloaders.raw.sources import read_image
@@ -116,7 +116,7 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     record = Record(options.out, settings(options, members, organs), overwrite=options.overwrite)
     outputs = {name: output_files(options, name, organs) for name in queries}
     todo = {name: files for name, files in queries.items() if not record.is_done(name, files, outputs[name])}
-    pairing = Pairing(options.pairing, options.parts, options.shots)
+    pairing = make_pairing(options.pairing, parts=options.parts, shots=options.shots)
     predictor = Predictor(members, supports, organs, pairing, device, options.memory_gb)
     failures = {}
     with tqdm(total=len(todo) * len(organs), unit="organ", disable=None) as bar:

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 import config as tables
 import models
-from dataloaders.protocols import Pairing, make_tasks, published_fold
+from dataloaders.pairings import Pairing, make_pairing
+from dataloaders.protocols import make_tasks, published_fold
 from dataloaders.scans import Scan, read_scan, training_intensities
 from models.parts.base import FewShotMethod
 from util import checkpoints, report
@@ -53,8 +54,9 @@ def score(_run) -> float:
         fold,
         dataset.chosen(config["organs"]),
         lambda number: scan(number).label,
-        make_pairing(config),
+        chosen_pairing(config),
         rotate=options["supports"] == "all",
+        absent=strict,
         spare=fold.training(dataset.scans(root)),
     )
     segmenters = [
@@ -89,13 +91,15 @@ def score(_run) -> float:
     return report.overall_mean(rows, recorder=recorder)
 
 
-def make_pairing(config: dict) -> Pairing:
+def chosen_pairing(config: dict) -> Pairing:
     """How slices meet, from the `test.*` keys."""
     options = config["test"]
-    chosen = {"kind": options["pairing"], **{name: options[name] for name in ("parts", "shots", "shots_of")}}
-    if config["protocol"] == "strict":  # published parts are each lineage's own; strict ones are alike for every method
-        return Pairing(**chosen)
-    return Pairing(**chosen, part_rule=habits(config).part_rule, anchored=False, whole_volume=False)
+    kind, published = options["pairing"], {}
+    if config["protocol"] == "published" and kind in ("parts", "propagate"):
+        published = {"part_rule": habits(config).part_rule, "whole_volume": False}
+    if config["protocol"] == "published" and kind == "propagate":
+        published["anchored"] = False
+    return make_pairing(kind, **{name: options[name] for name in ("parts", "shots", "shots_of")}, **published)
 
 
 def habits(config: dict) -> Bookkeeping:

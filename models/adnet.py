@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Features, FewShotMethod, reduction
+from models.parts.losses import pixel_nll, weighted_nll
 from util.episode import Output
 
 
@@ -63,7 +64,7 @@ class ADNet(FewShotMethod):
         logits = self.upsampled_logits(probability, size)
         if query_masks is None:
             return Output(logits)
-        losses = {"query": ops.weighted_nll(logits, query_masks, self.background_weight)}
+        losses = {"query": weighted_nll(logits, query_masks, self.background_weight)}
         if self.training:
             losses["align"] = self.alignment_loss(support, support_masks, query, probability)
         losses["threshold"] = self.threshold_weight * self.threshold.sum() / 20
@@ -83,5 +84,5 @@ class ADNet(FewShotMethod):
         prototype = ops.joint_masked_average(query, predicted)
         aligned = ops.foreground_probability(support, prototype, self.threshold)
         logits = ops.upsampled_logits(aligned, support_masks.shape[2:])
-        loss = ops.pixel_nll(logits, support_masks).mean(1)
+        loss = pixel_nll(logits, support_masks).mean(1)
         return torch.where(predicted.flatten(1).any(1), loss, 0.0).mean()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Features, FewShotMethod, reduction
+from models.parts.losses import pixel_nll, weighted_nll
 from util.bookkeeping import Bookkeeping
 from util.episode import Output
 from util.errors import UserError
@@ -89,7 +90,7 @@ class ALPNet(FewShotMethod):
             logits = ops.resize(scores, support_masks.shape[-2:], align_corners=False)
             if query_masks is None:
                 return Output(logits)
-            losses = {"query": ops.weighted_nll(logits.log_softmax(2), query_masks, self.background_weight)}
+            losses = {"query": weighted_nll(logits.log_softmax(2), query_masks, self.background_weight)}
             if self.training:
                 losses["align"] = self.align_weight * self.alignment_loss(support, support_masks, query, scores)
             return Output(logits, losses)
@@ -166,7 +167,7 @@ class ALPNet(FewShotMethod):
         """The predicted queries, together as shots, segment their supports [alpnet 9.5]; the mean over all images."""
         predicted = (scores[:, :, 1] > scores[:, :, 0]).to(query.dtype)
         aligned = ops.resize(self.scores(query, predicted, support), support_masks.shape[-2:], align_corners=False)
-        return ops.pixel_nll(aligned.log_softmax(2), support_masks).mean()
+        return pixel_nll(aligned.log_softmax(2), support_masks).mean()
 
 
 def _at_most(side: int, masks: Tensor) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from models.parts import ops
 from models.parts.base import Features, FewShotMethod
 from models.parts.descriptors import DescriptorPath, random_order
 from models.parts.dual_scale import DualScale
+from models.parts.losses import episode_nll, pixel_nll
 from util.bookkeeping import Bookkeeping
 from util.episode import Output
 from util.errors import UserError
@@ -108,7 +109,7 @@ class GMRD(FewShotMethod):
         )
         if query_masks is None:
             return Output(logits)
-        losses = {"query": ops.episode_nll(logits, query_masks, self.background_weight).mean()}
+        losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
         if self.training:
             predicted = logits[:, :, 1] > logits[:, :, 0]
             losses |= self.alignment_losses(support, support_masks, query, thresholds, predicted, descriptors)
@@ -164,7 +165,7 @@ class GMRD(FewShotMethod):
         prototype = ops.joint_masked_average(query, predicted, align_corners=True)
         single = self.answer_without_support(support, thresholds.mean(1, keepdim=True), prototype)
         logits = torch.where(empty, single, self.decode(support, described))
-        align = ops.pixel_nll(logits, support_masks).mean(1)
+        align = pixel_nll(logits, support_masks).mean(1)
         losses = {"align": torch.where(found, align, 0.0).mean()}
         both = found & ~empty.flatten()
         if self.aux_weight:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.parts import ops
 from models.parts.base import Features, FewShotMethod
 from models.parts.dual_scale import DualScale
+from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
 from models.parts.transformer import TransformerBlock
 from util.bookkeeping import Bookkeeping
@@ -97,16 +98,16 @@ class PAMI(FewShotMethod):
         logits = self.fused_logits([self.refine(*scale, query_thresholds) for scale in scales], size)
         if query_masks is None:
             return Output(logits)
-        losses = {"query": ops.episode_nll(logits, query_masks, self.background_weight).mean()}
+        losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
         if self.training:
             by_own = self.fused_logits(self.predict(queries, own, query_thresholds), size)
-            losses["coarse"] = ops.episode_nll(by_own, query_masks, background_weight=1.0).mean()
+            losses["coarse"] = episode_nll(by_own, query_masks, background_weight=1.0).mean()
             predicted = logits[:, :, 1] > logits[:, :, 0]
             found = [ops.masked_average(query, predicted) for query in queries]
             # every query's prototype meets every support, with the SUPPORT's threshold: (B, Q, S, h, w)
             shown = [support[:, None] for support in supports], [prototype[:, :, None] for prototype in found]
             aligned = self.fused_logits(self.predict(*shown, support_thresholds[:, None]), size)
-            align = ops.pixel_nll(aligned, support_masks[:, None])
+            align = pixel_nll(aligned, support_masks[:, None])
             mse = (self.fuse(found) - self.fuse(prototypes)).square().mean(2)
             anything = predicted.flatten(2).any(2)
             losses["align"] = torch.where(anything, align, 0.0).mean()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.parts import ops
 from models.parts.base import Features, FewShotMethod
 from models.parts.dual_scale import DualScale
+from models.parts.losses import episode_nll, pixel_nll
 from util.bookkeeping import Bookkeeping
 from util.episode import Output
 from util.errors import UserError
@@ -85,7 +86,7 @@ class QNet(FewShotMethod):
         logits = ops.log_probabilities(probability)
         if query_masks is None:
             return Output(logits)
-        losses = {"query": ops.episode_nll(logits, query_masks, self.background_weight).mean()}
+        losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
         if self.training:
             losses["align"] = self.alignment_loss(supports, support_masks, queries, thresholds, probability)
         return Output(logits, losses, {"t": thresholds.detach().mean()})
@@ -106,7 +107,7 @@ class QNet(FewShotMethod):
         prototypes = [ops.joint_masked_average(query, predicted) for query in queries]
         threshold = thresholds.mean(1, keepdim=True)
         aligned = self.foreground_probability(supports, prototypes, threshold, support_masks.shape[-2:])
-        loss = ops.pixel_nll(ops.log_probabilities(aligned), support_masks).mean(1)
+        loss = pixel_nll(ops.log_probabilities(aligned), support_masks).mean(1)
         return torch.where(predicted.flatten(1).any(1), loss, 0.0).mean()
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.parts import ops
 from models.parts.base import Features, FewShotMethod
 from models.parts.dual_scale import DualScale
+from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
 from models.parts.transformer import TransformerBlock
 from util.bookkeeping import Bookkeeping
@@ -92,7 +93,7 @@ class RPT(FewShotMethod):
             return Output(logits)
         periphery = self.periphery_loss(support, support_masks, global_prototypes, support_thresholds)
         losses = {
-            "query": ops.episode_nll(logits, query_masks, self.background_weight).mean(),
+            "query": episode_nll(logits, query_masks, self.background_weight).mean(),
             "periphery": self.periphery_weight * periphery,
         }
         if self.training:
@@ -126,14 +127,14 @@ class RPT(FewShotMethod):
         both = (ops.masked_average(support, dilated), prototypes)
         wider, own = (ops.foreground_probability(support, prototype, thresholds) for prototype in both)
         wider, own = (ops.resize(found, masks.shape[-2:], align_corners=True) for found in (wider, own))
-        return ops.pixel_nll(ops.log_probabilities(wider - own), dilated - masks).mean()
+        return pixel_nll(ops.log_probabilities(wider - own), dilated - masks).mean()
 
     def consistency_loss(self, query: Tensor, query_masks: Tensor, thresholds: Tensor) -> Tensor:
         """The query's true prototype segments the query itself."""
         prototypes = ops.masked_average(query, query_masks == 1)
         probability = ops.foreground_probability(query, prototypes, thresholds)
         logits = ops.upsampled_logits(probability, query_masks.shape[-2:])
-        return ops.episode_nll(logits, query_masks, background_weight=1.0).mean()
+        return episode_nll(logits, query_masks, background_weight=1.0).mean()
 
 
 class BiasAlleviatedTransformer(nn.Module):
@@ -153,4 +154,4 @@ class BiasAlleviatedTransformer(nn.Module):
 def alignment_loss(support: Tensor, masks: Tensor, prototypes: Tensor, thresholds: Tensor) -> Tensor:
     """Prototypes of the queries `(B, Q, C)`, with the queries' thresholds, segment every support -> `(B, Q)`."""
     probability = ops.foreground_probability(support[:, None], prototypes[:, :, None], thresholds[:, :, None])
-    return ops.pixel_nll(ops.upsampled_logits(probability, masks.shape[-2:]), masks[:, None])
+    return pixel_nll(ops.upsampled_logits(probability, masks.shape[-2:]), masks[:, None])

@@ -14,6 +14,7 @@ from torch import nn
 
 from models.parts import ops
 from models.parts.base import FewShotMethod
+from models.parts.losses import weighted_nll
 from util.episode import Output
 
 
@@ -31,7 +32,7 @@ class NearestPrototype(FewShotMethod):
         prototypes = [ops.masked_average(support_features[-1], masks).mean(1, True) for masks in both]
         scores = torch.stack([self.sharpness * ops.cosine_map(query_features[-1], p) for p in prototypes], dim=2)
         logits = ops.resize(scores, support_masks.shape[-2:], align_corners=False).log_softmax(2)
-        return Output(logits, {} if query_masks is None else {"query": ops.weighted_nll(logits, query_masks, 0.1)})
+        return Output(logits, {} if query_masks is None else {"query": weighted_nll(logits, query_masks, 0.1)})
 '''
 
 

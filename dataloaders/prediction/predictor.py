@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataloaders.protocols import Pairing, slices_showing
+from dataloaders.pairings import Pairing, slices_showing
 from dataloaders.raw.regrid import Preparation, onto_own_grid, onto_training_grid
 from dataloaders.scans import Scan, z_score
 from util.evaluation.slices import make_segmenter
@@ -101,6 +101,6 @@ def prediction_tasks(
         shown = slices_showing(label, identifier)
         if len(shown):
             groups = pairing.groups(pairing.annotated({support: shown}), depth, None, {support: len(label)})
-            similar = pairing.by_similarity(None)
+            similar = pairing.similar(None)
             tasks.append(Task(organ, identifier, (support,), query, groups, (), similar=similar))
     return tasks

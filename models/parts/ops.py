@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from util.episode import IGNORE
-
 EPSILON = torch.finfo(
     torch.float32
 ).eps  # lower clamp of probabilities before the logarithm, in all papers of the family
@@ -156,27 +154,3 @@ def upsampled_logits(foreground: Tensor, size: tuple[int, ...], align_corners: b
     The family resizes PROBABILITIES, with `align_corners` (see `resize`), and takes logarithms afterwards.
     """
     return log_probabilities(resize(foreground, size, align_corners))
-
-
-def weighted_nll(log_probability: Tensor, masks: Tensor, background_weight: float) -> Tensor:
-    """Class-weighted negative log likelihood over all pixels of the batch, a scalar.
-
-    `(B, Q, 2, *)` against `(B, Q, *)`; weights [background_weight, 1], pixels of value 255 are ignored, and the sum is
-    divided by the summed weights [training 2.6].
-    """
-    target = masks.long()
-    weights = torch.where(target == 1, 1.0, background_weight) * (target != IGNORE)
-    chosen = torch.where(target == 1, log_probability[:, :, 1], log_probability[:, :, 0])
-    return -(weights * chosen).sum() / weights.sum().clamp(min=EPSILON)
-
-
-def episode_nll(log_probability: Tensor, masks: Tensor, background_weight: float) -> Tensor:
-    """`weighted_nll` of every episode on its own, `(B,)`: a batch then costs the mean of its episodes."""
-    loss = functools.partial(weighted_nll, background_weight=background_weight)
-    return torch.vmap(loss)(log_probability[:, None], masks[:, None])
-
-
-def pixel_nll(log_probability: Tensor, masks: Tensor) -> Tensor:
-    """Unweighted pixel mean of the negative log likelihood, per image: `(B, S, 2, *)`, `(B, S, *)` -> `(B, S)`."""
-    chosen = torch.where(masks > 0.5, log_probability[:, :, 1], log_probability[:, :, 0])
-    return -chosen.flatten(2).mean(-1)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dataloaders.protocols import Pairing, make_tasks
+from dataloaders.pairings import PAIRINGS, Parts, make_pairing
+from dataloaders.protocols import make_tasks
 from util.dataset import Fold
 from util.errors import UserError
 
@@ -32,7 +33,7 @@ def by_name(tasks, organ, query):
 
 
 def test_published_parts_look_only_at_slices_with_the_organ(labels):
-    tasks = make_tasks(FOLD, ORGANS, labels.get, Pairing(whole_volume=False))
+    tasks = make_tasks(FOLD, ORGANS, labels.get, Parts(whole_volume=False))
     liver = by_name(tasks, "liver", 1)
     assert liver.scored_slices == tuple(range(4, 12))
     # 12 support slices from 2 on: positions 2, 6, 10; 8 query slices: borders 0, 2, 5, 8
@@ -46,8 +47,8 @@ def test_published_parts_look_only_at_slices_with_the_organ(labels):
 
 
 def test_strict_parts_segment_every_slice_once_and_agree_inside(labels):
-    strict = make_tasks(FOLD, ORGANS, labels.get)
-    published_tasks = make_tasks(FOLD, ORGANS, labels.get, Pairing(whole_volume=False))
+    strict = make_tasks(FOLD, ORGANS, labels.get, absent=False)
+    published_tasks = make_tasks(FOLD, ORGANS, labels.get, Parts(whole_volume=False), absent=False)
     for task, published in zip(strict, published_tasks, strict=True):
         covered = sorted(z for group in task.groups for z in group.query_slices)
         assert covered == list(range(len(labels[task.query]))) and task.scored_slices == published.scored_slices
@@ -57,13 +58,27 @@ def test_strict_parts_segment_every_slice_once_and_agree_inside(labels):
 
 
 def test_whole_uses_the_middle_slice_for_all(labels):
-    (group,) = by_name(make_tasks(FOLD, ORGANS, labels.get, Pairing(kind="whole")), "liver", 1).groups
+    (group,) = by_name(make_tasks(FOLD, ORGANS, labels.get, make_pairing("whole")), "liver", 1).groups
     assert group.support == ((9, 8),) and group.query_slices == tuple(range(16))
 
 
-def test_an_organ_the_query_lacks_is_no_task(labels):
-    tasks = make_tasks(FOLD, ORGANS, labels.get)
-    assert [(task.organ, task.query) for task in tasks] == [("liver", 1), ("spleen", 1), ("liver", 2)]
+@pytest.mark.parametrize("kind", PAIRINGS)
+def test_an_organ_the_query_lacks_is_looked_for_all_the_same(labels, kind):
+    """What is found there is wrong, so every slice counts; the published protocols know only scans that show it."""
+    tasks = make_tasks(FOLD, ORGANS, labels.get, make_pairing(kind))
+    names = [("liver", 1), ("spleen", 1), ("liver", 2), ("spleen", 2)]
+    assert [(task.organ, task.query) for task in tasks] == names
+    assert tasks[3].scored_slices == tuple(range(10)) and tasks[3].segmented == 10
+    tasks = make_tasks(FOLD, ORGANS, labels.get, make_pairing(kind), absent=False)
+    assert [(task.organ, task.query) for task in tasks] == names[:3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("whole", dict(parts=5)), ("volume", dict(parts=1)), ("volume", dict(shots=3))]
+)
+def test_a_number_that_a_pairing_does_not_use_is_refused(kind, options):
+    with pytest.raises(UserError, match="has no effect with pairing="):
+        make_pairing(kind, **options)
 
 
 def test_a_support_without_the_organ_is_an_error(labels):
@@ -74,12 +89,12 @@ def test_a_support_without_the_organ_is_an_error(labels):
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
 def test_more_parts_than_slices(labels, parts):
     labels[1] = label(6, liver=(2,))
-    task = by_name(make_tasks(FOLD, {"liver": 1}, labels.get, Pairing(parts=parts)), "liver", 1)
+    task = by_name(make_tasks(FOLD, {"liver": 1}, labels.get, Parts(parts=parts)), "liver", 1)
     assert sorted(z for group in task.groups for z in group.query_slices) == list(range(6))
 
 
-def groups(labels, organ="liver", query=1, **options):
-    return by_name(make_tasks(FOLD, ORGANS, labels.get, Pairing(**options)), organ, query).groups
+def groups(labels, organ="liver", query=1, kind="parts", **options):
+    return by_name(make_tasks(FOLD, ORGANS, labels.get, make_pairing(kind, **options)), organ, query).groups
 
 
 def test_volume_annotates_every_slice_of_the_support(labels):
@@ -111,7 +126,7 @@ def test_shots_are_more_annotated_slices_a_part(labels):
 
 def test_shots_may_be_annotated_scans(labels):
     labels[3] = label(20, liver=range(0, 12))
-    tasks = make_tasks(FOLD, {"liver": 1}, labels.get, Pairing(shots=3, shots_of="scans"), spare=[3])
+    tasks = make_tasks(FOLD, {"liver": 1}, labels.get, Parts(shots=3, shots_of="scans"), spare=[3])
     task = by_name(tasks, "liver", 1)
     assert task.supports == (9, 2, 3)
     assert [len(g.support) for g in task.groups] == [3, 3, 3]
@@ -119,7 +134,7 @@ def test_shots_may_be_annotated_scans(labels):
 
 def test_too_few_scans_for_the_shots(labels):
     with pytest.raises(UserError, match="only 2 scans beside the query show the liver"):
-        make_tasks(FOLD, ORGANS, labels.get, Pairing(shots=3, shots_of="scans"))
+        make_tasks(FOLD, ORGANS, labels.get, Parts(shots=3, shots_of="scans"))
 
 
 def test_rotation_lets_every_tested_scan_support_the_others(labels):
@@ -129,4 +144,4 @@ def test_rotation_lets_every_tested_scan_support_the_others(labels):
 
 def test_a_rotated_support_that_lacks_the_organ_is_left_out(labels):
     tasks = make_tasks(FOLD, {"spleen": 4}, labels.get, rotate=True)
-    assert [(task.query, task.supports) for task in tasks] == [(1, (9,))]
+    assert [(task.query, task.supports) for task in tasks] == [(1, (9,)), (2, (9,)), (2, (1,))]

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from models.parts import ops
+from models.parts.losses import pixel_nll, weighted_nll
+from util.episode import IGNORE
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (32, 20)])
@@ -28,15 +30,15 @@ def test_empty_mask_gives_the_zero_vector_and_a_finite_gradient():
 def test_weighted_nll_is_torchs():
     logits = torch.randn(2, 3, 2, 16, 16).log_softmax(2)
     masks = torch.randint(0, 2, (2, 3, 16, 16))
-    masks[0, 0, :4] = ops.IGNORE
+    masks[0, 0, :4] = IGNORE
     expected = F.nll_loss(logits.flatten(0, 1), masks.flatten(0, 1), torch.tensor([0.1, 1.0]), ignore_index=255)
-    torch.testing.assert_close(ops.weighted_nll(logits, masks, 0.1), expected)
+    torch.testing.assert_close(weighted_nll(logits, masks, 0.1), expected)
 
 
 def test_pixel_nll_is_torchs_per_image():
     logits = torch.randn(2, 3, 2, 16, 16).log_softmax(2)
     masks = torch.randint(0, 2, (2, 3, 16, 16))
-    losses = ops.pixel_nll(logits, masks.float())
+    losses = pixel_nll(logits, masks.float())
     for b in range(2):
         for s in range(3):
             torch.testing.assert_close(losses[b, s], F.nll_loss(logits[b, s][None], masks[b, s][None]))

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.alpnet import MODE_WINDOW, ALPNet
+from models.alpnet import SMALLEST_CELL, ALPNet
 from models.parts import ops
 from tests.parity.conftest import StubEncoder, compare_gradient
 from util.errors import UserError
@@ -111,7 +111,9 @@ def test_every_published_forward(golden, recipe):
         compare_entries(torch.cat((support.grad, query.grad), 1), expected["grad_entries"], name)
 
         masks = ops.resize(support_masks, (case["h"], case["w"]), align_corners=False)
-        assert F.avg_pool2d(masks, MODE_WINDOW).max().item() == pytest.approx(expected["max_4x4_pooled_fg_mask"].item())
+        assert F.avg_pool2d(masks, SMALLEST_CELL).max().item() == pytest.approx(
+            expected["max_4x4_pooled_fg_mask"].item()
+        )
         takes_part = method.foreground_prototypes(support, masks)[1]
         assert FOREGROUND_MODE[takes_part.sum().item() > 1] == case["fg_mode_expected"], name
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import config
-from dataloaders import protocols
+from dataloaders import pairings, protocols
 from util import report
 from util.dataset import choose_fold
 from util.evaluation.metrics import overlap, published_precision_and_recall
@@ -19,8 +19,8 @@ def cases(golden):
 def test_support_slices_and_chunks(cases, parts):
     _, arrays = cases
     for row, count in enumerate(arrays["extent_values"]):
-        assert protocols.support_indices(int(count), parts) == arrays[f"support_index/n{parts}"][row].tolist()
-        assert protocols.chunk_borders(int(count), parts) == arrays[f"chunk_borders/n{parts}"][row].tolist()
+        assert pairings.support_indices(int(count), parts) == arrays[f"support_index/n{parts}"][row].tolist()
+        assert pairings.chunk_borders(int(count), parts) == arrays[f"chunk_borders/n{parts}"][row].tolist()
 
 
 @pytest.mark.parametrize("parts", [1, 3, 5])
@@ -28,9 +28,9 @@ def test_alpnet_parts(cases, parts):
     facts, arrays = cases
     first, margin = facts["alpnet_part_assign"]["z_min"], facts["alpnet_part_assign"]["margin"]
     for row, count in enumerate(arrays["extent_values"]):
-        assert protocols.support_indices(int(count), parts) == arrays[f"alpnet_support_element/n{parts}"][row].tolist()
+        assert pairings.support_indices(int(count), parts) == arrays[f"alpnet_support_element/n{parts}"][row].tolist()
         last = first + int(count) - 1
-        assigned = protocols.assign_extent(first, last, last + margin + 1, parts)[first - margin :]
+        assigned = pairings.assign_extent(first, last, last + margin + 1, parts)[first - margin :]
         expected = arrays[f"alpnet_part_assign/n{parts}"][row]
         assert assigned.tolist() == expected[expected >= 0].tolist()
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,6 +67,11 @@ class Task:
         return frozenset((self.query, *self.supports))
 
     @property
+    def revisits(self) -> bool:
+        """Whether a slice is segmented by several groups, as published walks do; each visit then counts."""
+        return len(set(self.scored_slices)) < len(self.scored_slices)
+
+    @property
     def segmented(self) -> int:
         """How many query slices are segmented."""
         return sum(len(group.query_slices) for group in self.groups)
@@ -111,23 +116,49 @@ def evaluate(
         for segmenter in segmenters:
             segmenter.keep(frozenset().union(*(task.scans for task in own)))
         for together in _pools(own) if pool else [[task] for task in own]:
-            volumes = (segmenter.probabilities(task) for segmenter in segmenters for task in together)
-            prediction = sum(volumes) / (len(segmenters) * len(together)) > 0.5
-            scan = read_scan(query)
-            row = score(together[0], prediction, scan.organ(together[0].identifier), scan.spacing)
+            task, scan = together[0], read_scan(query)
+            prediction = mean_probability(segmenters, together) > 0.5
+            visits = [(prediction, task.scored_slices)]
+            if task.revisits:  # the volume shows only the last visit
+                groups = [
+                    [replace(one, groups=one.groups[at : at + 1]) for one in together] for at in range(len(task.groups))
+                ]
+                visits = [(mean_probability(segmenters, own) > 0.5, own[0].groups[0].query_slices) for own in groups]
+            row = score(task, prediction, scan.organ(task.identifier), scan.spacing, visits)
             row["support"] = "+".join(str(scan) for task in together for scan in task.supports)
-            yield Result(together[0], prediction, row)
+            yield Result(task, prediction, row)
+
+
+def mean_probability(segmenters: Sequence[Segmenter], tasks: Sequence[Task]) -> np.ndarray:
+    """Foreground probability `(D, H, W)`, averaged over segmenters and over tasks of one query."""
+    volumes = (segmenter.probabilities(task) for segmenter in segmenters for task in tasks)
+    return sum(volumes) / (len(segmenters) * len(tasks))
 
 
 def _pools(tasks: Sequence[Task]) -> list[list[Task]]:
     return [[task for task in tasks if task.organ == organ] for organ in dict.fromkeys(task.organ for task in tasks)]
 
 
-def score(task: Task, prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, Any]:
-    """One row of scores.csv: the protocol's Dice and IoU, and, if the whole volume was segmented, all its scores."""
-    scored = list(task.scored_slices)
-    dice, iou = overlap(prediction[scored], truth[scored])
-    precision, recall = published_precision_and_recall(prediction[scored], truth[scored])
+def score(
+    task: Task,
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing: Sequence[float],
+    visits: Sequence[tuple[np.ndarray, Sequence[int]]],
+) -> dict[str, Any]:
+    """One row of scores.csv: the protocol's Dice and IoU, and, if the whole volume was segmented, all its scores.
+
+    Args:
+        task: that was segmented.
+        prediction: bool `(D, H, W)`.
+        truth: bool `(D, H, W)`.
+        spacing: mm along the three axes, in the order of the axes.
+        visits: predictions with the slices of them that count for the protocol's scores.
+    """
+    found = np.concatenate([volume[list(slices)] for volume, slices in visits])
+    there = np.concatenate([truth[list(slices)] for _, slices in visits])
+    dice, iou = overlap(found, there)
+    precision, recall = published_precision_and_recall(found, there)
     complete = task.segmented == len(truth)
     return {
         "organ": task.organ,
@@ -138,5 +169,5 @@ def score(task: Task, prediction: np.ndarray, truth: np.ndarray, spacing: Sequen
         "precision_slices": precision,
         "recall_slices": recall,
         **(volume_scores(prediction, truth, spacing) if complete else dict.fromkeys(VOLUME_SCORES, math.nan)),
-        "slices": len(scored),
+        "slices": len(found),
     }
