@@ -157,7 +157,7 @@ def test_methods_that_see_whole_volumes(segment, run, scan, tmp_path, tiny, caps
         assert len(np.unique(read_volume(tmp_path / name / "image_1.nii.gz").array)) > 1
     capsys.readouterr()
     assert segment(tmp_path / "similar", scan("image_1"), checkpoint=volumes, pairing="similar") == 1
-    assert "sees whole volumes, not slice by slice" in failure(capsys)
+    assert "sees whole volumes, no slices" in failure(capsys)
 
 
 def test_one_bad_file_does_not_stop_the_rest(segment, scan, tmp_path, capsys):

@@ -18,7 +18,7 @@ def recompute_blocks(encoder: nn.Module) -> None:
         UserError: the encoder does not say which modules are its `blocks`.
     """
     if not hasattr(encoder, "blocks"):
-        raise UserError(f"train.checkpointing: the encoder {encoder.name} has no blocks to run twice; choose another")
+        raise UserError(f"train.recompute: the encoder {encoder.name} has no blocks to run twice; choose another")
     for block in encoder.blocks:
         block.forward = functools.partial(_twice, block, block.forward)
 

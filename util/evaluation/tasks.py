@@ -21,7 +21,7 @@ class Group:
         support: the annotated slices, one per shot.
         query_slices: what they segment, ascending.
         pivot: with it the group is walked: the annotated slices segment this query slice, and from there outward every
-            slice is segmented with the one before it and its prediction (test.match=propagate).
+            slice is segmented with the one before it and its prediction (test.pairing=propagate).
         anchored: the carried mask is compared with the prediction from the annotated slices and dropped if they differ;
             False: it is believed, as published.
     """

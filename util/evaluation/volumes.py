@@ -78,7 +78,7 @@ class VolumeInference:
         """
         if task.similar or any(group.pivot is not None for group in task.groups):
             raise UserError(
-                "test.match: this method sees whole volumes, which cannot be walked or sorted slice by slice; "
+                "test.pairing: this method sees whole volumes, which cannot be walked or sorted slice by slice; "
                 "choose volume, whole, parts or position"
             )
         query = self.encoded(task.query)
