@@ -4,7 +4,7 @@
 train.steps=1000` changes values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import models
 from models.parts import encoders
@@ -120,6 +120,15 @@ MINIMA = {
     "threads": 0,
     "workers": 0,
 }
+# keys that have an effect with one value of another key only
+ONLY_WITH = {
+    **dict.fromkeys(("episode.crop", "episode.shift_slices", "episode.warp"), ("episode.sampler", "crops")),
+    **dict.fromkeys(
+        ("episode.realistic", "episode.reach", "episode.queries", "episode.carry", "episode.registration"),
+        ("episode.sampler", "neighbouring"),
+    ),
+    "test.pool": ("test.supports", "all"),
+}
 
 
 def options():
@@ -230,12 +239,18 @@ def _modality(dataset: str) -> str:
     return DATASETS[dataset].modality if dataset in DATASETS else ""  # an unknown name is refused by `check`
 
 
-def check(config: Mapping) -> None:
+def check(config: Mapping, typed: Collection[str]) -> None:
     """Refuse a configuration that makes no sense, with one sentence.
 
+    Args:
+        config: all values.
+        typed: keys that a user changed.
+
     Raises:
-        UserError: a word is none of its key's choices, a number is too small, the method has no such stage.
+        UserError: a word is none of its key's choices, a number is too small, a key that was typed has no effect, the
+            method has no such stage.
     """
     checks.check_values(config, CHOICES, MINIMA)
+    checks.check_effects(config, typed, ONLY_WITH)
     DATASETS[config["dataset"]].chosen(config["organs"])
     models.require_stage(config["method"], config["stage"])

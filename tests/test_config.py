@@ -26,6 +26,8 @@ from util.runs.experiment import CommandLine, plain
         ("protocol=easy", "protocol=easy: choose one of strict, published"),
         ("test.match=parts", "test.match: is called test.pairing now"),
         ("exclude=all", "exclude: is no option any more; protocol=published does"),
+        ("episode.crop=[4,32,32]", "episode.crop: has no effect with episode.sampler=neighbours, only with"),
+        ("test.pool=True", "test.pool: has no effect with test.supports=fold"),
         ("setting=3", "setting=3: choose one of 1, 2"),
         ("test.pairing=best", "test.pairing=best: choose one of"),
         ("fold=99", "fold=99: FOLDS['PHANTOM'] in config.py has folds 0 to 3"),

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,14 @@ def check_values(config: Mapping, choices: Mapping[str, tuple], minima: Mapping[
     for key, minimum in minima.items():
         if (value := _value(config, key)) < minimum:
             raise UserError(f"{key}={value}: must be at least {minimum}")
+
+
+def check_effects(config: Mapping, typed: Collection[str], only_with: Mapping[str, tuple[str, Any]]) -> None:
+    """Refuse a typed key that has an effect with another value of another key only: key -> (other key, value)."""
+    for key in only_with.keys() & set(typed):
+        other, value = only_with[key]
+        if _value(config, other) != value:
+            raise UserError(f"{key}: has no effect with {other}={_value(config, other)}, only with {other}={value}")
 
 
 def unknown_key(key: str, config: Mapping) -> str:

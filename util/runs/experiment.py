@@ -60,7 +60,7 @@ class CommandLine(Experiment):
     def _create_run(self, *args, **kwargs):
         run = super()._create_run(*args, **kwargs)
         checks.check_types(run.config_modifications.typechanged)
-        self.tables.check(run.config)
+        self.tables.check(run.config, run.config_modifications.modified)
         run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
         run._start_heartbeat = held_signals()(run._start_heartbeat)  # a thread half started cannot be stopped
         return run
