@@ -51,9 +51,9 @@ def test_the_weight_grows_every_quarter():
     weights = []
     for step in (0, 999, 1000, 1999, 2000, 3000, 3999):
         method.progress = step / 4000
-        weights.append(method.continuity_weight())
+        weights.append(method.continuity_factor())
     assert weights == pytest.approx([0, 0, 1 / 6, 1 / 6, 1 / 3, 1 / 2, 1 / 2])
-    assert build(ramp=1).continuity_weight() == 0.5
+    assert build(ramp=1).continuity_factor() == 0.5
 
 
 def test_five_equal_shots_are_one():
