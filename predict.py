@@ -25,11 +25,10 @@ from dataloaders.prediction.cleaning import cleaned
 from dataloaders.prediction.predictor import Member, Predictor
 from dataloaders.prediction.queries import Record, digests, find_queries, image_files, read_support, save_on_grid_of
 from dataloaders.prediction.sheet import draw_sheet
-from dataloaders.raw.preparation import orient
 from dataloaders.raw.regrid import Preparation, along_axes, require_modality
 from dataloaders.raw.sources import read_image
 from util import checkpoints
-from util.commands import guarded, named_label
+from util.commands import guarded, named_label, parser, positive
 from util.errors import UserError
 from util.files import digest
 from util.runs import folders
@@ -37,7 +36,7 @@ from util.runs.experiment import with_dataset_file
 from util.runs.processes import prepare_device
 from util.volume import Volume
 
-UPRIGHT = (1.0, 1.0, 1.0)  # a picture's columns run to the left and its rows to the back, as radiologists look at it
+AXIAL = (1.0, 1.0, 1.0)  # columns run to the left, rows to the back, slices to the head
 
 
 def load_members(paths: Sequence[Path], device: torch.device) -> list[Member]:
@@ -158,8 +157,9 @@ def one_query(
         labels[wins], best[wins] = identifier, probability[wins]
         bar.update()
     labels = cleaned(labels, largest_component=options.largest_component, fill_holes=options.fill_holes)
-    turn = along_axes if preparation.axial else orient
-    shown = [turn(Volume(array, image.geometry), UPRIGHT) for array in (image.array, labels)]
+    shown = [Volume(array, image.geometry) for array in (image.array, labels)]
+    if preparation.axial:  # other planes are shown as the method saw them
+        shown = [along_axes(volume, AXIAL) for volume in shown]
     draw_sheet(picture, *shown, predictor.organs)
     save_on_grid_of(files, image, labels_file, labels)  # last: with it the scan is done
     voxel = float(np.prod(image.geometry.spacing)) / 1000
@@ -187,46 +187,37 @@ def settings(options: argparse.Namespace, members: Sequence[Member], organs: Map
 
 def command_line() -> argparse.ArgumentParser:
     """The options."""
-    about, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    command = parser(__doc__)
     several = {"type": Path, "nargs": "+", "required": True}
-    parser.add_argument("--checkpoint", **several, metavar="FILE", help="checkpoints or runs; several are averaged")
-    parser.add_argument("--support-image", **several, metavar="FILE", help="annotated scans; several are averaged")
-    parser.add_argument(
+    command.add_argument("--checkpoint", **several, metavar="FILE", help="checkpoints or runs; several are averaged")
+    command.add_argument("--support-image", **several, metavar="FILE", help="annotated scans; several are averaged")
+    command.add_argument(
         "--support-label", **several, metavar="FILE", help="their labels: whole numbers, 0 = background"
     )
-    parser.add_argument("--query", **several, metavar="PATH", help="scans to segment: files, or folders of any depth")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--organs", type=named_label, nargs="+", default=[], metavar="NAME=ID", help="(default: all)")
-    parser.add_argument(
+    command.add_argument("--query", **several, metavar="PATH", help="scans to segment: files, or folders of any depth")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    command.add_argument("--organs", type=named_label, nargs="+", default=[], metavar="NAME=ID", help="(default: all)")
+    command.add_argument(
         "--pairing",
         choices=("similar", "position", "whole", "propagate", "volume"),
         default="",
         help="how query slices meet annotated ones: by what they look like (default), by their relative height, all "
         "with the middle one, walking from slice to slice, all with all (default of 3D methods)",
     )
-    parser.add_argument("--parts", type=_positive, default=3, metavar="N", help="runs of query slices (default: 3) ...")
-    parser.add_argument("--shots", type=_positive, default=1, metavar="N", help="... and annotated slices for each")
-    parser.add_argument("--largest-component", action="store_true", help="keep the largest piece of every organ")
-    parser.add_argument("--fill-holes", action="store_true", help="fill what an organ encloses")
-    parser.add_argument("--probabilities", action="store_true", help="write those of every organ, too")
-    parser.add_argument("--prepared", action="store_true", help="intensities are the prepared training scans' already")
-    parser.add_argument(
+    command.add_argument("--parts", type=positive, default=3, metavar="N", help="runs of query slices (default: 3) ...")
+    command.add_argument("--shots", type=positive, default=1, metavar="N", help="... and annotated slices for each")
+    command.add_argument("--largest-component", action="store_true", help="keep the largest piece of every organ")
+    command.add_argument("--fill-holes", action="store_true", help="fill what an organ encloses")
+    command.add_argument("--probabilities", action="store_true", help="write those of every organ, too")
+    command.add_argument("--prepared", action="store_true", help="intensities are the prepared training scans' already")
+    command.add_argument(
         "--trust-label-voxels", action="store_true", help="labels lie on their images in spite of headers"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: as many as cores)")
-    parser.add_argument("--memory-gb", type=float, default=0.0, help="3D methods: patches, so that this is enough")
-    parser.add_argument("--overwrite", action="store_true", help="segment again what OUT holds")
-    return parser
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return int(text)
+    command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1")
+    command.add_argument("--threads", type=int, default=0, help="CPU threads (default: as many as cores)")
+    command.add_argument("--memory-gb", type=float, default=0.0, help="3D methods: patches, so that this is enough")
+    command.add_argument("--overwrite", action="store_true", help="segment again what OUT holds")
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,12 +24,12 @@ from util.dataset import Dataset, Fold, choose_fold, require_scans
 from util.errors import UserError
 from util.evaluation.slices import make_segmenter
 from util.evaluation.tasks import Result, evaluate
-from util.files import whole_file
+from util.files import write_text
 from util.memory import peak_gib
+from util.pictures import upright
 from util.runs import folders
 from util.runs.experiment import CommandLine, plain
 from util.runs.processes import prepare_device
-from util.tables import text_table
 from util.volume import write_volume
 
 log = logging.getLogger("test")
@@ -85,7 +85,7 @@ def score(_run) -> float:
     if strict and options["pairing"] not in ("whole", "volume"):
         print("\n" + report.organ_table({"whole volume": rows}, score="dice_volume"))
     if options["supports"] == "all" and not options["pool"]:
-        print("\nthe choice of the support scan\n" + text_table(report.support_spread(rows)))
+        print("\nthe choice of the support scan\n" + report.support_spread(rows))
     if folder is not None:
         print(f"\n{folder / 'scores.csv'}")
     return report.overall_mean(rows, recorder=recorder)
@@ -262,8 +262,7 @@ def save_sources(file: Path, dataset: Dataset, root: Path, scans: Iterable[int])
         number: {"image": str(dataset.image_file(root, number)), "label": str(dataset.label_file(root, number))}
         for number in sorted(scans)
     }
-    with whole_file(file) as temporary:
-        temporary.write_text(json.dumps({"organs": dict(dataset.organs), "scans": files}, indent=1))
+    write_text(file, json.dumps({"organs": dict(dataset.organs), "scans": files}, indent=1))
 
 
 def draw_organ(file: Path, results: Sequence[Result], scan_of: Callable[[int], Scan]) -> None:
@@ -273,10 +272,9 @@ def draw_organ(file: Path, results: Sequence[Result], scan_of: Callable[[int], S
         scan = scan_of(result.task.query)
         truth = scan.organ(result.task.identifier)
         z = int(truth.sum((1, 2)).argmax())
-        # shown as radiologists expect, front up: the rows of a scan run either way
-        upright = slice(None, None, -1 if scan.geometry.direction[4] < 0 else 1)
         text = f"scan {scan.number}: Dice {result.row['dice']:.2f}; slice {z}"
-        rows.append((text, *(volume[z, upright] for volume in (scan.image, truth, result.prediction))))
+        shown = (upright(volume[z], scan.geometry) for volume in (scan.image, truth, result.prediction))
+        rows.append((text, *shown))
     report.draw_contours(file, f"{results[0].task.organ}, support scan {results[0].row['support']}", rows)
 
 

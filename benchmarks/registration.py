@@ -25,8 +25,10 @@ from util import checkpoints
 from util.dataset import choose_fold
 from util.evaluation.metrics import overlap
 from util.files import whole_file
+from util.pictures import as_shown, upright
 from util.runs import folders
 from util.tables import text_table
+from util.volume import Volume
 
 DISTANCES = (1, 2, 3)
 
@@ -96,20 +98,19 @@ def draw(file: Path, scan: Scan, ways: Carriers, organs: dict[str, int]) -> None
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(len(organs), 4, figsize=(13, 3.3 * len(organs)), layout="constrained")
-    upright = slice(None, None, -1 if scan.geometry.direction[4] < 0 else 1)  # as radiologists look at it
     for line, (organ, identifier) in zip(axes, organs.items(), strict=True):
         truth = scan.organ(identifier)
         source = min(int(truth.sum((1, 2)).argmax()), len(truth) - 4)
-        low, high = np.percentile(scan.image[source], (1, 99.5))
+        shown = as_shown(Volume(scan.image[source : source + 4], scan.geometry))
         for axis, distance in zip(line, (0, *DISTANCES), strict=True):
             target = source + distance
-            axis.imshow(scan.image[target, upright], cmap="gray", vmin=low, vmax=high)
+            axis.imshow(shown[distance], cmap="gray", vmin=0, vmax=255)
             axis.set_axis_off()
             found = ways.carried(truth[source].astype(np.float32), source, target) if distance else {}
             masks = {"lime": truth[target], "red": found.get("copied"), "yellow": found.get("chained")}
             for (colour, mask), width in zip(masks.items(), (3, 1, 1), strict=True):
                 if mask is not None and mask.any():
-                    axis.contour(mask[upright], levels=[0.5], colors=colour, linewidths=width)
+                    axis.contour(upright(mask, scan.geometry), levels=[0.5], colors=colour, linewidths=width)
             axis.set_title(f"{organ}, slice {target}", fontsize=9)
     figure.suptitle("green: the organ on this slice; red: copied from the left; yellow: carried from the left")
     with whole_file(file) as temporary:

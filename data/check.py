@@ -7,22 +7,20 @@ Prints a table of the scans, one of the folds (training slices that show a test 
 leaves under protocol=published), one of the slices that setting 2 would remove from all scans; warnings and errors.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import joblib
-from tqdm import tqdm
-
 from config import DATASETS, FOLDS
 from data.parts.convert import ranges
 from data.parts.integrity import Findings, check_scan, together
 from dataloaders.exclusion import removal_table
+from util.commands import guarded, jobs, parser
 from util.dataset import Dataset, Fold, choose_fold, from_file
 from util.errors import UserError
+from util.parallel import each_scan
 from util.tables import text_table
 
 
@@ -33,12 +31,9 @@ def check(name: str, dataset: Dataset, folds: Sequence[Mapping], root: Path, job
         UserError: there is no scan.
     """
     numbers = dataset.scans(root)
-    results = joblib.Parallel(n_jobs=min(jobs, len(numbers)), return_as="generator")(
-        joblib.delayed(check_scan)(dataset, root, number) for number in numbers
-    )
-    findings = {
-        found.number: found for found in tqdm(results, total=len(numbers), desc=name, unit="scan", disable=None)
-    }
+    scans = {number: (dataset, root, number) for number in numbers}
+    results = each_scan(check_scan, scans, jobs, name, lambda *scan: dataset.image_file(root, scan[-1]))
+    findings = {n: done.result or Findings(n, errors=[done.failure]) for n, done in results}
     errors, warnings = ([_sentence(*pair) for pair in together(findings, kind)] for kind in ("errors", "warnings"))
     set_errors, set_warnings = whole_set(dataset, root, findings)
     lines, fold_errors, fold_warnings = check_folds(name, dataset, folds, findings)
@@ -106,7 +101,7 @@ def whole_set(dataset: Dataset, root: Path, findings: Mapping[int, Findings]) ->
 def _generation(place: Path, dataset: Dataset) -> list[str]:
     """Warnings about how the supervoxels were made."""
     try:
-        size = json.loads((place / "parameters.json").read_text())["min_size"]
+        size = json.loads((place / "parameters.json").read_text(encoding="utf-8"))["min_size"]
     except (OSError, ValueError, KeyError, TypeError):
         return [f"{place}: no parameters.json says how the supervoxels were made"]
     if size != dataset.supervoxel_size:
@@ -181,25 +176,16 @@ def _settings(dataset: Dataset, findings: Mapping[int, Findings]) -> list[dict]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    about, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="python -m data.check",
-        description=about,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = parser(__doc__, "python -m data.check")
+    command.add_argument(
+        "dataset", metavar="DATASET", help="a row of DATASETS in config.py, or a data set's .json file"
     )
-    parser.add_argument("dataset", metavar="DATASET", help="a row of DATASETS in config.py, or a data set's .json file")
-    parser.add_argument(
+    command.add_argument(
         "--data-root", type=Path, default=Path("data"), metavar="FOLDER", help="holds CHAOST2/, SABS/, ... (data)"
     )
-    parser.add_argument("--jobs", type=int, default=-1, help="scans at once (default: one per core)")
-    options = parser.parse_args(arguments)
-    try:
-        dataset, folds = find(options.dataset)
-        return 1 if check(options.dataset, dataset, folds, options.data_root, options.jobs) else 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    command.add_argument("--jobs", type=jobs, default=-1, help="scans at once (default: one per core)")
+    options = command.parse_args(arguments)
+    return guarded(lambda: check(options.dataset, *find(options.dataset), options.data_root, options.jobs))
 
 
 def find(name: str) -> tuple[Dataset, Sequence[Mapping]]:

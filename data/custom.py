@@ -25,9 +25,9 @@ from data.parts.manifest import MANIFEST
 from dataloaders.raw.preparation import Plan
 from dataloaders.raw.regrid import HOUNSFIELD
 from dataloaders.raw.sources import Source, find_series, find_volumes, read_source
-from util.commands import guarded, named_label
+from util.commands import guarded, named_label, parser
 from util.errors import UserError
-from util.files import whole_file
+from util.files import write_text
 
 FOLDS = 5
 LOOKED_AT = 5  # scans, to guess from
@@ -121,7 +121,7 @@ def guess_folds(numbers: Sequence[int]) -> list[dict]:
 
 def describe(out: Path, folder: str, plan: Plan, organs: Mapping[str, int], others: Mapping[str, int]) -> dict:
     """The data set's JSON file, from what was prepared."""
-    prepared = json.loads((out / MANIFEST).read_text())["scans"]
+    prepared = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["scans"]
     return {
         "images": folder,
         "modality": "CT" if plan.window else "MR",
@@ -138,7 +138,7 @@ def name_labels(out: Path, organs: Mapping[str, int]) -> tuple[dict[str, int], d
     Raises:
         UserError: a named id is in no label.
     """
-    scans = json.loads((out / MANIFEST).read_text())["scans"]
+    scans = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["scans"]
     ids = sorted({int(i) for scan in scans.values() for i in scan["label_voxels"]})
     absent = [name for name, identifier in organs.items() if identifier not in ids]
     if absent:
@@ -153,8 +153,7 @@ def write_description(out: Path, content: dict) -> Path:
     if file.exists():
         print(f"{file} is kept as it is; remove it to have it guessed again")
     else:
-        with whole_file(file) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        write_text(file, json.dumps(content, indent=1) + "\n")
     return file
 
 
@@ -206,17 +205,11 @@ def _common(images: Path, labels: Path) -> tuple[str, ...]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    about, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m data.custom",
-        description=about,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of NIfTI images or DICOM series")
-    parser.add_argument("labels", metavar="LABELS", type=Path, help="folder of NIfTI labels")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write to; its name is the data set's")
-    parser.add_argument(
+    own = parser(__doc__, "python -m data.custom")
+    own.add_argument("images", metavar="IMAGES", type=Path, help="folder of NIfTI images or DICOM series")
+    own.add_argument("labels", metavar="LABELS", type=Path, help="folder of NIfTI labels")
+    own.add_argument("out", metavar="OUT", type=Path, help="folder to write to; its name is the data set's")
+    own.add_argument(
         "--organs",
         type=named_label,
         nargs="+",
@@ -224,19 +217,17 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME=ID",
         help="organs to test (default: every id of the labels)",
     )
-    parser.add_argument(
+    own.add_argument(
         "--window",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="intensities that become 0 and 255 (default: guessed)",
     )
-    command.add_options(parser)
-    options = parser.parse_args(arguments)
-    if options.jobs == 0:
-        parser.error("--jobs 0 can do nothing; -1 takes one per core")
+    command.add_options(own)
+    options = own.parse_args(arguments)
     if options.window and options.window[0] >= options.window[1]:
-        parser.error(f"--window {options.window[0]:g} {options.window[1]:g}: the first must be below the second")
+        own.error(f"--window {options.window[0]:g} {options.window[1]:g}: the first must be below the second")
     options.images, options.labels = options.images.resolve(), options.labels.resolve()
     return guarded(lambda: prepare_own(options))
 

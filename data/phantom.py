@@ -5,20 +5,19 @@ fat-suppressed MR as in CHAOST2: contrast, thick slices, texture, blur, coil sen
 writes the data set.
 """
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 from scipy.ndimage import gaussian_filter
-from tqdm import tqdm
 
 from data.parts.anatomy import draw_patient, paint
+from util.commands import at_least, guarded, jobs, parser
 from util.errors import UserError
-from util.files import whole_file
+from util.files import write_text
+from util.parallel import each_scan
 from util.volume import Geometry, write_volume
 
 FIELD_OF_VIEW = (320.0, 320.0, 246.4)  # mm (x, y, z): 256 x 256 x 32 voxels of 1.25 x 1.25 x 7.7 mm, as CHAOST2
@@ -114,8 +113,8 @@ def _smooth_noise(shape, millimetres: float, spacing, generator: np.random.Gener
     return noise / noise.std()
 
 
-def write_scans(folder: str | Path, scans: int, seed: int, size: int, slices: int, jobs: int) -> int:
-    """Write the missing ones of scans 1..`scans` below `folder`; return how many that were.
+def write_scans(folder: str | Path, scans: int, seed: int, size: int, slices: int, jobs: int) -> dict[int, str]:
+    """Write the missing ones of scans 1..`scans` below `folder`, say how many; return what went wrong, by number.
 
     Raises:
         UserError: the folder holds a phantom of other parameters, or cannot be written.
@@ -123,12 +122,11 @@ def write_scans(folder: str | Path, scans: int, seed: int, size: int, slices: in
     folder = Path(folder)
     _claim(folder, {"recipe": RECIPE, "seed": seed, "size": size, "slices": slices})
     missing = [number for number in range(1, scans + 1) if not all(path.is_file() for path in _paths(folder, number))]
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_write_scan)(folder, seed, number, size, slices) for number in missing
-    )
-    for _ in tqdm(work, total=len(missing), desc="phantom", unit="scan", disable=not missing):
-        pass
-    return len(missing)
+    work = each_scan(_write_scan, {n: (folder, seed, n, size, slices) for n in missing}, jobs, "phantom")
+    failures = {number: done.failure for number, done in work if done.failure}
+    written = len(missing) - len(failures)
+    print(f"{folder}: {written} scan(s) written, {scans - len(missing)} were there")
+    return failures
 
 
 def _claim(folder: Path, parameters: dict[str, int]) -> None:
@@ -138,7 +136,7 @@ def _claim(folder: Path, parameters: dict[str, int]) -> None:
     manifest = folder / MANIFEST
     if manifest.is_file():
         try:
-            found = json.loads(manifest.read_text())
+            found = json.loads(manifest.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{manifest}: not JSON ({error}); remove {folder} and generate it again") from error
         if found != parameters:
@@ -148,8 +146,7 @@ def _claim(folder: Path, parameters: dict[str, int]) -> None:
         raise UserError(f"{folder}: holds scans but no {MANIFEST} that says how they were made; "
                         "choose another folder, or remove this one")  # fmt: skip
     else:
-        with whole_file(manifest) as temporary:
-            temporary.write_text(json.dumps(parameters) + "\n")
+        write_text(manifest, json.dumps(parameters) + "\n")
 
 
 def _paths(folder: Path, number: int) -> tuple[Path, Path]:
@@ -162,44 +159,23 @@ def _write_scan(folder: Path, seed: int, number: int, size: int, slices: int) ->
         write_volume(path, array, scan.geometry)
 
 
-def _at_least(least: int):
-    def whole_number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least}")
-        return int(text)
-
-    return whole_number
-
-
-def _jobs(text: str) -> int:
-    if int(text) == 0:
-        raise argparse.ArgumentTypeError("0 jobs can do nothing; -1 takes one per core")
-    return int(text)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.phantom",
-        description="Generate synthetic abdominal MR scans with labels (1 liver, 2 right kidney, 3 left kidney, "
-        f"4 spleen): OUT/{FOLDER}/image_N.nii.gz and label_N.nii.gz, N = 1, 2, ... "
-        "Scan N depends on seed, size and slices only; scans already there are kept, so an interrupted run goes on.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    command = parser(
+        "Generate synthetic abdominal MR scans with labels (1 liver, 2 right kidney, 3 left kidney, 4 spleen).\n\n"
+        f"They are OUT/{FOLDER}/image_N.nii.gz and label_N.nii.gz, N = 1, 2, ... Scan N depends on seed, size and\n"
+        "slices only; scans already there are kept, so an interrupted run goes on.",
+        "python -m data.phantom",
     )
-    parser.add_argument("out", metavar="OUT", nargs="?", default="data/PHANTOM", type=Path, help="folder to write to")
-    parser.add_argument("--scans", type=_at_least(1), default=12, help="number of patients")
-    parser.add_argument("--seed", type=_at_least(0), default=1, help="another seed, other patients")
-    parser.add_argument("--size", type=_at_least(16), default=256, help="rows and columns over 320 x 320 mm")
-    parser.add_argument("--slices", type=_at_least(4), default=32, help="slices over 246.4 mm")
-    parser.add_argument("--jobs", type=_jobs, default=-1, help="scans computed at once; -1: one per core")
-    options = parser.parse_args(arguments)
-    try:
-        written = write_scans(options.out, options.scans, options.seed, options.size, options.slices, options.jobs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.out}: {written} scan(s) written, {options.scans - written} were there")
-    return 0
+    command.add_argument("out", metavar="OUT", nargs="?", default="data/PHANTOM", type=Path, help="folder to write to")
+    command.add_argument("--scans", type=at_least(1), default=12, help="number of patients (default: 12)")
+    command.add_argument("--seed", type=at_least(0), default=1, help="another seed, other patients (default: 1)")
+    command.add_argument("--size", type=at_least(16), default=256, help="rows and columns over 320 x 320 mm (256)")
+    command.add_argument("--slices", type=at_least(4), default=32, help="slices over 246.4 mm (default: 32)")
+    command.add_argument("--jobs", type=jobs, default=-1, help="scans computed at once (default: one per core)")
+    options = command.parse_args(arguments)
+    numbers = (options.scans, options.seed, options.size, options.slices, options.jobs)
+    return guarded(lambda: write_scans(options.out, *numbers))
 
 
 if __name__ == "__main__":

@@ -7,27 +7,25 @@ oblique planes, Hounsfield units, hearts stored in three orientations, label val
 `data.sabs` and `data.cmr` take the folders as they take the real ones.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from joblib import Parallel, delayed
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from pydicom.valuerep import DSfloat
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
-from tqdm import tqdm
 
 from data.chaost2 import NUMBERS
 from data.parts.anatomy import Patient, draw_patient, paint
 from data.parts.heart import CENTRE, draw_heart, short_axis
 from data.phantom import MR_CONTRAST
 from dataloaders.raw.preparation import reordered
-from util.errors import UserError
+from util.commands import guarded, jobs, parser
+from util.parallel import each_scan
 from util.volume import Geometry, Volume, write_volume
 
 THIN = (-1 / 3, 0.0, 1 / 3)  # a thick slice is the mean of three thin ones
@@ -207,34 +205,20 @@ SHAPES = {"chaost2": (30, 256, 256), "sabs": (80, 512, 512), "cmr": (12, 240, 24
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    about, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="python -m data.phantom_raw",
-        description=about,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("kind", choices=tuple(WRITERS), help="which download to imitate")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write to")
-    parser.add_argument("--scans", type=int, default=3, help="number of patients (default: 3)")
-    parser.add_argument("--seed", type=int, default=1, help="another seed, other patients (default: 1)")
-    parser.add_argument("--shape", type=int, nargs=3, metavar=("SLICES", "ROWS", "COLUMNS"), help="voxels of a scan")
-    parser.add_argument("--jobs", type=int, default=-1, help="scans computed at once (default: one per core)")
-    options = parser.parse_args(arguments)
+    command = parser(__doc__, "python -m data.phantom_raw")
+    command.add_argument("kind", choices=tuple(WRITERS), help="which download to imitate")
+    command.add_argument("out", metavar="OUT", type=Path, help="folder to write to")
+    command.add_argument("--scans", type=int, default=3, help="number of patients (default: 3)")
+    command.add_argument("--seed", type=int, default=1, help="another seed, other patients (default: 1)")
+    command.add_argument("--shape", type=int, nargs=3, metavar=("SLICES", "ROWS", "COLUMNS"), help="voxels of a scan")
+    command.add_argument("--jobs", type=jobs, default=-1, help="scans computed at once (default: one per core)")
+    options = command.parse_args(arguments)
     if not 1 <= options.scans <= SCANS[options.kind]:
-        parser.error(f"--scans {options.scans}: 1 to {SCANS[options.kind]}")
+        command.error(f"--scans {options.scans}: 1 to {SCANS[options.kind]}")
     shape = tuple(options.shape or SHAPES[options.kind])
-    write = delayed(WRITERS[options.kind])
-    try:
-        work = Parallel(n_jobs=options.jobs, return_as="generator")(
-            write(options.out, options.seed, index, shape) for index in range(options.scans)
-        )
-        for _ in tqdm(work, total=options.scans, desc=options.kind, unit="scan", disable=None):
-            pass
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    scans = {index + 1: (options.out, options.seed, index, shape) for index in range(options.scans)}
+    work = each_scan(WRITERS[options.kind], scans, options.jobs, options.kind)
+    return guarded(lambda: {number: done.failure for number, done in work if done.failure})
 
 
 if __name__ == "__main__":

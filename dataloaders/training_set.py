@@ -10,11 +10,10 @@ from dataloaders.flows import Carrier
 from dataloaders.neighbouring import NeighbouringSampler
 from dataloaders.samplers import CropsSampler, NeighboursSampler, Sampler, SliceSampler
 from dataloaders.scans import Scan, read_scans, training_intensities
-from util import report
 from util.bookkeeping import Bookkeeping
 from util.dataset import Dataset, Fold, require_scans
 from util.errors import UserError
-from util.tables import text_table
+from util.tables import text_table, write_csv
 
 log = logging.getLogger("training")
 
@@ -92,7 +91,7 @@ def make_sampler(
             text_table(rows),
         )
         if folder is not None:
-            report.write_scores(folder / "removed_slices.csv", rows)
+            write_csv(folder / "removed_slices.csv", rows)
     episode, segments = config["episode"], [scan.segments for scan in scans]
     options = {"min_size": episode["min_size"], "excluded": excluded}
     if episode["sampler"] == "slice":

@@ -16,12 +16,12 @@ from pathlib import Path
 import joblib
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from supervoxels.segmentation import supervoxels
 from supervoxels.superpixels import superpixels
 from util.errors import UserError
-from util.files import whole_file
+from util.files import write_text
+from util.parallel import each_scan
 from util.volume import Volume, read_volume, write_volume
 
 IMAGE_NAME = re.compile(r"image_(\d+)\.nii\.gz")
@@ -95,29 +95,25 @@ def generate(
     if not waiting:
         return {}
     jobs = worker_count([scans[number] for number in waiting], parameters, jobs, threads, max_memory)
-    failures = {}
     with workers(backend, jobs, scheduler) as work:
-        tasks = (joblib.delayed(work)(scans[n], outputs[n], parameters, threads) for n in waiting)
-        # a generator: each result arrives when it is ready, which is what moves the bar
-        results = joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks)
-        for number, failure in zip(waiting, tqdm(results, total=len(waiting), unit="scan", disable=None), strict=True):
-            if failure:
-                failures[number] = failure
-    return failures
+        tasks = {number: (scans[number], outputs[number], parameters, threads) for number in waiting}
+        return {number: done.failure for number, done in each_scan(work, tasks, jobs) if done.failure}
 
 
-def generate_one(image: Path, output: Path, parameters: Parameters | SliceParameters, threads: int) -> str | None:
-    """Make one file. A failure is returned as a sentence: one bad scan must not stop the others."""
+def generate_one(image: Path, output: Path, parameters: Parameters | SliceParameters, threads: int) -> None:
+    """Make one file.
+
+    Raises
+    ------
+    UserError
+        The scan cannot be read or cut into supervoxels, or the file cannot be written.
+    """
+    scan = read_volume(image)
     try:
-        scan = read_volume(image)
-        write_volume(output, parameters.labels(scan, threads), scan.geometry)
-    except UserError as error:
-        return str(error)
+        labels = parameters.labels(scan, threads)
     except ValueError as error:
-        return f"{image}: {error}"
-    except MemoryError:
-        return f"{image}: not enough memory; run again with fewer --jobs or a --max-memory"
-    return None
+        raise UserError(f"{image}: {error}") from error
+    write_volume(output, labels, scan.geometry)
 
 
 def numbered(folder: Path, name: re.Pattern) -> dict[int, Path]:
@@ -174,14 +170,13 @@ def claim_folder(out: Path, parameters: Parameters | SliceParameters, overwrite:
             f"{out}: was made with other parameters ({differing}); choose another folder, or replace its "
             "files with --overwrite"
         )
-    with whole_file(manifest) as temporary:
-        temporary.write_text(json.dumps(asdict(parameters), indent=2) + "\n")
+    write_text(manifest, json.dumps(asdict(parameters), indent=2) + "\n")
 
 
 def read_manifest(manifest: Path) -> dict | None:
     """The parameters a folder was made with, None if none are written down."""
     try:
-        content = json.loads(manifest.read_text())
+        content = json.loads(manifest.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

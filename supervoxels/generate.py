@@ -16,7 +16,7 @@ from pathlib import Path
 
 from config import DATASETS
 from supervoxels.folder import Parameters, SliceParameters, generate
-from util.commands import guarded
+from util.commands import guarded, parser, positive
 from util.dataset import Dataset
 from util.errors import UserError
 
@@ -39,37 +39,24 @@ def byte_count(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
-def positive(text: str) -> int:
-    """A whole number, 1 or larger."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or larger")
-    return int(text)
-
-
 def command_line() -> argparse.ArgumentParser:
     """The options of `python -m supervoxels.generate`."""
-    about, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="python -m supervoxels.generate",
-        description=about,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
+    command = parser(__doc__, "python -m supervoxels.generate")
+    command.add_argument(
         "images",
         metavar="IMAGES",
         help="folder of image_<N>.nii.gz; or, without OUT, the name of a data set in config.py, which then gives both "
         "folders and the minimum size",
     )
-    parser.add_argument("out", metavar="OUT", nargs="?", type=Path, help="folder for superpix-MIDDLE_<N>.nii.gz")
-    parser.add_argument(
+    command.add_argument("out", metavar="OUT", nargs="?", type=Path, help="folder for superpix-MIDDLE_<N>.nii.gz")
+    command.add_argument(
         "--data-root",
         type=Path,
         default=Path("data"),
         metavar="FOLDER",
         help="with a data set's name: where CHAOST2/, SABS/, ... are (default: data)",
     )
-    labels = parser.add_argument_group("what is made")
+    labels = command.add_argument_group("what is made")
     labels.add_argument(
         "--min-size",
         type=positive,
@@ -98,7 +85,7 @@ def command_line() -> argparse.ArgumentParser:
         help="as the published scripts: ties broken by an unstable sort (slow); with --slices: numbers with gaps",
     )
     labels.add_argument("--overwrite", action="store_true", help="replace the supervoxel files OUT already holds")
-    work = parser.add_argument_group("how the work is done (same files in any case)")
+    work = command.add_argument_group("how the work is done (same files in any case)")
     work.add_argument("--jobs", type=positive, metavar="N", help="scans at once (default: as many as processors)")
     work.add_argument("--threads", type=positive, default=1, metavar="N", help="threads within a scan (default: 1)")
     work.add_argument("--max-memory", type=byte_count, metavar="SIZE", help="as 4G: no more scans at once than fit")
@@ -114,17 +101,17 @@ def command_line() -> argparse.ArgumentParser:
         help="with dask: the scheduler of a running cluster that sees the same folders, such as "
         "tcp://host:8786 (default: a cluster on this machine)",
     )
-    return parser
+    return command
 
 
 def what_to_make(
-    parser: argparse.ArgumentParser, options: argparse.Namespace
+    command: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[Path, Path, Parameters | SliceParameters]:
     """Folders and parameters, from the options alone or from the data set that they name."""
     size, threshold = options.min_size, options.patient_threshold
     if options.out is None:
         if size is not None:
-            parser.error("config.py says a data set's minimum size; for another give IMAGES, OUT and --min-size")
+            command.error("config.py says a data set's minimum size; for another give IMAGES, OUT and --min-size")
         facts = from_data_set(options.images)
         images, threshold = options.data_root / facts.images, facts.patient_threshold
         out = facts.segment_folder(options.data_root, "superpixels" if options.slices else "supervoxels")
@@ -133,26 +120,21 @@ def what_to_make(
         images, out = Path(options.images), options.out
     if options.slices:
         if threshold is None:
-            parser.error("--patient-threshold is needed with folders: 50.0001 for MR, 0.0001 for windowed CT")
+            command.error("--patient-threshold is needed with folders: 50.0001 for MR, 0.0001 for windowed CT")
         return images, out, SliceParameters(threshold, size or SliceParameters.min_size, published=options.published)
     if size is None:
-        parser.error("--min-size is needed with folders: 5000 for the abdominal sets, 1000 for the cardiac one")
-    return (
-        images,
-        out,
-        Parameters(
-            size, options.scale, options.sigma, options.fg_threshold, "legacy" if options.published else "stable"
-        ),
-    )
+        command.error("--min-size is needed with folders: 5000 for the abdominal sets, 1000 for the cardiac one")
+    order = "legacy" if options.published else "stable"
+    return images, out, Parameters(size, options.scale, options.sigma, options.fg_threshold, order)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 0 if every scan has its supervoxels."""
-    parser = command_line()
-    options = parser.parse_args(arguments)
+    command = command_line()
+    options = command.parse_args(arguments)
 
     def work() -> dict[int, str]:
-        images, out, parameters = what_to_make(parser, options)
+        images, out, parameters = what_to_make(command, options)
         return generate(
             images,
             out,

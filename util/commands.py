@@ -1,17 +1,41 @@
-"""How a command that works on many scans ends: failures as sentences, a truthful exit status."""
+"""What commands have in common: how they start, their help, how they end (failures as sentences, a truthful status)."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Mapping
 
 from util.errors import UserError
 
 
-def guarded(work: Callable[[], Mapping[int | str, str]]) -> int:
+def start() -> None:
+    """Make names and texts in any language work, whatever the locale is.
+
+    Under LC_ALL=C Python knows no letter but ASCII, and ITK aborts on a file name that has one: the program is started
+    again in UTF-8 mode. Under other locales a letter that cannot be printed is written as an escape.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def parser(doc: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """The parser of a command; its help is the module's docstring: first paragraph, options, the rest."""
+    start()
+    about, _, examples = doc.partition("\n\n")
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=prog, description=about, epilog=examples, formatter_class=form)
+
+
+def guarded(work: Callable[[], Mapping[int | str, str] | int]) -> int:
     """Run it, print every failure as a sentence, return the exit status.
 
     Args:
-        work: returns what went wrong, number of a scan, or a name -> sentence; a UserError stops everything.
+        work: returns what went wrong, number of a scan, or a name -> sentence, or how many sentences it has printed
+            itself; a UserError stops everything.
 
     Returns:
         0 if nothing failed, 1 after a failure, 130 after Ctrl-C.
@@ -24,9 +48,31 @@ def guarded(work: Callable[[], Mapping[int | str, str]]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the files that are there are whole, run the same command to make the rest", file=sys.stderr)
         return 130
-    for name, failure in failures.items():
+    for name, failure in failures.items() if isinstance(failures, Mapping) else ():
         print(f"{f'scan {name}' if isinstance(name, int) else name} failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Reads a whole number that is not smaller, for a command line."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number, {least} or larger")
+        return number
+
+    return whole_number
+
+
+positive = at_least(1)
+
+
+def jobs(text: str) -> int:
+    """Reads how many scans are worked on at once; -1 takes one per core."""
+    if int(text) == 0:
+        raise argparse.ArgumentTypeError("0 jobs can do nothing; -1 takes one per core")
+    return int(text)
 
 
 def named_label(text: str) -> tuple[str, int]:

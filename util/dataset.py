@@ -130,7 +130,7 @@ def from_file(path: str | Path) -> tuple[Dataset, list[dict]]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a data set or its .json file") from error
     except ValueError as error:

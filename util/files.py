@@ -38,6 +38,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, UTF-8; names that the file system holds in another encoding keep their bytes.
+
+    Raises:
+        UserError: as `whole_file`.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
 def digest(file: Path) -> str:
     """SHA-256 of a file.
 

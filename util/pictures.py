@@ -1,3 +1,48 @@
-"""What pictures of scans have in common."""
+"""Scans as radiologists look at them: the front of the body up, the patient's right on the left."""
+
+import numpy as np
+
+from util.volume import Geometry, Volume
 
 COLOURS = ("#e41a1c", "#4daf4a", "#377eb8", "#ff7f00", "#984ea3", "#ffff33", "#a65628", "#f781bf")
+
+
+def as_shown(volume: Volume) -> np.ndarray:
+    """Grey values `(D, H, W)` of a volume, uint8, turned upright."""
+    return grey(upright(volume.array, volume.geometry))
+
+
+def grey(array: np.ndarray) -> np.ndarray:
+    """Intensities as uint8: from the 1st percentile, black, to the 99.5th, white."""
+    low, high = np.percentile(array, (1, 99.5))
+    return ((array.astype(np.float32) - low) * (255 / max(high - low, 1e-6))).clip(0, 255).astype(np.uint8)
+
+
+def upright(array: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """A view `(..., H, W)` whose rows run to the patient's back and whose columns run to the left, as nearly as can be.
+
+    Args:
+        array: a volume or slices of it, `(..., H, W)`.
+        geometry: of the volume.
+    """
+    columns, rows = _plane(geometry)
+    if _swapped(geometry):
+        array, columns, rows = array.swapaxes(-2, -1), rows, columns
+    return array[..., :: -1 if rows[1] < 0 else 1, :: -1 if columns[0] < 0 else 1]
+
+
+def pixel_size(geometry: Geometry) -> tuple[float, float]:
+    """Width and height in mm of a pixel that is shown upright."""
+    x, y, _ = geometry.spacing
+    return (y, x) if _swapped(geometry) else (x, y)
+
+
+def _plane(geometry: Geometry) -> np.ndarray:
+    """Where columns and rows run in the patient: to the left, the back and the head."""
+    return np.reshape(geometry.direction, (3, 3)).T[:2]
+
+
+def _swapped(geometry: Geometry) -> bool:
+    """True if the columns run to the front or the back rather than to a side."""
+    columns, rows = np.abs(_plane(geometry))
+    return columns[1] + rows[0] > columns[0] + rows[1]

@@ -6,21 +6,15 @@ from pathlib import Path
 
 from data.parts.convert import Converter, convert
 from dataloaders.raw.preparation import Plan
-from util.commands import guarded
+from util.commands import guarded, jobs, parser
 from util.errors import UserError
 
 
 def command_line(converter: Converter, about: str) -> argparse.ArgumentParser:
     """Options of a preparation command."""
-    text, _, examples = about.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog=f"python -m data.{converter.name.lower()}",
-        description=text,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("raw", metavar="RAW", type=Path, help="folder the download was unpacked to")
-    parser.add_argument(
+    command = parser(about, f"python -m data.{converter.name.lower()}")
+    command.add_argument("raw", metavar="RAW", type=Path, help="folder the download was unpacked to")
+    command.add_argument(
         "out",
         metavar="OUT",
         type=Path,
@@ -28,33 +22,33 @@ def command_line(converter: Converter, about: str) -> argparse.ArgumentParser:
         default=Path("data") / converter.name,
         help=f"folder to write to (default: data/{converter.name})",
     )
-    add_options(parser)
-    return parser
+    add_options(command)
+    return command
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(command: argparse.ArgumentParser) -> None:
     """What every preparation command understands."""
-    parser.add_argument(
+    command.add_argument(
         "--published",
         action="store_true",
         help="as the published preparation did it, defects included (data/README.md lists them)",
     )
-    parser.add_argument(
+    command.add_argument(
         "--keep-orientation",
         action="store_true",
         help="rows, columns and slices stay as stored; default: to the left, the front and the head",
     )
-    parser.add_argument(
+    command.add_argument(
         "--trust-label-voxels",
         action="store_true",
         help="accept labels whose header places them elsewhere than their image",
     )
-    parser.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="mm of the prepared voxels")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="rows and columns of the prepared slices")
-    parser.add_argument(
-        "--jobs", type=int, default=-1, help="scans at once; the result is the same (default: one per core)"
+    command.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="mm of the prepared voxels")
+    command.add_argument("--size", type=int, metavar="PIXELS", help="rows and columns of the prepared slices")
+    command.add_argument(
+        "--jobs", type=jobs, default=-1, help="scans at once; the result is the same (default: one per core)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
+    command.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
 
 
 def chosen_plan(options: argparse.Namespace, plan: Plan, legacy: Plan) -> Plan:
@@ -79,10 +73,7 @@ def chosen_plan(options: argparse.Namespace, plan: Plan, legacy: Plan) -> Plan:
 
 def main(converter: Converter, about: str, arguments: list[str] | None = None) -> int:
     """A preparation command; returns the exit status, 0 if every scan found is prepared."""
-    parser = command_line(converter, about)
-    options = parser.parse_args(arguments)
-    if options.jobs == 0:
-        parser.error("--jobs 0 can do nothing; -1 takes one per core")
+    options = command_line(converter, about).parse_args(arguments)
     return guarded(
         lambda: convert(
             converter,

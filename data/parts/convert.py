@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import joblib
-from tqdm import tqdm
-
 from data.parts.manifest import MANIFEST, claim, is_done, record, write_manifest
 from data.parts.montage import Tile, draw_montage, make_tile
 from dataloaders.raw.preparation import Plan, prepare
 from dataloaders.raw.sources import Source, read_source
 from util.errors import UserError
 from util.files import digest
+from util.parallel import each_scan
 from util.volume import read_volume, write_volume
 
 MONTAGE = "montage.png"
@@ -147,22 +145,21 @@ def ranges(numbers: Sequence[int]) -> str:
 def run(tasks: list[Task], out: Path, manifest: dict, name: str, jobs: int) -> dict[int, Outcome]:
     """Work on the scans side by side; the manifest grows with every one, so a killed command loses at most those."""
     outcomes = {}
-    results = joblib.Parallel(n_jobs=min(jobs, len(tasks)), return_as="generator")(
-        joblib.delayed(one_scan)(task) for task in tasks
-    )
-    for task, outcome in zip(tasks, tqdm(results, total=len(tasks), desc=name, unit="scan", disable=None), strict=True):
-        outcomes[task.number] = outcome
-        manifest["scans"].pop(str(task.number), None)
+    scans = {task.number: (task,) for task in tasks}
+    for number, done in each_scan(one_scan, scans, jobs, name, lambda task: task.source.image[0]):
+        outcome = outcomes[number] = done.result or Outcome(failure=done.failure)
+        manifest["scans"].pop(str(number), None)
         if outcome.record:
-            manifest["scans"][str(task.number)] = outcome.record
+            manifest["scans"][str(number)] = outcome.record
         write_manifest(out / MANIFEST, manifest)
     return outcomes
 
 
 def one_scan(task: Task) -> Outcome:
-    """Prepare one scan unless it is done. A failure is returned as a sentence: one bad scan must not stop the others.
+    """Prepare one scan unless it is done.
 
-    Libraries fail in many ways on damaged files, and what is not foreseen must not cost the other scans either.
+    Raises:
+        UserError: a file is damaged, or image and label do not fit together.
     """
     image, label = (task.folder / f"{kind}_{task.number}.nii.gz" for kind in ("image", "label"))
     try:
@@ -173,15 +170,10 @@ def one_scan(task: Task) -> Outcome:
         for path, volume in zip((image, label), result, strict=True):
             write_volume(path, volume.array, volume.geometry)
         return Outcome(record(sources, (image, label), result), make_tile(*result), fresh=True)
-    except UserError as error:
-        failure = str(error)
-    except MemoryError:
-        failure = f"{task.source.image[0]}: not enough memory; run again with fewer --jobs"
-    except Exception as error:
-        failure = f"{task.source.image[0]}: unexpected {type(error).__name__}: {error}"
-    for path in (image, label):  # no half of a scan, and none of sources that are no longer there
-        path.unlink(missing_ok=True)
-    return Outcome(failure=failure)
+    except BaseException:
+        for path in (image, label):  # no half of a scan, and none of sources that are no longer there
+            path.unlink(missing_ok=True)
+        raise
 
 
 def report(converter: Converter, out: Path, outcomes: Mapping[int, Outcome]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from util.errors import UserError
-from util.files import digest, whole_file
+from util.files import digest, write_text
 from util.volume import Volume
 
 MANIFEST = "preparation.json"
@@ -39,7 +39,7 @@ def claim(out: Path, folder: str, dataset: str, parameters: dict, overwrite: boo
             )
         return new
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
         wrong = {
             key: (found["parameters"].get(key), value)
             for key, value in {**parameters, "dataset": dataset}.items()
@@ -59,8 +59,7 @@ def claim(out: Path, folder: str, dataset: str, parameters: dict, overwrite: boo
 def write_manifest(file: Path, manifest: dict) -> None:
     """Scans in the order of their numbers: the same bytes whatever the order of the work."""
     manifest["scans"] = dict(sorted(manifest["scans"].items(), key=lambda item: int(item[0])))
-    with whole_file(file) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+    write_text(file, json.dumps(manifest, indent=1) + "\n")
 
 
 def is_done(recorded: dict | None, sources: Mapping[str, str], outputs: tuple[Path, ...]) -> bool:

@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from util.files import whole_file
-from util.pictures import COLOURS
+from util.pictures import COLOURS, as_shown, upright
 from util.volume import Volume
 
 
 @dataclass(frozen=True)
 class Tile:
-    """The slice of a scan that shows most organs: image and label `(H, W)`, uint8 and int16; its number."""
+    """The slice of a scan that shows most organs, upright: image and label `(H, W)`, uint8 and int16; its number."""
 
     image: np.ndarray
     label: np.ndarray
     slice: int
-    front_up: bool
 
 
 def make_tile(image: Volume, label: Volume) -> Tile:
@@ -27,14 +26,12 @@ def make_tile(image: Volume, label: Volume) -> Tile:
     z = max(
         range(len(label.array)), key=lambda at: (len(np.unique(label.array[at])), np.count_nonzero(label.array[at]))
     )
-    plane = image.array[z].astype(np.float32)
-    low, high = np.percentile(plane, (1, 99.5))
-    grey = np.clip((plane - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
-    return Tile(grey, label.array[z].astype(np.int16), z, image.geometry.direction[4] >= 0)
+    shown = as_shown(Volume(image.array[z], image.geometry))
+    return Tile(shown, upright(label.array[z], label.geometry).astype(np.int16), z)
 
 
 def draw_montage(file: Path, title: str, tiles: Mapping[int, Tile]) -> None:
-    """Write the picture, nearly square; front of the body up, as radiologists expect it."""
+    """Write the picture, nearly square."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -48,11 +45,10 @@ def draw_montage(file: Path, title: str, tiles: Mapping[int, Tile]) -> None:
     for axis in axes:
         axis.axis("off")
     for axis, (number, tile) in zip(axes, sorted(tiles.items()), strict=False):
-        image, label = (plane if tile.front_up else plane[::-1] for plane in (tile.image, tile.label))
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.imshow(tile.image, cmap="gray", vmin=0, vmax=255)
         for place, identifier in enumerate(ids):
-            if (label == identifier).any():
-                axis.contour(label == identifier, [0.5], colors=COLOURS[place % len(COLOURS)], linewidths=0.8)
+            if (tile.label == identifier).any():
+                axis.contour(tile.label == identifier, [0.5], colors=COLOURS[place % len(COLOURS)], linewidths=0.8)
         axis.set_title(f"{number}, slice {tile.slice}", fontsize=8)
     with whole_file(file) as temporary:
         figure.savefig(temporary)

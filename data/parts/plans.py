@@ -30,6 +30,6 @@ def plan_of(name: str, dataset: Dataset, root: Path) -> Plan:
     if not file.is_file():
         return DEFAULTS.get(name, BY_MODALITY[dataset.modality])
     try:
-        return Plan.from_plain(json.loads(file.read_text())["parameters"])
+        return Plan.from_plain(json.loads(file.read_text(encoding="utf-8"))["parameters"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: is damaged; prepare the data set again with --overwrite") from error

@@ -12,7 +12,7 @@ from pydicom.misc import is_dicom
 from dataloaders.raw.regrid import Preparation, onto_training_grid, require_modality
 from dataloaders.raw.sources import Source, is_volume, read_source
 from util.errors import UserError
-from util.files import digest, whole_file
+from util.files import digest, write_text
 from util.volume import Volume, write_like, write_volume
 
 RECORD = "predictions.json"
@@ -100,7 +100,7 @@ class Record:
 
     def _read(self, out: Path) -> None:
         try:
-            content = json.loads(self.file.read_text())
+            content = json.loads(self.file.read_text(encoding="utf-8"))
             found, self.scans = dict(content["settings"]), dict(content["scans"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.file}: is damaged; segment everything again with --overwrite") from error
@@ -123,8 +123,7 @@ class Record:
     def write(self) -> None:
         """Write predictions.json."""
         content = {"settings": self.settings, "scans": dict(sorted(self.scans.items()))}
-        with whole_file(self.file) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        write_text(self.file, json.dumps(content, indent=1) + "\n")
 
 
 def digests(files: Sequence[Path]) -> dict[str, str]:

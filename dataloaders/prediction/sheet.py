@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from util.files import whole_file
-from util.pictures import COLOURS
+from util.pictures import COLOURS, as_shown, pixel_size, upright
 from util.volume import Volume
 
 WIDTH = 240  # pixels of a slice
@@ -16,7 +16,7 @@ SLICES, COLUMNS = 12, 4
 
 
 def draw_sheet(file: Path, image: Volume, label: Volume, names: Mapping[int, str]) -> None:
-    """Write slices from the first to the last that shows a label, evenly; rows of the volumes run down the picture.
+    """Write slices from the first to the last that shows a label, evenly.
 
     Args:
         file: PNG to write.
@@ -27,16 +27,17 @@ def draw_sheet(file: Path, image: Volume, label: Volume, names: Mapping[int, str
     from matplotlib.figure import Figure
 
     shown = slices_shown(label.array)
-    x, y, _ = image.geometry.spacing
-    height = max(1, round(WIDTH * image.array.shape[1] * y / (image.array.shape[2] * x)))
-    low, high = np.percentile(image.array[shown], (1, 99.5))
+    slices = as_shown(Volume(image.array[shown], image.geometry))
+    labels = upright(label.array[shown], image.geometry)
+    x, y = pixel_size(image.geometry)
+    height = max(1, round(WIDTH * slices.shape[1] * y / (slices.shape[2] * x)))
     columns = min(COLUMNS, len(shown))
     lines = math.ceil(len(shown) / columns)
-    sheet = np.zeros((lines * height, columns * WIDTH, 3), np.float32)
-    for place, z in enumerate(shown):
+    sheet = np.zeros((lines * height, columns * WIDTH, 3), np.uint8)
+    for place in range(len(shown)):
         top, left = place // columns * height, place % columns * WIDTH
-        grey = np.clip((image.array[z] - np.float32(low)) / max(high - low, 1e-6), 0, 1).astype(np.float32)
-        sheet[top : top + height, left : left + WIDTH] = outlined(grey, label.array[z], list(names), height)
+        part = outlined(slices[place], labels[place], list(names), height)
+        sheet[top : top + height, left : left + WIDTH] = part
     # one picture in one axis: one axis per slice would take longer to draw than the scan to segment
     figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100 + 0.5), dpi=100)
     FigureCanvasAgg(figure)
@@ -63,9 +64,9 @@ def slices_shown(label: np.ndarray) -> list[int]:
 
 
 def outlined(image: np.ndarray, label: np.ndarray, ids: list[int], height: int) -> np.ndarray:
-    """A slice in 0..1 with the outlines of its labels, `(height, WIDTH, 3)`."""
-    grey = cv2.resize(np.ascontiguousarray(image), (WIDTH, height), interpolation=cv2.INTER_LINEAR)
-    picture = np.repeat(grey[..., None], 3, axis=2)
+    """A slice with the outlines of its labels, uint8 `(height, WIDTH, 3)`."""
+    plane = cv2.resize(np.ascontiguousarray(image), (WIDTH, height), interpolation=cv2.INTER_LINEAR)
+    picture = np.repeat(plane[..., None], 3, axis=2)
     for place, identifier in enumerate(ids):
         mask = cv2.resize((label == identifier).astype(np.uint8), (WIDTH, height), interpolation=cv2.INTER_NEAREST)
         picture[mask != cv2.erode(mask, np.ones((3, 3), np.uint8))] = _rgb(colour(place))
@@ -77,5 +78,5 @@ def colour(place: int) -> str:
     return COLOURS[place % len(COLOURS)]
 
 
-def _rgb(text: str) -> tuple[float, ...]:
-    return tuple(int(text[at : at + 2], 16) / 255 for at in (1, 3, 5))
+def _rgb(text: str) -> tuple[int, ...]:
+    return tuple(int(text[at : at + 2], 16) for at in (1, 3, 5))

@@ -9,7 +9,6 @@ A method that builds on earlier trainings (visa: a registration network, a first
 registration:train.steps=2000 is for that network alone.
 """
 
-import argparse
 import functools
 import os
 import shlex
@@ -24,7 +23,7 @@ import config
 import models
 from script.reproduce import slurm
 from script.reproduce.plan import ROOT, Plan, jobs, missing, note_report, report_command, report_folder, test_runs
-from util.commands import guarded
+from util.commands import guarded, parser
 from util.dataset import choose_fold
 from util.errors import UserError
 from util.runs.experiment import resolved
@@ -150,24 +149,20 @@ def _numbers(environment: Mapping[str, str], name: str) -> tuple[int, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    about, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="bash script/reproduce.sh",
-        description=about,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = parser(__doc__, "bash script/reproduce.sh")
+    command.add_argument("method", metavar="METHOD", help="a file in models/")
+    command.add_argument(
+        "dataset", metavar="DATASET", help="a row of DATASETS in config.py, or a data set's .json file"
     )
-    parser.add_argument("method", metavar="METHOD", help="a file in models/")
-    parser.add_argument("dataset", metavar="DATASET", help="a row of DATASETS in config.py, or a data set's .json file")
-    parser.add_argument("updates", metavar="KEY=VALUE", nargs="*", help="any option of config.py")
-    what = parser.add_mutually_exclusive_group()
+    command.add_argument("updates", metavar="KEY=VALUE", nargs="*", help="any option of config.py")
+    what = command.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the commands that would run")
     what.add_argument(
         "--slurm", action="store_true", help="write an array job, one task per fold and seed, instead of running"
     )
     what.add_argument("--no-report", action="store_true", help="train and test only")
     what.add_argument("--report-only", action="store_true", help="report only, once everything is tested")
-    options = parser.parse_intermixed_args(arguments)
+    options = command.parse_intermixed_args(arguments)
 
     def work() -> dict[str, str]:
         plan = make_plan(options.method, options.dataset, options.updates, os.environ)

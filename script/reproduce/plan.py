@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from util.errors import UserError
-from util.files import whole_file
+from util.files import write_text
 from util.runs import folders
 from util.runs.checks import builds_on
 
@@ -168,15 +168,14 @@ def report_command(plan: Plan) -> list[str] | None:
     """Words of the report's command; None if it was made of these very runs (a repeated test is another run)."""
     found, out = [str(run) for run in test_runs(plan)], report_folder(plan)
     done = out / REPORTED
-    if done.is_file() and done.read_text().splitlines() == found:
+    if done.is_file() and done.read_text(encoding="utf-8").splitlines() == found:
         return None
     return ["-m", "util.report", *found, "--out", str(out)]
 
 
 def note_report(plan: Plan) -> None:
     """Remember what the report was made of."""
-    with whole_file(report_folder(plan) / REPORTED) as temporary:
-        temporary.write_text("".join(f"{run}\n" for run in test_runs(plan)))
+    write_text(report_folder(plan) / REPORTED, "".join(f"{run}\n" for run in test_runs(plan)))
 
 
 def report_folder(plan: Plan) -> Path:

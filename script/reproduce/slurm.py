@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from util.files import whole_file
+from util.files import write_text
 
 OPTIONS = "--gres=gpu:1 --cpus-per-task=4 --time=24:00:00"  # unless the environment's SBATCH says otherwise
 
@@ -59,6 +59,5 @@ def _write(file: Path, options: Sequence[str], environment: Mapping[str, str], b
         *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
         *body,
     ]
-    with whole_file(file) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+    write_text(file, "\n".join(lines) + "\n")
     return file

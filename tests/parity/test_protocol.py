@@ -7,7 +7,7 @@ import config
 from dataloaders import pairings, protocols
 from util import report
 from util.dataset import choose_fold
-from util.evaluation.metrics import overlap, published_precision_and_recall
+from util.evaluation.metrics import overlap, slice_scores
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,8 @@ def test_alpnets_recorder(cases):
     rows = []
     for index in range(len(arrays["alpnet_metric/raw_dice"])):
         prediction, label = arrays[f"dice/pred{index}"] == 1, arrays[f"dice/label{index}"] == 1
-        precision, recall = published_precision_and_recall(prediction, label)
-        row = {"dice": overlap(prediction, label)[0], "precision": precision, "recall": recall}
+        scores = slice_scores(prediction, label)
+        row = {"dice": scores["dice"], "precision": scores["precision_slices"], "recall": scores["recall_slices"]}
         for name, value in row.items():
             np.testing.assert_allclose(value, arrays[f"alpnet_metric/raw_{name}"][index, 0], rtol=1e-6, err_msg=name)
         rows.append({"organ": "1", **row})

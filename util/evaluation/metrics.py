@@ -1,4 +1,4 @@
-"""Scores of a binary segmentation.
+"""Scores of a binary segmentation: METRICS, one row for each.
 
 Empty masks, one rule for all scores: if prediction and truth are both empty, there is nothing to judge, every score
 is NaN and does not count in means. If one of them is empty, everything is wrong: Dice, IoU, precision, recall and
@@ -7,44 +7,170 @@ have (an infinite distance cannot be averaged, and leaving the scan out would re
 The volume error needs an organ: it is NaN if the truth is empty.
 """
 
+import functools
+import getpass
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-TOLERANCES = (2, 4)  # mm, of the normalised surface Dice
 
+class Masks:
+    """Prediction and truth with what several scores need of them.
 
-def overlap(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Dice = 2TP / (2TP + FP + FN) and IoU = TP / (TP + FP + FN) of two boolean arrays of one shape.
-
-    Both are NaN if prediction and truth are empty [adnet 7.4].
+    Args:
+        prediction: bool `(D, H, W)`, or any shape if no surface is asked for.
+        truth: the same.
+        spacing: mm along the axes, in the order of the axes.
 
     Raises:
         ValueError: the shapes differ.
     """
-    hits, found, present = _counts(prediction, truth)
-    total = found + present
-    if total == 0:
-        return math.nan, math.nan
-    return 2 * hits / total, hits / (total - hits)
+
+    def __init__(self, prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] = ()) -> None:
+        if prediction.shape != truth.shape:
+            raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
+        self.prediction, self.truth, self.spacing = prediction, truth, tuple(spacing)
+        counted = (prediction & truth, prediction, truth)
+        self.hits, self.found, self.present = (int(np.count_nonzero(mask)) for mask in counted)
+        self.worst = 0.0 if self.found or self.present else math.nan
+
+    @functools.cached_property
+    def surfaces(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """From prediction to truth and back: (mm to the other surface, area in mm²) of every surface element.
+
+        A surface is made of elements between voxels, each with its area, so that neither thick slices nor their number
+        distort a mean (Nikolov et al., JMIR 2021, "Clinically applicable segmentation of head and neck anatomy").
+        If a mask is empty, one element stands for each surface, as far away as can be; NaN if both are.
+        """
+        if not (self.found and self.present):
+            diagonal = math.hypot(*(n * mm for n, mm in zip(self.truth.shape, self.spacing, strict=True)))
+            return [(np.array([diagonal + self.worst]), np.ones(1))] * 2
+        _name_the_user()
+        from monai.metrics.utils import get_mask_edges  # here, for it takes two seconds to load
+
+        *edges, own_areas, other_areas = get_mask_edges(self.prediction, self.truth, spacing=self.spacing)
+        # a distance transform takes the same time for a mask of noise, where a search for neighbours takes a minute
+        maps = [distance_transform_edt(~edge, sampling=self.spacing) for edge in edges]
+        return [
+            (there[edge], areas[edge].astype(np.float64))
+            for edge, there, areas in zip(edges, maps[::-1], (own_areas, other_areas), strict=True)
+        ]
+
+
+def _name_the_user() -> None:
+    """MONAI asks for the user's name when it is loaded; in a container the user's number may have none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
+
+
+def ratio(part: int, whole: int, nothing: float = math.nan) -> float:
+    """part / whole, and `nothing` for 0 / 0."""
+    return part / whole if whole else nothing
+
+
+def hd95(masks: Masks) -> float:
+    """95th percentile of the distances, by area, of the worse of the two directions (mm)."""
+    return max(_percentile(*direction, 0.95) for direction in masks.surfaces)
+
+
+def assd(masks: Masks) -> float:
+    """Mean of the distances of both surfaces, by area (mm)."""
+    distances, areas = map(np.concatenate, zip(*masks.surfaces, strict=True))
+    return float(np.average(distances, weights=areas))
+
+
+def surface_dice(masks: Masks, tolerance: float) -> float:
+    """Fraction of the area of both surfaces that lies within `tolerance` mm of the other one."""
+    if not (masks.found and masks.present):
+        return masks.worst
+    distances, areas = map(np.concatenate, zip(*masks.surfaces, strict=True))
+    return float(areas[distances <= tolerance].sum() / areas.sum())
+
+
+def _percentile(distances: np.ndarray, areas: np.ndarray, fraction: float) -> float:
+    """Smallest distance within which `fraction` of the area lies."""
+    order = np.argsort(distances)
+    covered = np.cumsum(areas[order]) / areas.sum()
+    return float(distances[order][min(np.searchsorted(covered, fraction), len(order) - 1)])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score, and how it is shown.
+
+    Attributes:
+        title: in words.
+        compute: masks -> score.
+        unit: "" if the score has none.
+        better: 1 if more is better, -1 if less is, 0 if nearer to 0 is.
+        digits: after the decimal point.
+        whole: of the whole volume; False: of the slices that the protocol scores.
+    """
+
+    title: str
+    compute: Callable[[Masks], float]
+    unit: str = ""
+    better: int = 1
+    digits: int = 3
+    whole: bool = True
+
+    @property
+    def heading(self) -> str:
+        """Title with unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def worth(self, value: float) -> float:
+        """The value, so that more is better."""
+        return self.better * value if self.better else -abs(value)
+
+
+def _dice(masks: Masks) -> float:
+    return ratio(2 * masks.hits, masks.found + masks.present)
+
+
+def _iou(masks: Masks) -> float:
+    return ratio(masks.hits, masks.found + masks.present - masks.hits)
+
+
+METRICS = {  # the name is the column of scores.csv
+    "dice": Metric("Dice", _dice, whole=False),
+    "iou": Metric("IoU", _iou, whole=False),
+    # as ALPNet's recorder has them: NaN wherever 0 / 0 [alpnet 12]
+    "precision_slices": Metric("Precision, scored slices", lambda m: ratio(m.hits, m.found), whole=False),
+    "recall_slices": Metric("Recall, scored slices", lambda m: ratio(m.hits, m.present), whole=False),
+    "dice_volume": Metric("Dice, whole volume", _dice),
+    "iou_volume": Metric("IoU, whole volume", _iou),
+    "precision": Metric("Precision", lambda m: ratio(m.hits, m.found, m.worst)),
+    "recall": Metric("Recall", lambda m: ratio(m.hits, m.present, m.worst)),
+    "volume_error": Metric("Relative volume error", lambda m: ratio(m.found, m.present) - 1, better=0),
+    "hd95": Metric("HD95", hd95, unit="mm", better=-1, digits=1),
+    "assd": Metric("ASSD", assd, unit="mm", better=-1, digits=2),
+    "nsd_2mm": Metric("Surface Dice at 2 mm", functools.partial(surface_dice, tolerance=2)),
+    "nsd_4mm": Metric("Surface Dice at 4 mm", functools.partial(surface_dice, tolerance=4)),
+}
+
+# predictions whose scores scores.csv may hold: prefix of their columns -> what is added to the titles
+PREDICTIONS = {"": ""}
+COLUMNS = {
+    prefix + name: replace(metric, title=metric.title + words)
+    for prefix, words in PREDICTIONS.items()
+    for name, metric in METRICS.items()
+}
+
+
+def slice_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """METRICS of the slices that a protocol scores; bool masks of one shape."""
+    return _scores(Masks(prediction, truth), whole=False)
 
 
 def volume_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
-    """Scores of a whole volume under the names they have in scores.csv.
-
-    Args:
-        prediction: bool `(D, H, W)`.
-        truth: bool `(D, H, W)`.
-        spacing: mm along the three axes, in the order of the axes.
-
-    Returns:
-        dice_volume, iou_volume, precision = TP / (TP + FP), recall = TP / (TP + FN), volume_error = predicted volume
-        over true volume, less 1 (0.1: a tenth too large), and the `surface_scores`.
-
-    Raises:
-        ValueError: the shapes differ.
+    """METRICS of a whole volume; bool masks `(D, H, W)`, spacing in mm in the order of the axes.
 
     Examples:
         A prediction that lies two columns of 1.5 mm beside the organ:
@@ -55,89 +181,19 @@ def volume_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[f
         >>> {name: round(scores[name], 3) for name in ("dice_volume", "volume_error", "hd95", "nsd_2mm")}
         {'dice_volume': 0.875, 'volume_error': 0.0, 'hd95': 3.0, 'nsd_2mm': 0.689}
     """
-    hits, found, present = _counts(prediction, truth)
-    dice, iou = overlap(prediction, truth)
-    nothing = math.nan if found + present == 0 else 0.0
-    return {
-        "dice_volume": dice,
-        "iou_volume": iou,
-        "precision": hits / found if found else nothing,
-        "recall": hits / present if present else nothing,
-        "volume_error": found / present - 1 if present else math.nan,
-        **surface_scores(prediction, truth, spacing),
-    }
+    return _scores(Masks(prediction, truth, spacing), whole=True)
 
 
-VOLUME_SCORES = (
-    *("dice_volume", "iou_volume", "precision", "recall", "volume_error", "hd95", "assd"),
-    *(f"nsd_{tolerance}mm" for tolerance in TOLERANCES),
-)
+def no_volume_scores() -> dict[str, float]:
+    """The same for a volume that was not segmented as a whole: NaN."""
+    return {name: math.nan for name, metric in METRICS.items() if metric.whole}
 
 
-def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
-    """How far apart the surfaces of two masks are.
-
-    A surface is made of elements between voxels, each with its area in mm², so that neither thick slices nor their
-    number distort a mean (Nikolov et al., JMIR 2021, "Clinically applicable segmentation of head and neck anatomy").
-    Every element has a distance in mm to the nearest element of the other surface.
-
-    Args:
-        prediction: bool `(D, H, W)`.
-        truth: bool `(D, H, W)`.
-        spacing: mm along the three axes, in the order of the axes.
-
-    Returns:
-        hd95: 95th percentile of the distances, by area, of the worse of the two directions (mm).
-        assd: mean of the distances of both surfaces, by area (mm).
-        nsd_2mm, nsd_4mm: fraction of the area of both surfaces that lies within 2 and 4 mm of the other one.
-    """
-    names = [f"nsd_{tolerance}mm" for tolerance in TOLERANCES]
-    if not (prediction.any() and truth.any()):
-        nothing = not (prediction.any() or truth.any())
-        far = math.nan if nothing else math.hypot(*(n * mm for n, mm in zip(truth.shape, spacing, strict=True)))
-        return {"hd95": far, "assd": far, **dict.fromkeys(names, math.nan if nothing else 0.0)}
-    directions = _distances(prediction, truth, spacing)
-    distances, areas = (np.concatenate(both) for both in zip(*directions, strict=True))
-    return {
-        "hd95": max(_percentile(*direction, 0.95) for direction in directions),
-        "assd": float(np.average(distances, weights=areas)),
-        **{
-            name: float(areas[distances <= tolerance].sum() / areas.sum())
-            for name, tolerance in zip(names, TOLERANCES, strict=True)
-        },
-    }
+def _scores(masks: Masks, whole: bool) -> dict[str, float]:
+    return {name: metric.compute(masks) for name, metric in METRICS.items() if metric.whole is whole}
 
 
-def published_precision_and_recall(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """TP / (TP + FP) and TP / (TP + FN) as ALPNet's recorder has them: NaN wherever 0 / 0 [alpnet 12]."""
-    hits, found, present = _counts(prediction, truth)
-    return hits / found if found else math.nan, hits / present if present else math.nan
-
-
-def _counts(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
-    """Voxels in both masks, in the prediction, in the truth."""
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
-    return tuple(int(np.count_nonzero(mask)) for mask in (prediction & truth, prediction, truth))
-
-
-def _distances(
-    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """From prediction to truth and back: (mm to the other surface, area in mm²) of every surface element."""
-    from monai.metrics.utils import get_mask_edges  # here, for it takes two seconds to load
-
-    *edges, own_areas, other_areas = get_mask_edges(prediction, truth, spacing=tuple(spacing))
-    # a distance transform takes the same time for a mask of noise, where a search for neighbours takes a minute
-    maps = [distance_transform_edt(~edge, sampling=spacing) for edge in edges]
-    return [
-        (there[edge], areas[edge].astype(np.float64))
-        for edge, there, areas in zip(edges, maps[::-1], (own_areas, other_areas), strict=True)
-    ]
-
-
-def _percentile(distances: np.ndarray, areas: np.ndarray, fraction: float) -> float:
-    """Smallest distance within which `fraction` of the area lies."""
-    order = np.argsort(distances)
-    covered = np.cumsum(areas[order]) / areas.sum()
-    return float(distances[order][min(np.searchsorted(covered, fraction), len(order) - 1)])
+def overlap(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Dice and IoU of two bool arrays of one shape; NaN if both are empty [adnet 7.4]."""
+    scores = slice_scores(prediction, truth)
+    return scores["dice"], scores["iou"]

@@ -1,14 +1,13 @@
 """Test tasks, and their scores. What segments them is in util/evaluation/slices.py."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from util.evaluation.metrics import VOLUME_SCORES, overlap, published_precision_and_recall, volume_scores
+from util.evaluation.metrics import no_volume_scores, slice_scores, volume_scores
 
 Annotated = tuple[int, int]  # a support slice: (scan number, slice)
 
@@ -146,7 +145,7 @@ def score(
     spacing: Sequence[float],
     visits: Sequence[tuple[np.ndarray, Sequence[int]]],
 ) -> dict[str, Any]:
-    """One row of scores.csv: the protocol's Dice and IoU, and, if the whole volume was segmented, all its scores.
+    """One row of scores.csv: METRICS of the slices that the protocol scores, and of the volume if all was segmented.
 
     Args:
         task: that was segmented.
@@ -157,17 +156,12 @@ def score(
     """
     found = np.concatenate([volume[list(slices)] for volume, slices in visits])
     there = np.concatenate([truth[list(slices)] for _, slices in visits])
-    dice, iou = overlap(found, there)
-    precision, recall = published_precision_and_recall(found, there)
     complete = task.segmented == len(truth)
     return {
         "organ": task.organ,
         "scan": task.query,
         "support": "",
-        "dice": dice,
-        "iou": iou,
-        "precision_slices": precision,
-        "recall_slices": recall,
-        **(volume_scores(prediction, truth, spacing) if complete else dict.fromkeys(VOLUME_SCORES, math.nan)),
+        **slice_scores(found, there),
+        **(volume_scores(prediction, truth, spacing) if complete else no_volume_scores()),
         "slices": len(found),
     }

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from util.files import whole_file
+from util.pictures import grey
 
 
 def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
-    """A picture of one organ: one row per scan, columns image, truth, prediction.
+    """A picture of one organ: one row per scan; columns image, truth, prediction.
 
     Args:
         file: PNG to write.
@@ -23,9 +24,8 @@ def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, 
 
     figure, axes = pyplot.subplots(len(rows), 3, figsize=(9, 3 * len(rows)), squeeze=False, layout="constrained")
     for (text, image, truth, prediction), line in zip(rows, axes, strict=True):
-        low, high = np.percentile(image, (1, 99.5))
         for axis, mask, colour in zip(line, (None, truth, prediction), (None, "lime", "orange"), strict=True):
-            axis.imshow(image, cmap="gray", vmin=low, vmax=high)
+            axis.imshow(grey(image), cmap="gray", vmin=0, vmax=255)
             axis.set_axis_off()
             if mask is not None and mask.any():
                 axis.contour(mask, levels=[0.5], colors=colour, linewidths=1.2)

@@ -1,8 +1,6 @@
 """Figures of a report: box plots and training curves."""
 
-import csv
 import io
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +9,20 @@ from typing import Any
 import numpy as np
 
 from util.errors import UserError
+from util.evaluation.metrics import COLUMNS
 from util.files import whole_file
-from util.report.gather import Comparison, Group
-from util.report.scores import SCORES
-from util.report.statistics import number
+from util.report.gather import Comparison, RunGroup
+from util.report.statistics import scored
+from util.tables import read_csv
 
 # told apart by colour-blind readers, on white and on black (Okabe and Ito); the seventh is grey
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8A8A")
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8A8A")
 INK = "#010203"  # stands for the colour of the page's text
 
 
 def box_plot(comparison: Comparison, organ: str, score: str) -> Any:
     """A figure of one organ: a box a group over its scans, and every scan as a point."""
-    values = [[number(row, score) for row in group.rows if row["organ"] == organ] for group in comparison.groups]
-    values = [[value for value in own if not math.isnan(value)] for own in values]
+    values = [scored(group, organ, score)[score].to_numpy() for group in comparison.groups]
     figure, axis = _axis(height=0.9 + 0.32 * len(values))
     places = list(range(len(values), 0, -1))
     boxes = axis.boxplot(
@@ -39,7 +37,7 @@ def box_plot(comparison: Comparison, organ: str, score: str) -> Any:
     for line in (*boxes["whiskers"], *boxes["caps"]):
         line.set(color=INK, linewidth=0.8)
     axis.set_yticks(places, [group.label for group in comparison.groups])
-    axis.set_xlabel(SCORES[score].heading)
+    axis.set_xlabel(COLUMNS[score].heading)
     axis.set_title(organ, loc="left", fontsize=10, color=INK)
     return figure
 
@@ -69,7 +67,7 @@ def _curves(title: str, logs: Sequence[Path]) -> Any:
     return figure
 
 
-def training_logs(group: Group) -> list[Path]:
+def training_logs(group: RunGroup) -> list[Path]:
     """metrics.csv of the runs that made the group's checkpoints, those that are there."""
     names = {name for row in group.rows for name in (row.get("checkpoint") or "").split("+")}
     files = sorted({Path(name).parent.parent / "metrics.csv" for name in names if name.endswith(".pt")})
@@ -82,17 +80,16 @@ def read_curve(file: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: it is not a metrics.csv of training.py.
     """
+    rows = read_csv(file, growing=True)
     try:
-        with open(file, newline="") as handle:
-            rows = [row for row in csv.DictReader(handle) if "" not in row.values() and None not in row.values()]
         return np.array([int(row["step"]) for row in rows]), np.array([float(row["loss"]) for row in rows])
-    except (KeyError, ValueError, csv.Error) as error:
+    except (KeyError, ValueError) as error:
         raise UserError(f"{file}: is no metrics.csv of training.py, or damaged; move it away") from error
 
 
 def colour_of(position: int) -> str:
     """Colour of the group or run at a position."""
-    return COLOURS[position % len(COLOURS)]
+    return PALETTE[position % len(PALETTE)]
 
 
 def save(file: Path, figures: Sequence[Any]) -> list[str]:

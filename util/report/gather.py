@@ -1,12 +1,16 @@
 """Which runs are compared: every scores.csv below the given folders, grouped by what was tested."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas
+
 from util.errors import UserError
-from util.report.scores import SCORES, read_scores
+from util.evaluation.metrics import COLUMNS
+from util.report.scores import SAMPLE, as_frame, read_scores
 
 # Runs that differ in one of these are never averaged; column of scores.csv -> how a value is shown behind a method.
 IDENTITY = {
@@ -20,7 +24,6 @@ IDENTITY = {
     "supports": "supports {}",
     "members": "ensemble of {}",
 }
-SAMPLE = ("organ", "scan", "fold", "seed", "support")
 
 
 class Kind(NamedTuple):
@@ -33,7 +36,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs of one method under one protocol: all their folds and seeds.
 
     Attributes:
@@ -48,6 +51,11 @@ class Group:
     identity: dict[str, str]
     rows: list[dict[str, str]]
 
+    @functools.cached_property
+    def frame(self) -> pandas.DataFrame:
+        """The rows, scores as numbers."""
+        return as_frame(self.rows)
+
     def values(self, column: str) -> list[str]:
         """Different values of a column, numbers in their order."""
         return sorted({row.get(column) or "" for row in self.rows} - {""}, key=lambda text: (len(text), text))
@@ -58,7 +66,7 @@ class Comparison:
     """The groups of one data set, with what they have in common."""
 
     dataset: str
-    groups: list[Group]
+    groups: list[RunGroup]
 
     @property
     def organs(self) -> list[str]:
@@ -68,7 +76,7 @@ class Comparison:
     @property
     def scores(self) -> list[str]:
         """Scores that some row has."""
-        return [name for name in SCORES if any(row.get(name) for group in self.groups for row in group.rows)]
+        return [name for name in COLUMNS if any(group.frame[name].notna().any() for group in self.groups)]
 
 
 def named_folders(arguments: Sequence[str]) -> list[tuple[str, Path]]:
@@ -158,7 +166,7 @@ def _comparison(dataset: str, kinds: dict[Kind, dict[tuple, dict[str, str]]]) ->
         several = len({other.method for other in own if other.name == kind.name}) > 1
         name = " ".join(filter(None, [kind.name, kind.method if several or not kind.name else ""])) or "unnamed"
         label = f"{name} ({', '.join(shown)})" if shown else name
-        groups.append(Group(label, kind.method, dict(zip(IDENTITY, kind.identity, strict=True)), rows))
+        groups.append(RunGroup(label, kind.method, dict(zip(IDENTITY, kind.identity, strict=True)), rows))
     return Comparison(short_name(dataset), groups)
 
 

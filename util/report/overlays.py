@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from util.errors import UserError
-from util.report.gather import Comparison, Group
-from util.report.scores import SCORES
-from util.report.statistics import number
-from util.volume import Volume, read_volume
+from util.evaluation.metrics import COLUMNS
+from util.pictures import grey, pixel_size, upright
+from util.report.gather import Comparison, RunGroup
+from util.volume import Geometry, Volume, read_volume
 
 BUDGET = 10_000_000  # characters of all pictures of a page
 LARGEST = 384  # pixels; larger slices are shown smaller
@@ -59,7 +59,7 @@ def choose_cases(comparison: Comparison, score: str) -> list[Case]:
         most = max(map(len, shown.values()), default=0)
         ranked = sorted(
             (scan for scan, rows in shown.items() if len(rows) == most),
-            key=lambda scan: _worth(fmean(number(row, score) for row in shown[scan].values()), SCORES[score].better),
+            key=lambda scan: COLUMNS[score].worth(fmean(float(row[score]) for row in shown[scan].values())),
             reverse=True,
         )
         places: dict[tuple[str, str], list[str]] = {}
@@ -70,15 +70,11 @@ def choose_cases(comparison: Comparison, score: str) -> list[Case]:
     return cases
 
 
-def _row_of_scans(group: Group, organ: str, score: str) -> dict[tuple[str, str], dict[str, str]]:
+def _row_of_scans(group: RunGroup, organ: str, score: str) -> dict[tuple[str, str], dict[str, str]]:
     """(scan, fold) -> the row that stands for it: that of the first seed and support."""
     rows = [row for row in group.rows if row["organ"] == organ and row.get(score)]
     rows.sort(key=lambda row: (len(row.get("seed", "")), row.get("seed", ""), row.get("support", "")), reverse=True)
     return {(row["scan"], row.get("fold", "")): row for row in rows}
-
-
-def _worth(mean: float, better: int) -> float:
-    return better * mean if better else -abs(mean)
 
 
 def overlays(comparison: Comparison, score: str) -> dict[str, Any]:
@@ -103,34 +99,35 @@ def overlays(comparison: Comparison, score: str) -> dict[str, Any]:
     for case in shown:
         wanted.setdefault(case["image"], set()).update(range(case["first"], case["first"] + case["slices"]))
     images = _pictures({str(file): scan for file, scan in scans.items()}, wanted)
-    return {"cases": shown, "images": images, "score": SCORES[score].heading, "digits": SCORES[score].digits}
+    return {"cases": shown, "images": images, "score": COLUMNS[score].heading, "digits": COLUMNS[score].digits}
 
 
 @dataclass(frozen=True)
 class Display:
-    """A scan as it is shown: front up, the patient's right on the left, not larger than LARGEST.
+    """A scan as it is shown: upright, not larger than LARGEST.
 
     Attributes:
         image: grey values `(D, H, W)`, uint8.
-        axes: slices that turn an array of the scan's file so.
         shape: of the file.
-        pixel: width and height of a pixel in mm.
+        geometry: of the file.
+        step: every so many pixels of the file are shown.
     """
 
     image: np.ndarray
-    axes: tuple[slice, slice, slice]
     shape: tuple[int, ...]
-    pixel: tuple[float, float]
+    geometry: Geometry
+    step: int = 1
 
     @classmethod
     def of(cls, volume: Volume) -> "Display":
         """From a volume as it is stored."""
-        step, direction = -(-max(volume.array.shape[1:]) // LARGEST), volume.geometry.direction
-        axes = (slice(None), *(slice(None, None, step if direction[at] >= 0 else -step) for at in (4, 0)))
-        array = volume.array[axes].astype(np.float32)
-        low, high = np.percentile(array, (1, 99.5))
-        grey = np.clip((array - low) / max(high - low, 1e-6), 0, 1) * 255
-        return cls(grey.astype(np.uint8), axes, volume.array.shape, volume.geometry.spacing[:2])
+        step = -(-max(volume.array.shape[1:]) // LARGEST)
+        image = upright(volume.array, volume.geometry)[:, ::step, ::step]
+        return cls(grey(image), volume.array.shape, volume.geometry, step)
+
+    def turned(self, array: np.ndarray) -> np.ndarray:
+        """An array `(D, H, W)` of the file as it is shown."""
+        return upright(array, self.geometry)[:, :: self.step, :: self.step]
 
 
 def _read(case: Case, score: str, scans: dict[Path, Display]) -> dict[str, Any]:
@@ -147,10 +144,10 @@ def _read(case: Case, score: str, scans: dict[Path, Display]) -> dict[str, Any]:
     return {
         **{"organ": case.organ, "place": case.place, "scan": case.scan, "image": str(image_file)},
         **{"first": first, "slices": last - first, "depth": len(anything)},
-        **{"size": anything.shape[:0:-1], "pixel": scan.pixel, "crop": [*columns, *rows]},
+        **{"size": anything.shape[:0:-1], "pixel": pixel_size(scan.geometry), "crop": [*columns, *rows]},
         "truth": _encoded(truth[first:last]),
         "predictions": [
-            {"label": label, "score": number(case.rows[label], score), "runs": _encoded(mask[first:last])}
+            {"label": label, "score": float(case.rows[label][score]), "runs": _encoded(mask[first:last])}
             for label, mask in predictions.items()
         ],
     }
@@ -170,7 +167,7 @@ def _sources(row: dict[str, str]) -> tuple[Path, Path, int]:
     """Files of image and label of a row's scan, and the organ's id in the label, from the run's scans.json."""
     file = Path(row["run"]) / "scans.json"
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         files = content["scans"][row["scan"]]
         return Path(files["image"]), Path(files["label"]), content["organs"][row["organ"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -189,7 +186,7 @@ def _mask(file: Path, scan: Display, image_file: Path) -> np.ndarray:
         raise UserError(
             f"{file}: has the shape {array.shape}, its scan {image_file} has {scan.shape}; run test.py again"
         )
-    return array[scan.axes]
+    return scan.turned(array)
 
 
 def _extent(shown: np.ndarray, margin: int) -> tuple[int, int]:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas
 from tqdm import tqdm
 
-from util.files import whole_file
+from util.evaluation.metrics import COLUMNS
+from util.files import write_text
 from util.report import figures, tables
 from util.report.gather import Comparison
 from util.report.overlays import NothingToShow, overlays
-from util.report.scores import SCORES
 from util.report.statistics import ALL, Difference, compare
+from util.tables import write_csv
 
 HEADLINES = ("dice", "dice_volume", "hd95", "nsd_2mm")  # scores that are compared between methods
 LARGEST = 15_000_000  # bytes of a page
@@ -45,12 +47,12 @@ def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warni
         found = {name: _compare(comparison, name) for name in _headlines(comparison, score)}
         rows += [asdict(difference) for both in found.values() for part in both for difference in part]
         sections.append({**_section(comparison, found, out / "figures"), "overlays": shown})
-    tables.write_csv(out / "summary.csv", [row for one in comparisons for row in tables.summary_rows(one)])
-    tables.write_csv(out / "comparisons.csv", rows)
-    _write_text(out / "tables.md", "\n".join(_all_tables(sections, tables.markdown, "## {}\n")))
-    _write_text(out / "tables.tex", "\n".join(_all_tables(sections, tables.latex, "% {}\n")))
+    write_csv(out / "summary.csv", pandas.concat([section["summary"] for section in sections]))
+    write_csv(out / "comparisons.csv", rows)
+    write_text(out / "tables.md", "\n".join(_all_tables(sections, tables.markdown, "## {}\n")))
+    write_text(out / "tables.tex", "\n".join(_all_tables(sections, tables.latex, "% {}\n")))
     page = render(sections, [*warnings, *own_warnings], score)
-    _write_text(out / "report.html", page)
+    write_text(out / "report.html", page)
     if len(page) > LARGEST:
         own_warnings.append(f"{out / 'report.html'} weighs {len(page) / 1e6:.0f} MB; a lighter page has fewer methods")
     return own_warnings
@@ -70,14 +72,14 @@ def _section(
     comparison: Comparison, found: dict[str, tuple[list[Difference], list[Difference]]], folder: Path
 ) -> dict[str, Any]:
     """All that the page shows of a data set but the overlays; the figures are written into `folder` too."""
-    views, name = [], comparison.dataset
+    views, name, means = [], comparison.dataset, tables.summary(comparison)
     for score, (overall, by_organ) in tqdm(found.items(), unit="score", desc="drawing figures"):
         boxes = [figures.box_plot(comparison, organ, score) for organ in comparison.organs]
         views.append(
             {
                 "score": score,
-                "title": SCORES[score].title,
-                "means": tables.organ_scores(comparison, score),
+                "title": COLUMNS[score].title,
+                "means": tables.organ_scores(means, score),
                 "overall": tables.differences(overall, score) if overall else None,
                 "by_organ": tables.differences(by_organ, score) if by_organ else None,
                 "boxes": figures.save(folder / f"{name}_{score}.pdf", boxes),
@@ -91,9 +93,10 @@ def _section(
             for g in comparison.groups
         ],
         "views": views,
-        "all_scores": tables.all_scores(comparison),
+        "all_scores": tables.all_scores(means),
         "published": tables.beside_published(comparison),
-        "runs": tables.runs(comparison),
+        "provenance": tables.provenance(comparison),
+        "summary": means,
         "curves": figures.save(folder / f"{name}_training.pdf", curves) if curves else [],
     }
 
@@ -102,7 +105,7 @@ def _all_tables(sections: Sequence[dict[str, Any]], write: Any, heading: str) ->
     texts = []
     for section in sections:
         views = [view[kind] for view in section["views"] for kind in ("means", "overall", "by_organ")]
-        found = [*views, section["all_scores"], section["published"], section["runs"]]
+        found = [*views, section["all_scores"], section["published"], section["provenance"]]
         texts += [heading.format(section["dataset"]), *(write(table) for table in found if table)]
     return texts
 
@@ -115,10 +118,5 @@ def render(sections: Sequence[dict[str, Any]], warnings: Sequence[str], score: s
     shown = [section["overlays"] for section in sections]
     data = json.dumps(shown, separators=(",", ":")).replace("</", "<\\/")  # a script element ends at the first </script
     return environment.get_template("page.html").render(
-        sections=sections, warnings=warnings, data=data, score=SCORES[score].title
+        sections=sections, warnings=warnings, data=data, score=COLUMNS[score].title
     )
-
-
-def _write_text(file: Path, text: str) -> None:
-    with whole_file(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")

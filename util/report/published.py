@@ -46,4 +46,4 @@ def caveat() -> str:
 
 @functools.cache
 def _content() -> dict:
-    return json.loads(Path(__file__).with_name("published.json").read_text())
+    return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))

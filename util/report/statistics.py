@@ -2,14 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
 
 import numpy as np
+import pandas
 from scipy import stats
 
-from util.report.gather import Group
+from util.report.gather import RunGroup
 
 ALL = "mean"  # stands for all organs: the mean over them
 LEVEL = 0.05
@@ -39,39 +39,26 @@ class Spread:
     scans: int
 
 
-def spread(group: Group, organ: str, score: str) -> Spread:
+def spread(group: RunGroup, organ: str, score: str) -> Spread:
     """Mean and spread of a score over runs, scans and supports; organ "mean" is the mean over organs."""
     by_run, by_scan, by_support = (
-        _means(group.rows, organ, score, keys) for keys in (("fold", "seed"), ("fold", "scan"), ("support",))
+        _means(group, organ, score, keys) for keys in (["fold", "seed"], ["fold", "scan"], ["support"])
     )
     rotating = "all" in group.identity.get("supports", "")
-    return Spread(
-        fmean(by_run) if by_run else math.nan,
-        _deviation(by_run),
-        _deviation(by_scan),
-        _deviation(by_support) if rotating else math.nan,
-        len(by_run),
-        len(by_scan),
-    )
+    over_supports = by_support.std() if rotating else math.nan
+    return Spread(by_run.mean(), by_run.std(), by_scan.std(), over_supports, len(by_run), len(by_scan))
 
 
-def _means(rows: Iterable[dict[str, str]], organ: str, score: str, keys: tuple[str, ...]) -> list[float]:
+def _means(group: RunGroup, organ: str, score: str, keys: list[str]) -> pandas.Series:
     """A mean for every different value of the keys; of all organs, the mean over the organs' means."""
-    parts: dict[tuple, dict[str, list[float]]] = {}
-    for row in rows:
-        if (organ == ALL or row["organ"] == organ) and not math.isnan(value := number(row, score)):
-            part = parts.setdefault(tuple(row.get(key) for key in keys), {})
-            part.setdefault(row["organ"], []).append(value)
-    return [fmean(map(fmean, organs.values())) for organs in parts.values()]
+    by_organ = scored(group, organ, score).groupby([*keys, "organ"], sort=False)[score].mean()
+    return by_organ.groupby(keys, sort=False).mean()
 
 
-def number(row: dict[str, str], score: str) -> float:
-    """A score of a row; NaN if it is empty or the file is older than the score."""
-    return float(row.get(score) or "nan")
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else math.nan
+def scored(group: RunGroup, organ: str, score: str) -> pandas.DataFrame:
+    """The group's rows of an organ, or of ALL, that have the score."""
+    own = group.frame if organ == ALL else group.frame[group.frame["organ"] == organ]
+    return own.dropna(subset=[score])
 
 
 @dataclass(frozen=True)
@@ -105,7 +92,7 @@ class Difference:
     p_holm: float = math.nan
 
 
-def compare(groups: Sequence[Group], organs: Sequence[str], score: str) -> list[Difference]:
+def compare(groups: Sequence[RunGroup], organs: Sequence[str], score: str) -> list[Difference]:
     """Every group with every other for each of the organs; Holm's correction spans all of them."""
     found = [
         difference(first, second, organ, score)
@@ -115,33 +102,22 @@ def compare(groups: Sequence[Group], organs: Sequence[str], score: str) -> list[
     return [replace(d, p_holm=p) for d, p in zip(found, holm([d.p for d in found]), strict=True)]
 
 
-def difference(first: Group, second: Group, organ: str, score: str) -> Difference:
+def difference(first: RunGroup, second: RunGroup, organ: str, score: str) -> Difference:
     """Compare two groups over the scans that both scored.
 
     Rows are paired by organ, scan, fold and seed. Organs, folds and seeds of one scan are not independent of each
     other, so their differences are averaged and each scan counts once, in the test and in the bootstrap.
     """
-    ours, theirs = (_by_sample(group, organ, score) for group in (first, second))
-    by_scan: dict[str, list[float]] = {}
-    for sample in ours.keys() & theirs.keys():
-        by_scan.setdefault(sample[1], []).append(ours[sample] - theirs[sample])
-    values = np.array([fmean(by_scan[scan]) for scan in sorted(by_scan)])
-    pairs = sum(map(len, by_scan.values()))
+    sample = ["organ", "scan", "fold", "seed"]
+    ours, theirs = (scored(group, organ, score).groupby(sample)[score].mean() for group in (first, second))
+    pairs = (ours - theirs).dropna()
+    values = pairs.groupby("scan").mean().to_numpy()
     mean = float(values.mean()) if len(values) else math.nan
-    result = Difference(first.label, second.label, organ, score, pairs, len(values), mean)
+    result = Difference(first.label, second.label, organ, score, len(pairs), len(values), mean)
     if len(values) < FEWEST:
         return result
     low, high = bootstrap_interval(values)
     return replace(result, low=low, high=high, p=wilcoxon(values))
-
-
-def _by_sample(group: Group, organ: str, score: str) -> dict[tuple, float]:
-    """Mean over supports for every (organ, scan, fold, seed)."""
-    values: dict[tuple, list[float]] = {}
-    for row in group.rows:
-        if (organ == ALL or row["organ"] == organ) and not math.isnan(value := number(row, score)):
-            values.setdefault((row["organ"], row["scan"], row.get("fold"), row.get("seed")), []).append(value)
-    return {sample: fmean(several) for sample, several in values.items()}
 
 
 def wilcoxon(differences: np.ndarray) -> float:

@@ -1,16 +1,16 @@
-"""Tables of a report, and how they are written: Markdown, LaTeX, CSV."""
+"""Tables of a report, and how they are written: Markdown, LaTeX."""
 
-import csv
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 
-from util.files import whole_file
+import numpy as np
+import pandas
+
+from util.evaluation.metrics import COLUMNS
 from util.report import published
-from util.report.gather import Comparison, Group
-from util.report.scores import SCORES
-from util.report.statistics import ALL, FEWEST, Difference, Spread, spread
+from util.report.gather import Comparison
+from util.report.statistics import ALL, FEWEST, Difference, spread
 
 
 @dataclass(frozen=True)
@@ -39,60 +39,70 @@ class Table:
         }
 
 
-def organ_scores(comparison: Comparison, score: str) -> Table:
-    """One row per group, one column per organ; the last column is their mean."""
-    organs = [*comparison.organs, ALL]
-    cells = [[spread(group, organ, score) for organ in organs] for group in comparison.groups]
-    texts, note = _texts(cells, [[score] * len(organs)] * len(cells))
-    rows = [[group.label, *line] for group, line in zip(comparison.groups, texts, strict=True)]
-    best = {(r, 1 + c) for c, column in enumerate(zip(*cells, strict=True)) for r in _best(column, score)}
-    return Table(f"{SCORES[score].heading}, every organ", note, ["method", *organs], rows, frozenset(best))
+def summary(comparison: Comparison) -> pandas.DataFrame:
+    """Every mean: columns dataset, method, organ (the last is ALL), score, and those of `Spread`."""
+    return pandas.DataFrame(
+        {
+            **{"dataset": comparison.dataset, "method": group.label, "organ": organ, "score": score},
+            **asdict(spread(group, organ, score)),
+        }
+        for group in comparison.groups
+        for score in comparison.scores
+        for organ in [*comparison.organs, ALL]
+    )
 
 
-def all_scores(comparison: Comparison) -> Table:
-    """One row per score, one column per group; cells are means over organs."""
-    cells = [[spread(group, ALL, score) for group in comparison.groups] for score in comparison.scores]
-    texts, note = _texts(cells, [[score] * len(comparison.groups) for score in comparison.scores])
-    rows = [[SCORES[score].heading, *line] for score, line in zip(comparison.scores, texts, strict=True)]
-    best = {(r, 1 + c) for r, score in enumerate(comparison.scores) for c in _best(cells[r], score)}
-    header = ["score", *(group.label for group in comparison.groups)]
-    return Table("All scores, mean over organs", note, header, rows, frozenset(best))
+def organ_scores(means: pandas.DataFrame, score: str) -> Table:
+    """One row per method, one column per organ; the last column is their mean. `means` is a `summary`."""
+    own = means[means["score"] == score]
+    return _grid(f"{COLUMNS[score].heading}, every organ", own, "method", own["organ"].unique())
 
 
-def _texts(cells: list[list[Spread]], scores: list[list[str]]) -> tuple[list[list[str]], str]:
-    """Cells as text, and what they are: one kind of spread in a table, over runs where all have several of them."""
-    known = [cell for line in cells for cell in line if cell.runs]
-    over_runs = all(cell.runs > 1 for cell in known)
-    counts = sorted({cell.runs if over_runs else cell.scans for cell in known})
-    number = "–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+def all_scores(means: pandas.DataFrame) -> Table:
+    """One row per score, one column per method, each the mean over organs."""
+    own = means[means["organ"] == ALL]
+    return _grid("All scores, mean over organs", own, "score", own["method"].unique())
+
+
+def _grid(title: str, means: pandas.DataFrame, by: str, columns: Sequence[str]) -> Table:
+    """Means as text: one kind of spread in a table, over runs if all have several of them."""
+    known = means[means["runs"] > 0]
+    over_runs = bool((known["runs"] > 1).all())
+    counts = known["runs" if over_runs else "scans"]
+    number = "–".join(dict.fromkeys((str(counts.min()), str(counts.max()))))
     kind = f"{number} runs (a fold with a seed each)" if over_runs else f"{number} scan{'s' * (number != '1')}"
-    texts = [
-        [_cell(cell, over_runs, SCORES[score].digits) for cell, score in zip(line, names, strict=True)]
-        for line, names in zip(cells, scores, strict=True)
-    ]
-    return texts, f"Mean ± standard deviation over {kind}; the best in bold."
+    parts = zip(means["mean"], means["over_runs" if over_runs else "over_scans"], means["score"], strict=True)
+    lines = means.assign(text=[_cell(*part) for part in parts], best=_best(means)).groupby(by, sort=False)
+    return Table(
+        title,
+        f"Mean ± standard deviation over {kind}; the best in bold.",
+        [by, *columns],
+        [[COLUMNS[name].heading if by == "score" else name, *line["text"]] for name, line in lines],
+        frozenset((r, 1 + c) for r, (_, line) in enumerate(lines) for c in np.flatnonzero(line["best"])),
+    )
 
 
-def _cell(value: Spread, over_runs: bool, digits: int) -> str:
-    if math.isnan(value.mean):
+def _cell(mean: float, deviation: float, score: str) -> str:
+    digits = COLUMNS[score].digits
+    if math.isnan(mean):
         return "–"
-    deviation = value.over_runs if over_runs else value.over_scans
-    mean = f"{value.mean:.{digits}f}".replace("-", "−")
-    return mean if math.isnan(deviation) else f"{mean} ± {deviation:.{digits}f}"
+    text = f"{mean:.{digits}f}".replace("-", "−")
+    return text if math.isnan(deviation) else f"{text} ± {deviation:.{digits}f}"
 
 
-def _best(cells: Sequence[Spread], score: str) -> list[int]:
-    """Places of the best mean as printed; none if there is nothing to compare."""
-    better, digits = SCORES[score].better, SCORES[score].digits
-    means = [round(cell.mean, digits) for cell in cells]
-    worth = [better * mean if better else -abs(mean) for mean in means]
-    known = [value for value in worth if not math.isnan(value)]
-    return [at for at, value in enumerate(worth) if value == max(known)] if len(known) > 1 else []
+def _best(means: pandas.DataFrame) -> pandas.Series:
+    """True for the best mean, as printed, of each score and organ; nowhere if there is nothing to compare."""
+    metrics = means["score"].map(COLUMNS)
+    worth = pandas.Series(
+        [m.worth(round(v, m.digits)) for m, v in zip(metrics, means["mean"], strict=True)], means.index
+    )
+    rivals = worth.groupby([means["score"], means["organ"]])
+    return (worth == rivals.transform("max")) & (rivals.transform("count") > 1)
 
 
 def differences(found: Sequence[Difference], score: str) -> Table:
     """One row per comparison: difference, interval, p before and after correction."""
-    title = SCORES[score]
+    title = COLUMNS[score]
     rows = [
         [f"{d.first} − {d.second}", "all" if d.organ == ALL else d.organ, *_difference(d, title.digits)] for d in found
     ]
@@ -151,38 +161,15 @@ def beside_published(comparison: Comparison) -> Table | None:
     return Table("Beside published numbers", note, ["method", "setting", *organs, "source"], rows)
 
 
-def runs(comparison: Comparison) -> Table:
-    """Where the numbers come from."""
-    rows = []
+def provenance(comparison: Comparison) -> Table:
+    """Where the numbers come from: one row per run."""
+    columns, rows = ("fold", "seed", "encoder", "protocol", "pairing", "checkpoint_sha256"), []
     for group in comparison.groups:
-        for run in dict.fromkeys(row["run"] for row in group.rows):
-            own = Group(group.label, group.method, group.identity, [row for row in group.rows if row["run"] == run])
-            columns = ("fold", "seed", "encoder", "protocol", "pairing", "checkpoint_sha256")
+        for run in group.values("run"):
+            own = replace(group, rows=[row for row in group.rows if row["run"] == run])
             rows.append([group.label, *(", ".join(own.values(column)) or "–" for column in columns), run])
     header = ["method", "fold", "seed", "encoder", "protocol", "pairing", "checkpoint", "run"]
     return Table("Runs", "The checkpoint is named by the first digits of its SHA-256.", header, rows)
-
-
-def summary_rows(comparison: Comparison) -> list[dict]:
-    """Every mean with its spreads, for summary.csv."""
-    return [
-        {
-            **{"dataset": comparison.dataset, "method": group.label, "organ": organ, "score": score},
-            **asdict(spread(group, organ, score)),
-        }
-        for group in comparison.groups
-        for score in comparison.scores
-        for organ in [*comparison.organs, ALL]
-    ]
-
-
-def write_csv(file: Path, rows: Sequence[dict]) -> None:
-    """Write rows of plain values; not-a-number is an empty field."""
-    with whole_file(file) as temporary, open(temporary, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(rows[0]) if rows else ["nothing"])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: "" if isinstance(v, float) and math.isnan(v) else v for name, v in row.items()})
 
 
 def markdown(table: Table) -> str:
@@ -202,22 +189,15 @@ def latex(table: Table) -> str:
         [f"\\textbf{{{_tex(cell)}}}" if (r, c) in table.best else _tex(cell) for c, cell in enumerate(row)]
         for r, row in enumerate(table.rows)
     ]
-    lines = [" & ".join(row) + r" \\" for row in cells]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_tex(table.title)}. {_tex(table.note)}}}",
-            rf"\begin{{tabular}}{{{''.join('l' if at in table.words else 'r' for at in range(len(table.header)))}}}",
-            r"\toprule",
-            " & ".join(map(_tex, table.header)) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
+    return (
+        pandas.DataFrame(cells, columns=[_tex(text) for text in table.header])
+        .style.hide(axis="index")
+        .to_latex(
+            column_format="".join("l" if at in table.words else "r" for at in range(len(table.header))),
+            caption=f"{_tex(table.title)}. {_tex(table.note)}",
+            position_float="centering",
+            hrules=True,
+        )
     )
 
 

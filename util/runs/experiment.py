@@ -16,6 +16,7 @@ from sacred.arg_parser import get_config_updates
 from sacred.observers import FileStorageObserver
 from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt
 
+from util.commands import start
 from util.dataset import from_file
 from util.errors import UserError
 from util.runs import checks
@@ -64,6 +65,11 @@ class CommandLine(Experiment):
         run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
         run._start_heartbeat = held_signals()(run._start_heartbeat)  # a thread half started cannot be stopped
         return run
+
+    def run_commandline(self, argv=None):
+        """Run what the command line says."""
+        start()
+        return super().run_commandline(argv)
 
     def run(self, command_name=None, config_updates=None, *args, **kwargs):
         """Run a command; everything a user can put right is raised as one line."""

@@ -34,7 +34,7 @@ def checkpoint(named: str, key: str) -> Path:
 def status(run: Path) -> str:
     """COMPLETED, RUNNING, INTERRUPTED or FAILED as Sacred recorded it; UNKNOWN if nothing readable is there."""
     try:
-        return json.loads((Path(run) / "run.json").read_text())["status"]
+        return json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["status"]
     except (OSError, ValueError, KeyError):
         return "UNKNOWN"
 
@@ -47,7 +47,7 @@ def configuration(run: Path) -> dict:
     """
     file = Path(run) / "config.json"
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read; the run beside it is damaged, move it away") from error
 
@@ -60,7 +60,7 @@ def numbered(folder: Path) -> list[Path]:
 def program(run: Path) -> str:
     """Which program made it, training or test, as Sacred recorded it; "" if nothing readable is there."""
     try:
-        return json.loads((Path(run) / "run.json").read_text())["experiment"]["name"]
+        return json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["experiment"]["name"]
     except (OSError, ValueError, KeyError):
         return ""
 
@@ -78,7 +78,7 @@ def differences(one: Mapping, other: Mapping, ignored: frozenset[str]) -> Iterat
 def is_alive(run: Path, seconds: float = 30) -> bool:
     """True if a run says it is running and gave a sign of life lately (Sacred does every 10 seconds)."""
     try:
-        entry = json.loads((Path(run) / "run.json").read_text())
+        entry = json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))
         beat = datetime.fromisoformat(entry["heartbeat"] or entry["start_time"]).replace(tzinfo=UTC)
         return entry["status"] == "RUNNING" and (datetime.now(UTC) - beat).total_seconds() < seconds
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,5 @@
 """Losses of a training run: checked, averaged, written to metrics.csv, shown in the progress bar."""
 
-import csv
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from util.errors import UserError
+from util.tables import append_row
 
 
 class LossesLog:
@@ -75,22 +75,3 @@ class LossesLog:
             for name, value in self.means.items():
                 self.log_scalar(name, value, step)
         self._sums, self._count, self._start, self._rows = {}, 0, now, self._rows + 1
-
-
-def append_row(file: Path, row: Mapping[str, float]) -> None:
-    """Append a row to a CSV file; the first row brings the header.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        new = not file.exists()
-        with file.open("a", newline="") as handle:
-            writer = csv.DictWriter(handle, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(
-                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-            )
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror}); is the disk full?") from error

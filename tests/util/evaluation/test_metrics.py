@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from util.evaluation.metrics import VOLUME_SCORES, overlap, surface_scores, volume_scores
+from util.evaluation.metrics import METRICS, overlap, volume_scores
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -17,6 +17,12 @@ with warnings.catch_warnings():
 
 SHAPE = (5, 9, 8)
 SPACING = (7.7, 1.51, 1.2)
+VOLUME_SCORES = tuple(name for name, metric in METRICS.items() if metric.whole)
+
+
+def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing) -> dict[str, float]:
+    scores = volume_scores(prediction, truth, spacing)
+    return {name: scores[name] for name in ("hd95", "assd", "nsd_2mm", "nsd_4mm")}
 
 
 def reference(prediction: np.ndarray, truth: np.ndarray, spacing) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.util.report.scored_runs import make_study, truth_of
+from util.pictures import pixel_size
 from util.report.__main__ import main
 from util.report.overlays import LARGEST, Display, _pictures, run_lengths
 from util.volume import Geometry, Volume
@@ -171,15 +172,19 @@ def test_scans_are_shown_front_up_and_not_too_large():
     for direction in ((1, 1), (-1, 1), (1, -1)):
         geometry = Geometry((1.0, 2.0, 5.0), direction=(direction[0], 0, 0, 0, direction[1], 0, 0, 0, 1))
         shown = Display.of(Volume(ramp, geometry))
-        assert shown.image.shape == (2, 250, 200) and max(shown.image.shape) <= LARGEST and shown.pixel == (1.0, 2.0)
+        assert (
+            shown.image.shape == (2, 250, 200)
+            and max(shown.image.shape) <= LARGEST
+            and pixel_size(shown.geometry) == (1.0, 2.0)
+        )
         growing = np.sign(np.diff(shown.image[1].astype(int)[:, [0, -1]], axis=0).sum())
         assert growing == direction[1]
-        assert (ramp[shown.axes][0, 0, 0] < ramp[shown.axes][0, 0, -1]) == (direction[0] == 1)
+        assert (shown.turned(ramp)[0, 0, 0] < shown.turned(ramp)[0, 0, -1]) == (direction[0] == 1)
 
 
 def test_pictures_keep_to_their_budget(monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (6, 256, 256)).astype(np.uint8)
-    scan = Display(noise, (slice(None),) * 3, noise.shape, (1.0, 1.0))
+    scan = Display(noise, noise.shape, Geometry())
     full = _pictures({"a": scan}, {"a": {1, 2, 3}})
     assert set(full["a"]) == {1, 2, 3}
     picture = np.frombuffer(base64.b64decode(full["a"][2].split(",")[1]), np.uint8)

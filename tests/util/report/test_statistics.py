@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from util.report.gather import Group
+from util.report.gather import RunGroup
 from util.report.statistics import FEWEST, compare, difference, holm, spread
 
 
-def group(label: str, dice, folds=(0,), seeds=(1,), scans=range(8), organs=("liver",), supports=("0",)) -> Group:
+def group(label: str, dice, folds=(0,), seeds=(1,), scans=range(8), organs=("liver",), supports=("0",)) -> RunGroup:
     """A group whose Dice is `dice(organ, scan, fold, seed, support)`; NaN becomes an empty field."""
     rows = []
     for organ in organs:
@@ -22,7 +22,7 @@ def group(label: str, dice, folds=(0,), seeds=(1,), scans=range(8), organs=("liv
                         text = "" if math.isnan(value) else str(value)
                         sample = dict(organ=organ, scan=scan, fold=fold, seed=seed, support=support, dice=text)
                         rows.append({name: str(cell) for name, cell in sample.items()})
-    return Group(label, label, {"supports": "all" if len(supports) > 1 else "fold"}, rows)
+    return RunGroup(label, label, {"supports": "all" if len(supports) > 1 else "fold"}, rows)
 
 
 def test_the_spread_over_runs_is_that_of_their_means():

@@ -12,7 +12,7 @@ from util.errors import UserError
 from util.report import published
 from util.report.__main__ import main
 from util.report.figures import read_curve, training_logs
-from util.report.gather import Group, gather
+from util.report.gather import RunGroup, gather
 from util.report.tables import Table, beside_published, latex, markdown
 from util.volume import write_volume
 
@@ -254,4 +254,4 @@ def test_a_metrics_file_that_is_cut_or_missing_costs_only_its_curve(tmp_path):
     with pytest.raises(UserError, match=r"other\.csv"):
         read_curve(log.parent / "other.csv")
     rows = [{"checkpoint": str(log.parent / "checkpoints/step_60.pt+") + str(tmp_path / "gone/checkpoints/step_1.pt")}]
-    assert training_logs(Group("a", "adnet", {}, rows)) == [log]
+    assert training_logs(RunGroup("a", "adnet", {}, rows)) == [log]
