@@ -23,6 +23,6 @@ def extension(name, depends=()):
     )
 
 
-HEADERS = [f"supervoxels/src/{name}.hpp" for name in ("grid", "edges", "felzenszwalb")]
+HEADERS = [f"supervoxels/src/{name}.hpp" for name in ("grid", "edges", "components", "felzenszwalb")]
 
 setup(ext_modules=cythonize([extension("_felzenszwalb", HEADERS), extension("_oracle")], language_level=3))

@@ -2,6 +2,7 @@
 // comes. Labels equal those of a full sort [supervoxels 2.4] to [supervoxels 2.7], whatever the number of threads.
 #pragma once
 
+#include "components.hpp"
 #include "edges.hpp"
 
 namespace supervoxels {
@@ -11,54 +12,39 @@ constexpr int64_t kMostThreads = 256;  // more would only cost memory and time t
 class Segmentation {
   public:
     Segmentation(const double* image, int64_t depth, int64_t height, int64_t width, const int32_t* offsets,
-                 const double* weights, double k, int64_t min_size, int threads)
+                 const double* weights, double k, std::vector<int64_t> min_sizes, int threads)
         : threads_(static_cast<int>(std::min<int64_t>({threads, kMostThreads, depth * height}))), k_(k),
-          min_size_(min_size), grid_(image, depth, height, width, offsets, weights, threads_), label_(grid_.length),
-          links_(grid_.length), stretch_(std::max<int64_t>(4096, depth * height * width / 6)) {}
+          min_sizes_(std::move(min_sizes)), largest_(*std::max_element(min_sizes_.begin(), min_sizes_.end())),
+          grid_(image, depth, height, width, offsets, weights, threads_), label_(grid_.length),
+          components_(grid_.length), links_(components_.links),
+          stretch_(std::max<int64_t>(4096, depth * height * width / 6)) {}
 
-    void run(int32_t* result) {
+    // Label the finest partition, and return for every minimum size the numbers that its labels have there.
+    std::vector<std::vector<int32_t>> run(int32_t* result) {
         start();
         grow_regions();
         merge_small();
-        number(result);
+        const int32_t count = number(result);
+        std::vector<std::vector<int32_t>> numbers;
+        for (int64_t min_size : min_sizes_)
+            numbers.push_back(components_.coarser_numbers(label_, count, min_size));
+        return numbers;
     }
 
   private:
     // ---- components -------------------------------------------------------------------------------------------------
-    // links_[v] is the voxel above v in its tree; at a root it is minus the number of voxels. label_[v] is the root
-    // that v had when labels were last brought up to date, and ~root where that component has min_size voxels or
-    // more. All padding counts as one component of its own, at position 0.
+    // label_[v] is what stood for the component of v when labels were last brought up to date, and ~that where the
+    // component has the largest minimum size or more. All padding counts as one component of its own, at position 0.
 
-    int64_t size(int32_t root) const { return -static_cast<int64_t>(links_[root]); }
     static int32_t root_of_label(int32_t label) { return label < 0 ? ~label : label; }
-
-    int32_t find(int32_t voxel) {
-        while (links_[voxel] >= 0) {
-            const int32_t above = links_[voxel];
-            if (links_[above] >= 0) links_[voxel] = links_[above];  // path halving
-            voxel = above;
-        }
-        return voxel;
-    }
-
-    // The larger component keeps its root, so trees stay shallow and a component that is large keeps its label for
-    // good.
-    int32_t join(int32_t a, int32_t b) {
-        const int32_t voxels_a = links_[a], voxels_b = links_[b];
-        const int32_t root = voxels_a <= voxels_b ? a : b, child = voxels_a <= voxels_b ? b : a;
-        links_[child] = root;
-        links_[root] = voxels_a + voxels_b;
-        return root;
-    }
 
     void update_labels(bool mark_large) {
         in_parallel(threads_, [&](int thread) {
             const auto range = share(grid_.last - grid_.first, thread, threads_);
             for (int64_t voxel = grid_.first + range.first; voxel < grid_.first + range.second; ++voxel) {
-                int32_t root = label_[voxel];
-                if (root < 0) continue;  // large components never merge with each other: settled
-                while (links_[root] >= 0) root = links_[root];
-                label_[voxel] = mark_large && size(root) >= min_size_ ? ~root : root;
+                if (label_[voxel] < 0) continue;  // large components never merge with each other: settled
+                const int32_t root = components_.find_only(label_[voxel]);
+                label_[voxel] = mark_large && components_.size(root) >= largest_ ? ~root : root;
             }
         });
     }
@@ -72,13 +58,10 @@ class Segmentation {
         const double voxels = static_cast<double>(grid_.depth * grid_.height * grid_.width);
         if (static_cast<float>(k_ / voxels) > 0) {
             join_equal_values();
-            flatten();
         } else {
-            for (int64_t voxel = 0; voxel < grid_.length; ++voxel) {
-                label_[voxel] = grid_.is_voxel(voxel) ? static_cast<int32_t>(voxel) : 0;
-                links_[voxel] = -1;
-            }
+            for (int64_t voxel = grid_.first; voxel < grid_.last; ++voxel) links_[voxel] = static_cast<int32_t>(voxel);
         }
+        flatten();
     }
 
     void join_equal_values() {
@@ -129,11 +112,13 @@ class Segmentation {
 
     // From the forest of positions to labels and sizes. What is above a voxel comes before it, so one sweep does it.
     void flatten() {
-        for (int64_t voxel = 0; voxel < grid_.length; ++voxel)
-            label_[voxel] = !grid_.is_voxel(voxel) ? 0 : links_[voxel] == voxel ? static_cast<int32_t>(voxel)
-                                                                                : label_[links_[voxel]];
-        std::fill(links_.get(), links_.get() + grid_.length, 0);
-        for (int64_t voxel = 0; voxel < grid_.length; ++voxel) --links_[label_[voxel]];
+        for (int64_t voxel = 0; voxel < grid_.length; ++voxel) {
+            const int32_t root = !grid_.is_voxel(voxel) ? 0 : links_[voxel] == voxel ? static_cast<int32_t>(voxel)
+                                                                                     : label_[links_[voxel]];
+            label_[voxel] = root;
+            links_[voxel] = root == voxel ? -1 : root;
+            if (root != voxel) --links_[root];
+        }
     }
 
     // Pass 1 [supervoxels 2.5]. No threshold ever exceeds 2 k: a component of two parts of at most n / 2 voxels has an
@@ -141,34 +126,43 @@ class Segmentation {
     // rounding may add a little, hence the 1e-4. Dearer edges need not be looked for.
     void grow_regions() {
         std::vector<double> internal;
-        for_edges_in_order(2 * k_ * (1 + 1e-4), false, [&](const std::vector<Meeting>& meetings) {
+        for_edges_in_order(2 * k_ * (1 + 1e-4), false, [&](const std::vector<Edge>& edges,
+                                                           const std::vector<Meeting>& meetings) {
             if (internal.empty()) internal.resize(grid_.length);
-            for (const Meeting& meeting : meetings) {
-                const int32_t a = find(meeting.a), b = find(meeting.b);
+            for (size_t i = 0; i < edges.size(); ++i) {
+                const int32_t a = components_.find(meetings[i].a), b = components_.find(meetings[i].b);
                 if (a == b) continue;
-                const float threshold_a = static_cast<float>(internal[a] + k_ / static_cast<double>(size(a)));
-                const float threshold_b = static_cast<float>(internal[b] + k_ / static_cast<double>(size(b)));
-                if (meeting.cost < std::min(threshold_a, threshold_b)) internal[join(a, b)] = meeting.cost;
+                const double cost = edges[i].cost;
+                if (cost < std::min(threshold(a, internal[a]), threshold(b, internal[b])))
+                    internal[components_.join(a, b, a, b)] = cost;
             }
             return true;
         });
     }
 
+    float threshold(int32_t root, double internal) const {
+        return static_cast<float>(internal + k_ / static_cast<double>(components_.size(root)));
+    }
+
     // ---- pass 2 -----------------------------------------------------------------------------------------------------
 
-    // Pass 2 [supervoxels 2.6]: the cheapest edges again, whatever they cost, until no component is too small.
+    // Pass 2 [supervoxels 2.6] with the largest minimum size: the cheapest edges again, whatever they cost, until no
+    // component is too small.
     void merge_small() {
+        auto is_small = [&](int32_t root) { return components_.size(root) < largest_; };
         int64_t small = 0;
         for (int64_t voxel = grid_.first; voxel < grid_.last; ++voxel)
-            small += grid_.is_voxel(voxel) && root_of_label(label_[voxel]) == voxel && size(voxel) < min_size_;
+            small += grid_.is_voxel(voxel) && links_[voxel] < 0 && is_small(static_cast<int32_t>(voxel));
+        const int64_t finest = *std::min_element(min_sizes_.begin(), min_sizes_.end());
+        components_.list_pieces(std::max<int64_t>(finest, 1), grid_.length);
         if (small == 0) return;
         update_labels(true);
-        for_edges_in_order(kInfinity, true, [&](const std::vector<Meeting>& meetings) {
-            for (const Meeting& meeting : meetings) {
-                const int32_t a = find(meeting.a), b = find(meeting.b);
-                if (a == b || (size(a) >= min_size_ && size(b) >= min_size_)) continue;
-                small -= (size(a) < min_size_) + (size(b) < min_size_);
-                small += size(join(a, b)) < min_size_;
+        for_edges_in_order(kInfinity, true, [&](const std::vector<Edge>& edges, const std::vector<Meeting>& meetings) {
+            for (size_t i = 0; i < edges.size(); ++i) {
+                const int32_t a = components_.find(meetings[i].a), b = components_.find(meetings[i].b);
+                if (a == b || (!is_small(a) && !is_small(b))) continue;
+                small -= is_small(a) + is_small(b);
+                small += is_small(components_.join(a, b, edges[i].origin(), far_end(edges[i])));
             }
             return small > 0;
         });
@@ -179,12 +173,11 @@ class Segmentation {
     // An edge as a visit sees it: the components it joined when labels were last brought up to date. Looking these up
     // beforehand, on all threads, halves the time of the visits, which must go one after the other.
     struct Meeting {
-        double cost;
         int32_t a, b;
     };
 
-    // Hand every edge that can still matter and costs less than `limit` to `visit`, in order of (cost, id), a sorted
-    // stretch at a time, until it returns false.
+    // Hand every edge that can still matter and costs less than `limit` to `visit`, with what it meets, in order of
+    // (cost, id), a sorted stretch at a time, until it returns false.
     template <class Visit>
     void for_edges_in_order(double limit, bool mark_large, const Visit& visit) {
         // the cheapest edge that a block of 64 voxels may still have, in shades: blocks that have none are passed over
@@ -205,19 +198,20 @@ class Segmentation {
             sort_edges(parts, edges, spare);
             if (!edges.empty()) {
                 look_up(edges, meetings);
-                if (!visit(meetings)) return;
+                if (!visit(edges, meetings)) return;
                 update_labels(mark_large);
             }
         }
     }
+
+    int64_t far_end(const Edge& edge) const { return edge.origin() + grid_.step[edge.rank()]; }
 
     void look_up(const std::vector<Edge>& edges, std::vector<Meeting>& meetings) const {
         meetings.resize(edges.size());
         in_parallel(threads_, [&](int thread) {
             const auto range = share(edges.size(), thread, threads_);
             for (int64_t i = range.first; i < range.second; ++i) {
-                const int64_t origin = edges[i].origin(), other = origin + grid_.step[edges[i].rank()];
-                meetings[i] = {edges[i].cost, root_of_label(label_[origin]), root_of_label(label_[other])};
+                meetings[i] = {root_of_label(label_[edges[i].origin()]), root_of_label(label_[far_end(edges[i])])};
             }
         });
     }
@@ -290,32 +284,39 @@ class Segmentation {
 
     // ---- result -----------------------------------------------------------------------------------------------------
 
-    // Number the components in raster order of their first voxel [supervoxels 2.7].
-    void number(int32_t* result) {
+    // Number the components of the finest partition in raster order of their first voxel [supervoxels 2.7], and return
+    // how many they are; label_ then holds the numbers of their roots.
+    int32_t number(int32_t* result) {
         grid_.shade.release();
-        std::vector<int32_t> numbers(grid_.length, -1);
+        grid_.image.release();
+        std::fill(label_.get(), label_.get() + grid_.length, -1);
         int32_t count = 0;
         for (int64_t z = 0; z < grid_.depth; ++z)
             for (int64_t y = 0; y < grid_.height; ++y)
                 for (int64_t x = 0; x < grid_.width; ++x) {
-                    int32_t& number = numbers[find(root_of_label(label_[grid_.position(z, y, x)]))];
+                    int32_t& number = label_[components_.piece_root(static_cast<int32_t>(grid_.position(z, y, x)))];
                     if (number < 0) number = count++;
                     *result++ = number;
                 }
+        return count;
     }
 
     int threads_;
     double k_;
-    int64_t min_size_;
+    std::vector<int64_t> min_sizes_;
+    int64_t largest_;
     Grid grid_;
-    Buffer<int32_t> label_, links_;
+    Buffer<int32_t> label_;
+    Components components_;
+    Buffer<int32_t>& links_;
     static constexpr int64_t kRoom = 3;
     int64_t stretch_;  // number of edges a stretch aims at; it is shortened where they are kRoom times as many
 };
 
-inline void segment(const double* image, int64_t depth, int64_t height, int64_t width, const int32_t* offsets,
-                    const double* weights, double k, int64_t min_size, int threads, int32_t* result) {
-    Segmentation(image, depth, height, width, offsets, weights, k, min_size, threads).run(result);
+inline std::vector<std::vector<int32_t>> segment(const double* image, int64_t depth, int64_t height, int64_t width,
+                                                 const int32_t* offsets, const double* weights, double k,
+                                                 std::vector<int64_t> min_sizes, int threads, int32_t* result) {
+    return Segmentation(image, depth, height, width, offsets, weights, k, std::move(min_sizes), threads).run(result);
 }
 
 }  // namespace supervoxels
