@@ -49,6 +49,15 @@ inline int lowest_bit(uint32_t bits) {
 #endif
 }
 
+// Ask for memory that is needed soon.
+inline void prefetch(const void* address) {
+#ifdef _MSC_VER
+    _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
+#else
+    __builtin_prefetch(address);
+#endif
+}
+
 // Look for equal values in the rows after those of 64 voxels: bit 3 r + 1 + dx of hits[i] is set where voxel i is
 // to be joined with the neighbour dx = -1, 0, 1 to the side in row r. Runs of equals within a row are joined
 // already, which makes most of these edges redundant: an equal diagonal neighbour needs no edge beside an equal

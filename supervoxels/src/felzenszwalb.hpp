@@ -17,7 +17,7 @@ class Segmentation {
           min_sizes_(std::move(min_sizes)), largest_(*std::max_element(min_sizes_.begin(), min_sizes_.end())),
           grid_(image, depth, height, width, offsets, weights, threads_), label_(grid_.length),
           components_(grid_.length), links_(components_.links),
-          stretch_(std::max<int64_t>(4096, depth * height * width / 6)) {}
+          stretch_(std::clamp<int64_t>(depth * height * width / 6, 4096, kLongestStretch)) {}
 
     // Label the finest partition, and return for every minimum size the numbers that its labels have there.
     std::vector<std::vector<int32_t>> run(int32_t* result) {
@@ -159,6 +159,9 @@ class Segmentation {
         update_labels(true);
         for_edges_in_order(kInfinity, true, [&](const std::vector<Edge>& edges, const std::vector<Meeting>& meetings) {
             for (size_t i = 0; i < edges.size(); ++i) {
+                const Meeting& soon = meetings[std::min(i + kAhead, edges.size() - 1)];
+                prefetch(&links_[soon.a]);
+                prefetch(&links_[soon.b]);
                 const int32_t a = components_.find(meetings[i].a), b = components_.find(meetings[i].b);
                 if (a == b || (!is_small(a) && !is_small(b))) continue;
                 small -= is_small(a) + is_small(b);
@@ -309,7 +312,9 @@ class Segmentation {
     Buffer<int32_t> label_;
     Components components_;
     Buffer<int32_t>& links_;
+    static constexpr int64_t kLongestStretch = 1 << 24;  // a stretch takes up to 120 bytes per edge
     static constexpr int64_t kRoom = 3;
+    static constexpr size_t kAhead = 24;  // edges that memory is asked for ahead of a visit, which hides its latency
     int64_t stretch_;  // number of edges a stretch aims at; it is shortened where they are kRoom times as many
 };
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from supervoxels import felzenszwalb, foreground_mask, rescale, supervoxels
+from supervoxels import felzenszwalb, foreground_mask, partitions, rescale, supervoxels
 from util.volume import read_volume
 
 SPACINGS = [(1.0, 1.0, 1.0), (7.7, 1.25, 1.25), (0.4, 0.9, 0.7), (3.0, 1.5, 2.0)]
@@ -99,6 +99,57 @@ def test_a_larger_minimum_size_never_makes_more_segments():
     counts = [felzenszwalb(volume, min_size=size).max() + 1 for size in (1, 10, 100, 1000, 5400, 10**12)]
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == 1
+
+
+def test_partitions_equal_separate_calls_on_many_tiny_volumes():
+    random = np.random.default_rng(8)
+    for index, volume in enumerate(volumes_of_every_kind(600, seed=9)):
+        options = {
+            "scale": float(random.choice([0, 1e-45, 1, 1, 30, 500, 10000])),
+            "spacing": SPACINGS[random.integers(len(SPACINGS))],
+        }
+        # in any order, and some more than once
+        sizes = [int(size) for size in random.choice([0, 1, 2, 3, 5, 8, 20, 50, 400, 10**12], random.integers(1, 8))]
+        threads = int(random.integers(1, 4))
+        made = list(partitions(volume, min_sizes=sizes, threads=threads, **options))
+        assert len(made) == len(sizes)
+        for size, labels in zip(sizes, made, strict=True):
+            message = f"volume {index} of shape {volume.shape}, size {size} of {sizes}, threads {threads}, {options}"
+            expected = felzenszwalb(volume, min_size=size, kernel="oracle", **options)
+            np.testing.assert_array_equal(labels, expected, err_msg=message)
+
+
+@pytest.mark.parametrize("levels", [4, 1000])
+def test_partitions_equal_separate_calls_when_edges_come_in_many_stretches(levels):
+    volume = np.floor(np.random.default_rng(levels).random((24, 40, 44)) * levels) * (255 / levels)
+    sizes = (10, 40, 100, 300, 1000, 3000, 20000)
+    for size, labels in zip(sizes, partitions(volume, min_sizes=sizes, spacing=(7.7, 1.25, 1.25)), strict=True):
+        np.testing.assert_array_equal(labels, felzenszwalb(volume, min_size=size, spacing=(7.7, 1.25, 1.25)))
+
+
+def test_partitions_are_nested_and_arrays_of_their_own():
+    volume = np.random.default_rng(10).random((5, 20, 20)) * 255
+    fine, coarse, again = partitions(volume, min_sizes=(5, 60, 5))
+    pairs = np.unique(np.stack([fine.ravel(), coarse.ravel()]), axis=1)
+    assert len(pairs[0]) == fine.max() + 1 > coarse.max() + 1 > 1
+    fine[:] = -1
+    assert again.min() == 0
+    plane, _ = partitions(volume[0], min_sizes=(5, 60))
+    assert plane.shape == (20, 20) and plane.dtype == np.int32
+
+
+def test_seven_partitions_take_less_than_twice_the_processor_time_of_one():
+    volume = np.round(ndimage.gaussian_filter(np.random.default_rng(11).standard_normal((24, 128, 128)), 1) * 300)
+    sizes = (50, 100, 200, 400, 800, 1600, 3200)
+    one = min(_processor_time(lambda: felzenszwalb(volume, min_size=50)) for _ in range(5))
+    seven = min(_processor_time(lambda: list(partitions(volume, min_sizes=sizes))) for _ in range(5))
+    assert seven < 2 * one
+
+
+@pytest.mark.parametrize(("sizes", "message"), [((), "at least one"), ((5, -1), "min_size"), ((5, 2.5), "min_size")])
+def test_bad_minimum_sizes_are_refused_before_the_first_partition(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        partitions(np.zeros((4, 4)), min_sizes=sizes)
 
 
 def test_time_grows_linearly_on_a_convex_ramp():
