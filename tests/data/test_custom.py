@@ -44,7 +44,10 @@ def test_own_scans_become_a_data_set_that_can_be_trained_and_tested(hearts, tmp_
     assert dataset.scans(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert sorted(number for fold in folds for number in fold["query"]) == [1, 2, 3, 4, 5, 6]
     assert all(fold["support"] not in fold["query"] for fold in folds)
-    assert generate([str(out / "hearts_normalized"), dataset.supervoxels, "--min-size", "60", "--jobs", "1"]) == 0
+    assert (
+        generate([str(out / "hearts_normalized"), str(dataset.segment_folder(out)), "--min-size", "60", "--jobs", "1"])
+        == 0
+    )
     updates = (f"dataset={out / 'HEARTS.json'}", f"runs={tmp_path / 'runs'}", "train.steps=1", "episode.min_size=5")
     train(*updates)
     score(*updates, "organs=LV")

@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import config
 from supervoxels import supervoxels
 from supervoxels.generate import main
 from supervoxels.superpixels import superpixels
@@ -151,13 +151,12 @@ def test_memory_below_one_scan_is_refused(images, tmp_path, capsys):
 
 
 def test_a_data_set_is_found_by_its_name(images, tmp_path, monkeypatch, capsys):
-    row = Dataset("images", "supervoxels_50", 50, "superpixels_20", 50.0, {})
-    monkeypatch.setitem(sys.modules, "config", types.SimpleNamespace(DATASETS={"TINY": row}))
+    monkeypatch.setitem(config.DATASETS, "TINY", Dataset("images", "MR", 50, {}, supervoxels="supervoxels_50"))
     assert main(["TINY", "--data-root", str(tmp_path), "--backend", "threading"]) == 0
     assert _generate(images, tmp_path / "plain") == 0
     assert _files(tmp_path / "supervoxels_50") == _files(tmp_path / "plain")
     assert main(["HUGE"]) == 1
-    assert "config.py knows TINY" in capsys.readouterr().err
+    assert "HUGE: no such data set, config.py knows CHAOST2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
