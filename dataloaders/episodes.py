@@ -1,5 +1,6 @@
 """Training episodes: cut from scans, augmented, stacked. Episode k is a pure function of (seed, k)."""
 
+import contextlib
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from dataloaders.flows import Carrier
 from dataloaders.samplers import Choice, Sampler
 from dataloaders.scans import Scan
 from util.episode import IGNORE, Episode
+from util.errors import UserError
 
 
 class TrainingEpisodes(Dataset):
@@ -92,18 +94,42 @@ def episode_loader(
 ) -> Iterator[Episode]:
     """Batches of steps `first` to `last - 1`; step s of rank r holds episodes (s * ranks + r) * batch_size onwards."""
     starts = ((step * ranks + rank) * batch_size for step in range(first, last))
-    return iter(
-        DataLoader(
-            episodes,
-            batch_sampler=[range(start, start + batch_size) for start in starts],
-            collate_fn=Episode.stack,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            # its own generator: the loader must not disturb the random state that dropout draws from
-            generator=torch.Generator(),
-            worker_init_fn=_start_worker,
-        )
+    loader = DataLoader(
+        episodes,
+        batch_sampler=[range(start, start + batch_size) for start in starts],
+        collate_fn=_stack_arrays,
+        num_workers=workers,
+        # its own generator: the loader must not disturb the random state that dropout draws from
+        generator=torch.Generator(),
+        worker_init_fn=_start_worker,
     )
+    for arrays in loader:
+        episode = arrays.map(torch.from_numpy)
+        yield episode.pin_memory() if pin_memory else episode
+
+
+def _stack_arrays(episodes: Sequence[Episode]) -> Episode:
+    """A batch of NumPy arrays. Workers send these through a pipe; tensors would need shared memory, which is scarce in
+    containers, and a worker that gets none sends nothing and says nothing."""
+    return Episode.stack(episodes).map(Tensor.numpy)
+
+
+@contextlib.contextmanager
+def lost_workers() -> Iterator[None]:
+    """A worker that ends (often killed for want of memory) ends the training; PyTorch raises it wherever that is.
+
+    Raises:
+        UserError: a worker has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that cuts episodes has ended ({str(error).splitlines()[0]}), often for want of memory; go on "
+            "with resume= from the last checkpoint, and fewer of them (workers=0: none)"
+        ) from error
 
 
 def _start_worker(worker: int) -> None:

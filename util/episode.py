@@ -83,7 +83,7 @@ class Episode:
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Episode":
-        """Called by the DataLoader when it pins memory."""
+        """The same in page-locked memory, from which a GPU copies while it computes."""
         return self.map(Tensor.pin_memory)
 
 

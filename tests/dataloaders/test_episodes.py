@@ -1,5 +1,7 @@
 """Episode k is a pure function of (seed, k)."""
 
+import os
+import signal
 from collections import Counter
 
 import numpy as np
@@ -7,10 +9,11 @@ import pytest
 import torch
 
 from dataloaders.augmentation import SLICES, Change, Gamma, Warp, apply_changes, draw_changes
-from dataloaders.episodes import TrainingEpisodes, episode_loader
+from dataloaders.episodes import TrainingEpisodes, episode_loader, lost_workers
 from dataloaders.samplers import NeighboursSampler
 from dataloaders.scans import Scan
 from tests.options import EPISODE
+from util.errors import UserError
 from util.volume import Geometry
 
 
@@ -56,6 +59,27 @@ def test_loading_does_not_touch_the_global_random_state(episodes):
     before = torch.get_rng_state()
     list(episode_loader(episodes, first=0, last=2))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_workers_need_no_shared_memory(episodes):
+    """Containers have 64 MB of it or less; a worker that gets none would send nothing and say nothing."""
+    (batch,) = episode_loader(episodes, first=0, last=1, workers=1)
+    assert not batch.support_images.is_shared() and not batch.query_masks.is_shared()
+
+
+class Killed(TrainingEpisodes):
+    """Episodes whose fourth costs the process that cuts it its life."""
+
+    def __getitem__(self, number: int):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(number)
+
+
+def test_a_worker_that_is_killed_ends_the_training(episodes):
+    deadly = Killed(episodes.scans, episodes.sampler, EPISODE, seed=7)
+    with pytest.raises(UserError, match=r"has ended \(DataLoader worker.* resume= .*workers=0"), lost_workers():
+        list(episode_loader(deadly, first=0, last=9, workers=1))
 
 
 def test_ranks_share_the_episodes(episodes):
