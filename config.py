@@ -150,7 +150,7 @@ def options():
     stride = encoders.entry(encoder).stride  # output stride of its deepest map; 0 = as in the method's paper
 
     # the method's own keys: the arguments of its constructor
-    _recipe = models.recipe(method, (dataset, _modality(dataset), f"stage {stage}", protocol))
+    _recipe = models.recipe(method, variants=(dataset, _modality(dataset), f"stage {stage}", protocol))
     model = {**models.defaults(method), **_recipe["model"]}
 
     train = {
@@ -209,7 +209,7 @@ def options():
     test = {
         # what is tested
         "checkpoint": "newest",  # newest | untrained, a checkpoint, or a run's folder
-        "ensemble": [],  # further checkpoints, of any method, whose probabilities are averaged with it
+        "ensemble": [],  # further checkpoints or runs, of any method, whose probabilities are averaged with it
         # which slices meet (dataloaders/pairings.py)
         "pairing": "parts",  # parts | whole | propagate | volume | position | similar
         "parts": 3,  # parts of the organ, each with its own annotated slices
@@ -232,7 +232,7 @@ def options():
     threads = 0  # CPU threads of the network; 0 = as many as cores
     workers = 1  # processes that make episodes; 0 = in the training process
     runs = "runs"  # results go to runs/<method>_<dataset>_fold<k>/<id>/
-    resume = ""  # a run's folder: go on where it stopped, with its configuration
+    resume = ""  # newest, a checkpoint, or a run: go on where it stopped, with its configuration
 
 
 def _modality(dataset: str) -> str:

@@ -54,7 +54,7 @@ def defaults(name: str) -> dict[str, Any]:
     return found
 
 
-def recipe(name: str, variants: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def recipe(name: str, *, variants: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """The paper's values of a method for the options: section (train, scans, episode, test, model) -> key -> value.
 
     Args:

@@ -7,16 +7,15 @@ import pytest
 import torch
 
 import models
-from dataloaders.pairings import Propagate, part_of, unclamped_walks
-from dataloaders.protocols import make_tasks
+from dataloaders.protocols import Pairing, make_tasks
 from models.parts.encoders import Images
 from models.registration import Registration, warp
 from models.visa import continuity_loss
 from tests.parity.conftest import compare_gradient
 from util.dataset import Fold
 from util.episode import Output
+from util.evaluation.metrics import overlap
 from util.evaluation.slices import SliceInference
-from util.evaluation.tasks import Group, Task, evaluate
 
 IMAGES = dict(rtol=1e-4, atol=2e-4)
 
@@ -73,7 +72,7 @@ def test_published_warps(pair, align_corners):
 def test_the_method_warps_the_mask_of_the_support(pair):
     """What `match` predicts in protocol=published is the published warped mask."""
     case, expected, network, source, target, _, mask = pair
-    published = Registration(Images((1,)), **models.recipe("registration", ["published"])["model"]).eval()
+    published = Registration(Images((1,)), **models.recipe("registration", variants=["published"])["model"]).eval()
     published.load_state_dict(network.state_dict())
     output = published.match((source[:, None],), mask, (target[:, None],))
     found = output.probabilities[:, :, :: case["stride"], :: case["stride"]]
@@ -130,7 +129,6 @@ class Drawn:
 
     image: np.ndarray
     mask: np.ndarray
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def organ(self, identifier: int) -> np.ndarray:
         return self.mask
@@ -158,7 +156,7 @@ def test_published_propagation(golden, recipe, name):
     cases, arrays = golden("visa")
     case = next(case for case in cases["propagation"] if case["name"] == name)
     scans = walked_scans(case, recipe)
-    pairing = Propagate(part_rule="unclamped", anchored=False, whole_volume=False)
+    pairing = Pairing(kind="propagate", part_rule="unclamped", anchored=False, whole_volume=False)
     labels = {0: np.ones((3, 24, 24)), 1: scans[1].mask.astype(int)}
     (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, pairing)
     assert [group.support for group in task.groups] == [((0, 0),), ((0, 1),), ((0, 2),)]
@@ -170,52 +168,15 @@ def test_published_propagation(golden, recipe, name):
     np.testing.assert_array_equal(volume > 0.5, arrays[f"{name}/vsps_pred"].astype(bool))
     previous = [(volume[before] > 0.5).sum() for group in task.groups for _, before in group.walk]
     assert [81] * 3 + previous == arrays[f"{name}/vsps_support_mask_sum_per_call"].tolist()
-    segmenter = SliceInference(GreyValues(), scans.__getitem__, torch.device("cpu"))
-    (result,) = evaluate([segmenter], [task], scans.__getitem__)
-    assert result.row["dice"] == pytest.approx(arrays[f"{name}/vsps_dice"].item())
-
-
-def test_the_last_slice_is_lost_as_the_floor_division_rounds():
-    """Counted with exact thirds, it would be lost at every length; 7 and 25 are lengths that keep it [visa 10.2]."""
-    kept = [L for L in range(1, 120) if L in np.concatenate(unclamped_walks(np.arange(L + 1), 3))]
-    outside = [L for L in range(1, 120) if part_of(np.array([L]), 0, L, 3) == 3]
-    assert len(outside) == 80 and not {7, 25} & set(outside)
-    assert len(kept) == 119 - 76 and {7, 25} <= set(kept)  # at four lengths the last slice is a pivot
-    for L in (7, 25, 12, 9):
-        walks = unclamped_walks(np.arange(5, L + 6), 3)
-        parts = [int((z - 5) // (L / 3)) for z in range(5, L + 6)]
-        assert [walk.tolist() for walk in walks] == [[z for z, p in enumerate(parts, 5) if p == k] for k in range(3)]
-
-
-class Counted:
-    """A segmenter whose answer depends on the annotated slice."""
-
-    def probabilities(self, task) -> np.ndarray:
-        volume = np.zeros((6, 2, 2), np.float32)
-        for group in task.groups:
-            volume[list(group.query_slices), 0, : group.support[0][1]] = 1
-        return volume
-
-    def keep(self, scans) -> None:
-        pass
-
-
-def test_a_slice_that_is_visited_twice_counts_with_both_predictions():
-    """Extent of 2 slices: the walks visit slice 2 twice, with one and with two annotated pixels; each Dice counts."""
-    label = np.zeros((6, 2, 2), int)
-    label[1:4, 0] = 1
-    pairing = Propagate(part_rule="unclamped", whole_volume=False, anchored=False)
-    groups = (Group(((0, 1),), (1, 2), 1, False), Group(((0, 2),), (2,), 2, False))
-    task = Task("organ", 1, (0,), 1, groups, pairing.scored(groups, 6, np.arange(1, 3)))
-    (result,) = evaluate([Counted()], [task], lambda number: Drawn(label, label == 1))
-    # pixels found in the visits 1, 2, 2: 1, 1, 2; true: 2, 2, 2
-    assert result.row["slices"] == 3 and result.row["dice"] == pytest.approx(2 * 4 / (4 + 6))
+    visited = list(task.scored_slices)
+    dice, _ = overlap(volume[visited] > 0.5, scans[1].mask[visited])
+    assert dice == pytest.approx(arrays[f"{name}/vsps_dice"].item())
 
 
 @pytest.mark.parametrize("name", ["prop0", "prop1", "prop2", "prop3"])
 def test_ours_visits_every_slice_once(golden, recipe, name):
     case = next(case for case in golden("visa")[0]["propagation"] if case["name"] == name)
     labels = {0: np.ones((3, 24, 24)), 1: walked_scans(case, recipe)[1].mask.astype(int)}
-    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, Propagate())
+    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, Pairing(kind="propagate"))
     walked = [group.pivot for group in task.groups] + [z for group in task.groups for z, _ in group.walk]
     assert sorted(walked) == list(range(case["Z"]))
