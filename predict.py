@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import config as tables
+import config
 import models
 from dataloaders.pairings import make_pairing
 from dataloaders.prediction.cleaning import cleaned
-from dataloaders.prediction.predictor import Member, Predictor
+from dataloaders.prediction.predictor import Predictor
 from dataloaders.prediction.queries import Record, digests, find_queries, image_files, read_support, save_on_grid_of
 from dataloaders.prediction.sheet import draw_sheet
 from dataloaders.raw.regrid import Preparation, along_axes, require_modality
 from dataloaders.raw.sources import read_image
 from util import checkpoints
+from util.checkpoints import TrainedMethod
 from util.commands import guarded, named_label, parser, positive
 from util.errors import UserError
 from util.files import digest
@@ -39,33 +40,31 @@ from util.volume import Volume
 AXIAL = (1.0, 1.0, 1.0)  # columns run to the left, rows to the back, slices to the head
 
 
-def load_members(paths: Sequence[Path], device: torch.device) -> list[Member]:
-    """The methods of checkpoints; a run's folder stands for its last one.
+def load_members(names: Sequence[str], device: torch.device) -> list[TrainedMethod]:
+    """The methods of checkpoints, named as in `find_checkpoint`, on the device.
 
     Raises:
         UserError: a checkpoint cannot be read or used here, or the training scans of two were prepared differently.
     """
-    members = []
-    for path in paths:
-        file = folders.latest_checkpoint(path) or path if path.is_dir() else path
-        content = checkpoints.load_checkpoint(file)
-        if "preparation" not in content:
+    files = [folders.find_checkpoint(name, "--checkpoint") for name in names]
+    members = [models.restore(checkpoints.load_checkpoint(file), file) for file in files]
+    for member in members:
+        member.method.to(device)
+        if member.preparation is None:
             raise UserError(
-                f"{file}: does not say how its training scans were prepared, an older version wrote it; train again"
+                f"{member.file}: an older version wrote it, it does not say how its training scans were prepared; "
+                "train again"
             )
-        preparation, intensities = Preparation.from_plain(content["preparation"]), content["intensities"]
-        method = models.restore(content, file).to(device).eval()
-        members.append(Member(file, method, preparation, intensities, content["config"]["dataset"]))
-    for member in members[1:]:
-        if member.preparation != members[0].preparation:
+        if Preparation.from_plain(member.preparation) != Preparation.from_plain(members[0].preparation):
+            own, first = member.options["dataset"], members[0].options["dataset"]
             raise UserError(
-                f"{member.file}: was trained on {member.dataset}, whose scans were prepared differently than those of "
-                f"{members[0].file} ({members[0].dataset}); an ensemble needs one preparation"
+                f"{member.file}: was trained on {own}, whose scans were prepared differently than those of "
+                f"{members[0].file} ({first}); an ensemble needs one preparation"
             )
     return members
 
 
-def choose_pairing(pairing: str, members: Sequence[Member]) -> str:
+def choose_pairing(pairing: str, members: Sequence[TrainedMethod]) -> str:
     """How slices meet; methods that see whole volumes know no single slices.
 
     Raises:
@@ -92,8 +91,8 @@ def choose_organs(options: argparse.Namespace, labels: Sequence[np.ndarray], dat
     if options.organs:
         return {identifier: name for name, identifier in options.organs}
     if dataset.endswith(".json") and Path(dataset).is_file():
-        with_dataset_file({"dataset": dataset}, tables)
-    row = tables.DATASETS.get(dataset)
+        with_dataset_file({"dataset": dataset}, config)
+    row = config.DATASETS.get(dataset)
     known = {identifier: name for name, identifier in {**row.organs, **row.others}.items()} if row else {}
     named = known if known.keys() >= set(present) else {}
     return {identifier: named.get(identifier, f"label {identifier}") for identifier in present}
@@ -107,10 +106,11 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     device = prepare_device({"device": options.device, "threads": options.threads})
     members = load_members(options.checkpoint, device)
     options.pairing = choose_pairing(options.pairing, members)
+    preparation = Preparation.from_plain(members[0].preparation)
     pairs = zip(options.support_image, options.support_label, strict=True)
     reading = {"trust_voxels": options.trust_label_voxels, "prepared": options.prepared}
-    supports = [read_support(image, label, members[0].preparation, **reading) for image, label in pairs]
-    organs = choose_organs(options, [label.array for _, label in supports], members[0].dataset)
+    supports = [read_support(image, label, preparation, **reading) for image, label in pairs]
+    organs = choose_organs(options, [label.array for _, label in supports], members[0].options["dataset"])
     print(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
     record = Record(options.out, settings(options, members, organs), overwrite=options.overwrite)
     outputs = {name: output_files(options, name, organs) for name in queries}
@@ -144,7 +144,7 @@ def one_query(
     If several organs claim a voxel, the highest probability wins.
     """
     image, _ = read_image(files)
-    preparation = predictor.members[0].preparation
+    preparation = predictor.preparation
     if not options.prepared:
         require_modality(image, preparation, files[0])
     labels_file, picture, *probability_files = outputs
@@ -173,11 +173,11 @@ def output_files(options: argparse.Namespace, name: str, organs: Mapping[int, st
     return [options.out / f"{name}.nii.gz", options.out / f"{name}.png", *wanted]
 
 
-def settings(options: argparse.Namespace, members: Sequence[Member], organs: Mapping[int, str]) -> dict:
+def settings(options: argparse.Namespace, members: Sequence[TrainedMethod], organs: Mapping[int, str]) -> dict:
     """What the segmentations depend on, for predictions.json."""
     same = ("pairing", "parts", "shots", "largest_component", "fill_holes", "prepared", "trust_label_voxels")
     return {
-        "checkpoints": [checkpoints.fingerprint(member.file) for member in members],
+        "checkpoints": [member.sha256 for member in members],
         "supports": [digests(image_files(file)) for file in options.support_image],
         "support labels": [digest(file) for file in options.support_label],
         "organs": {str(identifier): name for identifier, name in organs.items()},
@@ -189,7 +189,9 @@ def command_line() -> argparse.ArgumentParser:
     """The options."""
     command = parser(__doc__)
     several = {"type": Path, "nargs": "+", "required": True}
-    command.add_argument("--checkpoint", **several, metavar="FILE", help="checkpoints or runs; several are averaged")
+    command.add_argument(
+        "--checkpoint", nargs="+", required=True, metavar="RUN", help="runs or checkpoints; several are averaged"
+    )
     command.add_argument("--support-image", **several, metavar="FILE", help="annotated scans; several are averaged")
     command.add_argument(
         "--support-label", **several, metavar="FILE", help="their labels: whole numbers, 0 = background"

@@ -1,29 +1,29 @@
 """Score a checkpoint on its fold: `python test.py with method=adnet dataset=PHANTOM fold=0`."""
 
-import functools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-import config as tables
+import config
 import models
 from dataloaders.pairings import Pairing, make_pairing
 from dataloaders.protocols import make_tasks, published_fold
-from dataloaders.scans import Scan, read_scan, training_intensities
-from models.parts.base import FewShotMethod
+from dataloaders.scans import Scans, training_intensities
 from util import checkpoints, report
 from util.bookkeeping import Bookkeeping
+from util.checkpoints import UNTRAINED, TrainedMethod
 from util.dataset import Dataset, Fold, choose_fold, require_scans
 from util.errors import UserError
 from util.evaluation.slices import make_segmenter
-from util.evaluation.tasks import Result, evaluate
+from util.evaluation.tasks import Result, Segmenter, Task, evaluate
 from util.files import write_text
 from util.memory import peak_gib
 from util.pictures import upright
@@ -33,163 +33,165 @@ from util.runs.processes import prepare_device
 from util.volume import write_volume
 
 log = logging.getLogger("test")
-experiment = CommandLine("test", tables)
-
-UNTRAINED = "untrained"
+experiment = CommandLine("test", config)
 
 
 @experiment.main
 def score(_run) -> float:
     """Segment and score every organ of every query scan; returns the mean Dice over organs."""
-    config = plain(_run.config)
+    options = plain(_run.config)
     folder = Path(_run.observers[0].dir) if _run.observers else None
-    device = prepare_device(config)
-    dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
-    options, strict = config["test"], config["protocol"] == "strict"
-    fold = test_fold(config, dataset, root)
-    members = load_methods(config, fold)
-    read = functools.cache(lambda number, intensities: read_scan(dataset, root, number, intensities=intensities))
-    scan = functools.partial(read, intensities=members[0].intensities)
-    tasks = make_tasks(
-        fold,
-        dataset.chosen(config["organs"]),
-        lambda number: scan(number).label,
-        chosen_pairing(config),
-        rotate=options["supports"] == "all",
-        absent=strict,
-        spare=fold.training(dataset.scans(root)),
-    )
-    segmenters = [
-        make_segmenter(
-            member.method.to(device).eval(),
-            functools.partial(read, intensities=member.intensities),
-            device,
-            options["batch_size"],
-            patch=options["patch"],
-            memory_gb=options["memory_gb"],
-            blend=strict,
-        )
-        for member in members
-    ]
-    results = evaluate(segmenters, tasks, scan, pool=options["pool"])
-    total = len({(task.query, task.organ) for task in tasks}) if options["pool"] else len(tasks)
-    results = list(tqdm(results, total=total, unit="task", desc="segmenting"))
+    device = prepare_device(options)
+    dataset, root = config.DATASETS[options["dataset"]], Path(options["data_root"])
+    fold = test_fold(options, dataset, root)
+    members = load_methods(options, fold)
+    scans_of = {member.intensities: Scans(dataset, root, member.intensities) for member in members}
+    scans = scans_of[members[0].intensities]
+    tasks = choose_tasks(options, fold, scans)
+    segmenters = [segmenter(options, member, scans_of[member.intensities], device) for member in members]
+    results = segment(options, segmenters, tasks, scans)  # further answers to the same tasks join here
     log.info("peak memory %.2f GB", peak_gib(device))
-    rows = [describe(result, config, members) for result in results]
+    names = prediction_files(results)
+    rows = [describe(result, name, options, members) for result, name in zip(results, names, strict=True)]
     if folder is not None:
-        save_sources(folder / "scans.json", dataset, root.resolve(), {task.query for task in tasks})
-        save(folder, rows, results, scan, pictures=options["save"])
-    recorder = "plain" if strict else habits(config).recorder
-    for name in report.RECORDERS[recorder]:
-        print(report.organ_table({f"{config['protocol']}, {options['pairing']}": rows}, name, recorder))
-    if strict and options["pairing"] not in ("whole", "volume"):
-        print("\n" + report.organ_table({"whole volume": rows}, score="dice_volume"))
-    if options["supports"] == "all" and not options["pool"]:
-        print("\nthe choice of the support scan\n" + report.support_spread(rows))
+        write(folder, rows, results, scans, pictures=options["test"]["save"])
+    show(rows, options)
     if folder is not None:
         print(f"\n{folder / 'scores.csv'}")
-    return report.overall_mean(rows, recorder=recorder)
+    return report.overall_mean(rows, recorder=recorder_of(options))
 
 
-def chosen_pairing(config: dict) -> Pairing:
+def choose_tasks(options: Mapping, fold: Fold, scans: Scans) -> list[Task]:
+    """What is segmented, and with which annotated slices."""
+    return make_tasks(
+        fold,
+        scans.dataset.chosen(options["organs"]),
+        scans.label,
+        chosen_pairing(options),
+        rotate=options["test"]["supports"] == "all",
+        absent=options["protocol"] == "strict",
+        spare=fold.training(scans.dataset.scans(scans.root)),
+    )
+
+
+def segmenter(options: Mapping, member: TrainedMethod, scans: Scans, device: torch.device) -> Segmenter:
+    """One method with the scans as it was trained to see them."""
+    return make_segmenter(
+        member.method.to(device),
+        scans.__getitem__,
+        device,
+        options["test"]["batch_size"],
+        patch=options["test"]["patch"],
+        memory_gb=options["test"]["memory_gb"],
+        blend=options["protocol"] == "strict",
+    )
+
+
+def segment(options: Mapping, segmenters: Sequence[Segmenter], tasks: Sequence[Task], scans: Scans) -> list[Result]:
+    """The results of all tasks, with a progress bar."""
+    pool = options["test"]["pool"]
+    results = evaluate(segmenters, tasks, scans.__getitem__, pool=pool)
+    total = len({(task.query, task.organ) for task in tasks}) if pool else len(tasks)
+    return list(tqdm(results, total=total, unit="task", desc="segmenting"))
+
+
+def recorder_of(options: Mapping) -> str:
+    """Whose tables are printed."""
+    return "plain" if options["protocol"] == "strict" else habits(options).recorder
+
+
+def show(rows: Sequence[dict], options: Mapping) -> None:
+    """Print the tables of the scores."""
+    test, strict, recorder = options["test"], options["protocol"] == "strict", recorder_of(options)
+    for name in report.RECORDERS[recorder]:
+        print(report.organ_table({f"{options['protocol']}, {test['pairing']}": rows}, name, recorder))
+    if strict and test["pairing"] not in ("whole", "volume"):
+        print("\n" + report.organ_table({"whole volume": rows}, score="dice_volume"))
+    if test["supports"] == "all" and not test["pool"]:
+        print("\nthe choice of the support scan\n" + report.support_spread(rows))
+
+
+def chosen_pairing(options: Mapping) -> Pairing:
     """How slices meet, from the `test.*` keys."""
-    options = config["test"]
-    kind, published = options["pairing"], {}
-    if config["protocol"] == "published" and kind in ("parts", "propagate"):
-        published = {"part_rule": habits(config).part_rule, "whole_volume": False}
-    if config["protocol"] == "published" and kind == "propagate":
+    test, published = options["test"], {}
+    if options["protocol"] == "published" and test["pairing"] in ("parts", "propagate"):
+        published = {"part_rule": habits(options).part_rule, "whole_volume": False}
+    if options["protocol"] == "published" and test["pairing"] == "propagate":
         published["anchored"] = False
-    return make_pairing(kind, **{name: options[name] for name in ("parts", "shots", "shots_of")}, **published)
+    chosen = {name: test[name] for name in ("parts", "shots", "shots_of")}
+    return make_pairing(test["pairing"], **chosen, **published)
 
 
-def habits(config: dict) -> Bookkeeping:
+def habits(options: Mapping) -> Bookkeeping:
     """What the published code of the method does."""
-    return models.method_class(config["method"]).published
+    return models.method_class(options["method"]).published
 
 
-def test_fold(config: dict, dataset: Dataset, root: Path) -> Fold:
+def test_fold(options: Mapping, dataset: Dataset, root: Path) -> Fold:
     """The fold of the configuration under its protocol.
 
     Raises:
         UserError: no such fold, or a scan of it is missing.
     """
-    fold = choose_fold(tables.FOLDS, config["dataset"], config["fold"])
-    where = f"fold {config['fold']} of FOLDS['{config['dataset']}']"
+    fold = choose_fold(config.FOLDS, options["dataset"], options["fold"])
+    where = f"fold {options['fold']} of FOLDS['{options['dataset']}']"
     require_scans(fold, dataset.scans(root), root / dataset.images, where)
-    if config["protocol"] == "strict":
+    if options["protocol"] == "strict":
         return fold
-    return published_fold(fold, habits(config).support_index, habits(config).fold_order)
+    return published_fold(fold, habits(options).support_index, habits(options).fold_order)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A method to test.
-
-    Attributes:
-        method: with its weights.
-        checkpoint: file it came from, or "untrained".
-        sha256: first digits of the file's SHA-256, empty if untrained.
-        encoder: its name.
-        setting: 1 or 2, that it was trained in.
-        seed: it was trained with.
-        intensities: mean and standard deviation that normalised its scans, None = each scan's own.
-    """
-
-    method: FewShotMethod
-    checkpoint: str
-    sha256: str
-    encoder: str
-    setting: int
-    seed: int
-    intensities: tuple[float, float] | None
-
-
-def load_methods(config: dict, fold: Fold) -> list[Trained]:
+def load_methods(options: Mapping, fold: Fold) -> list[TrainedMethod]:
     """The method of `test.checkpoint`, and those of `test.ensemble`, which may be other methods.
 
     Raises:
         UserError: no checkpoint, one of another method, or one that was trained on scans of this fold.
     """
-    options = config["test"]
-    further = [_load_method(config, fold, path, any_method=True) for path in options["ensemble"]]
-    return [_load_method(config, fold, options["checkpoint"]), *further]
+    test, folder = options["test"], folders.run_folder(options)
+    if test["checkpoint"] == UNTRAINED:
+        first = untrained_method(options, fold)
+    else:
+        file = folders.find_checkpoint(test["checkpoint"], "test.checkpoint", folder)
+        first = load_method(options, fold, file, method=options["method"])
+    files = [folders.find_checkpoint(name, "test.ensemble", folder) for name in test["ensemble"]]
+    return [first, *(load_method(options, fold, file) for file in files)]
 
 
-def _load_method(config: dict, fold: Fold, wanted: str, *, any_method: bool = False) -> Trained:
-    if wanted == UNTRAINED:
-        keys = ("encoder", "weights", "stride")
-        dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
-        arguments = models.fitted(config["model"], lambda: read_scan(dataset, root, fold.support).image.shape[-1])
-        method = models.build(config["method"], arguments, **{key: config[key] for key in keys})
-        about = (config["encoder"], config["setting"], config["seed"], shared_intensities(config, fold))
-        return Trained(method, UNTRAINED, "", *about)
-    folder = folders.run_folder(config)
-    path = folders.newest_finished(folder) if wanted == "newest" else Path(wanted)
+def untrained_method(options: Mapping, fold: Fold) -> TrainedMethod:
+    """The method of the options with the weights it starts from."""
+    scans = Scans(config.DATASETS[options["dataset"]], Path(options["data_root"]))
+    arguments = models.fitted(options["model"], scans[fold.support].image.shape[-1])
+    built = {key: options[key] for key in ("encoder", "weights", "stride")}
+    method = models.build(options["method"], arguments, **built).eval()
+    return TrainedMethod(method, options, intensities=shared_intensities(options, fold))
+
+
+def load_method(options: Mapping, fold: Fold, path: Path, method: str | None = None) -> TrainedMethod:
+    """The method of a checkpoint, which must not have seen the fold's scans; `method`: the only one that will do."""
     content = checkpoints.load_checkpoint(path)
-    if content["method"] != config["method"] and not any_method:
-        raise UserError(f"{path}: is a checkpoint of method={content['method']}, not of method={config['method']}")
-    trained_on, dataset = set(content["training_scans"]), content["config"]["dataset"]
-    if dataset == config["dataset"] and trained_on & fold.tested:
+    trained, numbers = content["config"], set(content["training_scans"])
+    if method not in (None, content["method"]):
+        raise UserError(f"{path}: is a checkpoint of method={content['method']}, not of method={method}")
+    if trained["dataset"] != options["dataset"]:
+        log.warning("%s was trained on %s: this is a test across data sets", path, trained["dataset"])
+    elif seen := sorted(numbers & fold.tested):
         raise UserError(
-            f"{path}: was trained on scans {sorted(trained_on & fold.tested)} of this fold (its own fold is "
-            f"{content['config']['fold']}); test it on that fold, or train on this one"
+            f"{path}: was trained on scans {seen} of this fold (its own fold is {trained['fold']}); test it on that "
+            "fold, or train on this one"
         )
-    if dataset != config["dataset"]:
-        log.warning("%s was trained on %s: this is a test across data sets", path, dataset)
-    warn_of_leak(config, content["config"], path)
+    warn_of_leak(options, trained, path)
     log.info("checkpoint %s: %s on %s, %d steps", path, content["method"], content["encoder"], content["step"])
-    trained, intensities = content["config"], content["intensities"]
-    if trained["scans"]["normalise"] == "published":
-        intensities = shared_intensities({**config, "scans": trained["scans"]}, fold)
-    about = (content["encoder"], trained["setting"], trained["seed"], intensities)
-    return Trained(models.restore(content, path), str(path), checkpoints.fingerprint(path), *about)
+    member = models.restore(content, path)
+    if trained["scans"]["normalise"] not in ("published", "fold"):  # as older versions called it
+        return member
+    return replace(member, intensities=shared_intensities({**options, "scans": trained["scans"]}, fold))
 
 
-def warn_of_leak(config: dict, trained: dict, path: Path) -> None:
+def warn_of_leak(options: Mapping, trained: Mapping, path: Path) -> None:
     """Setting 2 promises organs that training never saw; say so if other ones are tested than were removed."""
-    if trained["setting"] == 2 and trained["dataset"] == config["dataset"]:
-        dataset = tables.DATASETS[config["dataset"]]
-        seen = set(dataset.chosen(config["organs"])) - set(dataset.chosen(trained.get("organs", "all")))
+    if trained["setting"] == 2 and trained["dataset"] == options["dataset"]:
+        dataset = config.DATASETS[options["dataset"]]
+        seen = set(dataset.chosen(options["organs"])) - set(dataset.chosen(trained.get("organs", "all")))
         if seen:
             log.warning(
                 "%s was trained with organs=%s removed: it may have seen %s",
@@ -199,77 +201,78 @@ def warn_of_leak(config: dict, trained: dict, path: Path) -> None:
             )
 
 
-def shared_intensities(config: dict, fold: Fold) -> tuple[float, float] | None:
+def shared_intensities(options: Mapping, fold: Fold) -> tuple[float, float] | None:
     """Statistics of the fold's training scans if these normalise all scans, or of its tested ones; else None."""
-    if config["scans"]["normalise"] == "scan":
+    if options["scans"]["normalise"] == "scan":
         return None
-    dataset, root = tables.DATASETS[config["dataset"]], Path(config["data_root"])
-    by_training = config["scans"]["normalise"] == "training"
+    dataset, root = config.DATASETS[options["dataset"]], Path(options["data_root"])
+    by_training = options["scans"]["normalise"] == "training"
     return training_intensities(
         dataset, root, fold.training(dataset.scans(root)) if by_training else sorted(fold.tested)
     )
 
 
-def describe(result: Result, config: dict, members: Sequence[Trained]) -> dict[str, Any]:
-    """A row of scores.csv: the scores, and what they were obtained with."""
-    options = config["test"]
+def describe(result: Result, file: str, options: Mapping, members: Sequence[TrainedMethod]) -> dict[str, Any]:
+    """A row of scores.csv: the scores, what they were obtained with, and the file of the prediction."""
+    test, trained = options["test"], members[0].options
     return {
         **result.row,
-        "method": config["method"],
-        "encoder": members[0].encoder,
-        "dataset": config["dataset"],
-        "setting": members[0].setting,
-        "fold": config["fold"],
-        "seed": members[0].seed,
-        "protocol": config["protocol"],
-        "pairing": options["pairing"],
-        "shots": options["shots"],
-        "shots_of": options["shots_of"],
-        "supports": "pooled" if options["pool"] else options["supports"],
-        "checkpoint": "+".join(member.checkpoint for member in members),
+        "method": options["method"],
+        "encoder": trained["encoder"],
+        "dataset": options["dataset"],
+        "setting": trained["setting"],
+        "fold": options["fold"],
+        "seed": trained["seed"],
+        "protocol": options["protocol"],
+        "pairing": test["pairing"],
+        "shots": test["shots"],
+        "shots_of": test["shots_of"],
+        "supports": "pooled" if test["pool"] else test["supports"],
+        "checkpoint": "+".join(member.name for member in members),
         "checkpoint_sha256": "+".join(member.sha256 for member in members),
+        "prediction": file,
     }
 
 
-def save(
-    folder: Path,
-    rows: Sequence[dict],
-    results: Sequence[Result],
-    scan_of: Callable[[int], Scan],
-    *,
-    pictures: bool,
-) -> None:
-    """Write predictions as NIfTI on their scans' grids, on request one picture per organ, and at last scores.csv."""
-    several = len({(row["organ"], row["scan"]) for row in rows}) < len(rows)
+def prediction_files(results: Sequence[Result]) -> list[str]:
+    """Names of the files of the predictions, in the folder of the run."""
+    names = [f"{result.task.organ.replace(' ', '_')}_{result.task.query}" for result in results]
+    if len(set(names)) < len(names):  # several supports
+        names = [f"{name}_support{result.row['support']}" for name, result in zip(names, results, strict=True)]
+    return [f"predictions/{name}.nii.gz" for name in names]
+
+
+def write(folder: Path, rows: Sequence[dict], results: Sequence[Result], scans: Scans, *, pictures: bool) -> None:
+    """Write predictions as NIfTI on the grids of their scans, on request a picture of each organ, and at last
+    scores.csv."""
+    write_sources(folder / "scans.json", scans, {result.task.query for result in results})
     for row, result in zip(rows, results, strict=True):
-        scan, name = scan_of(result.task.query), result.task.organ.replace(" ", "_")
+        scan = scans[result.task.query]
         whole = np.zeros(scan.shape, dtype=np.uint8)
         depth, height, width = result.prediction.shape
         whole[:depth, :height, :width] = result.prediction
-        support = f"_support{result.row['support']}" if several else ""
-        row["prediction"] = f"predictions/{name}_{scan.number}{support}.nii.gz"
         write_volume(folder / row["prediction"], whole, scan.geometry)
-    if pictures:
-        for organ in dict.fromkeys(row["organ"] for row in rows):
-            own = [result for result in results if result.task.organ == organ]
-            draw_organ(folder / f"{organ.replace(' ', '_')}.png", own, scan_of)
+    for organ in dict.fromkeys(row["organ"] for row in rows) if pictures else ():
+        shown = [result for result in results if result.task.organ == organ]
+        draw_organ(folder / f"{organ.replace(' ', '_')}.png", shown, scans)
     report.write_scores(folder / "scores.csv", rows)
 
 
-def save_sources(file: Path, dataset: Dataset, root: Path, scans: Iterable[int]) -> None:
+def write_sources(file: Path, scans: Scans, numbers: Iterable[int]) -> None:
     """Write which files were segmented and scored, so that a report can show them without knowing the data set."""
+    dataset, root = scans.dataset, scans.root.resolve()
     files = {
         number: {"image": str(dataset.image_file(root, number)), "label": str(dataset.label_file(root, number))}
-        for number in sorted(scans)
+        for number in sorted(numbers)
     }
     write_text(file, json.dumps({"organs": dict(dataset.organs), "scans": files}, indent=1))
 
 
-def draw_organ(file: Path, results: Sequence[Result], scan_of: Callable[[int], Scan]) -> None:
+def draw_organ(file: Path, results: Sequence[Result], scans: Scans) -> None:
     """One picture of an organ: for every query scan the slice where the organ is largest."""
     rows = []
     for result in results:
-        scan = scan_of(result.task.query)
+        scan = scans[result.task.query]
         truth = scan.organ(result.task.identifier)
         z = int(truth.sum((1, 2)).argmax())
         text = f"scan {scan.number}: Dice {result.row['dice']:.2f}; slice {z}"

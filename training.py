@@ -2,157 +2,251 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import config as tables
+import config
 import models
 from data.parts.plans import plan_of
-from dataloaders.episodes import episode_loader
-from dataloaders.flows import Carrier, make_flows
+from dataloaders.episodes import TrainingEpisodes, episode_loader, lost_workers
+from dataloaders.flows import flows_folder, write_flows
 from dataloaders.raw.regrid import observe
-from dataloaders.scans import Scan
-from dataloaders.training_set import make_episodes, training_scans
+from dataloaders.training_set import TrainingData, training_data
+from models.parts.base import FewShotMethod
 from models.parts.recompute import recompute_blocks
 from util import checkpoints
 from util.dataset import choose_fold
 from util.episode import Episode
 from util.errors import UserError
 from util.runs import folders
-from util.runs.checks import builds_on
+from util.runs.earlier import earlier_checkpoint
 from util.runs.experiment import CommandLine, Interrupted, plain
-from util.runs.losses import LossesLog
-from util.runs.processes import join_ranks, prepare_device, stop_signals
+from util.runs.losses import CsvRows, LossesLog, SacredScalars, Writer
+from util.runs.optimisation import learning_rate, make_optimiser
+from util.runs.processes import Ranks, join_ranks, prepare_device, stop_signals
+from util.tables import text_table, write_csv
 
 log = logging.getLogger("training")
-experiment = CommandLine("training", tables)
+experiment = CommandLine("training", config)
 
 
 @experiment.main
 def train(_run) -> float:
     """Train one method on one fold; returns the mean loss of the last steps."""
     with stop_signals() as stop:
-        config = plain(_run.config)
-        device = prepare_device(config)
-        rank, ranks = join_ranks(device)
+        options = plain(_run.config)
+        device = prepare_device(options)
+        ranks = join_ranks(device)
         folder = Path(_run.observers[0].dir) if _run.observers else None
-        trainer = Trainer(config, folder, device, rank, ranks)
-        if config["resume"]:
-            trainer.restore(folders.checkpoint(config["resume"], "resume"))
-            _run.info["resumed_from"] = config["resume"]
-        return trainer.run(stop, _run.log_scalar)
+        data = read_data(options)
+        if data.removed:
+            tell_removed(data.removed, options["protocol"], folder)
+        options["model"] = models.fitted(options["model"], data.side)
+        method = build_method(options, data).to(device)
+        torch.manual_seed(options["seed"] + ranks.rank)  # dropout, different on every rank
+        trainer = Trainer(method, data.episodes, options, about(options, data), folder, device, ranks)
+        if options["resume"]:
+            trainer.restore(folders.find_checkpoint(options["resume"], "resume"))
+            _run.info["resumed_from"] = options["resume"]
+        rows = [CsvRows(folder / "metrics.csv")] if folder else []
+        loss = trainer.run([*rows, SacredScalars(_run)], stop)
+    if folder:
+        leave_flows(method, data, options["episode"]["reach"], folders.latest_checkpoint(folder))
+    return loss
+
+
+@experiment.command
+def flows(_run) -> None:
+    """Write the flows of a trained registration network again: `python training.py flows with resume=RUN`."""
+    options = plain(_run.config)
+    path = folders.find_checkpoint(options["resume"], "resume")
+    method = models.restore(checkpoints.load_checkpoint(path), path).method.to(prepare_device(options))
+    if not leave_flows(method, read_data(options), options["episode"]["reach"], path):
+        raise UserError(f"resume={path}: method={options['method']} registers no slices, so it has no flows")
+
+
+def read_data(options: Mapping) -> TrainingData:
+    """The scans and the episodes of a training."""
+    dataset = config.DATASETS[options["dataset"]]
+    fold = choose_fold(config.FOLDS, options["dataset"], options["fold"])
+    method = models.method_class(options["method"])
+    return training_data(options, dataset, fold, method.dims, method.published)
+
+
+def tell_removed(rows: Sequence[Mapping], protocol: str, folder: Path | None) -> None:
+    """Log the slices that setting 2 removes, and write removed_slices.csv."""
+    total, text = rows[-1], "setting 2, %s: %d of %d training slices removed, %d of the others show a test organ\n%s"
+    log.info(text, protocol, total["removed"], total["slices"], total["leaking"], text_table(rows))
+    if folder:
+        write_csv(folder / "removed_slices.csv", rows)
+
+
+def build_method(options: Mapping, data: TrainingData) -> FewShotMethod:
+    """The method of the options, ready to train.
+
+    New layers depend on the seed alone. The weights are those of `weights=`, or of another training of the same fold
+    (`train.start`), of which nothing else is kept.
+    """
+    train = options["train"]
+    begun = options["resume"] or train["start"]
+    torch.manual_seed(options["seed"])
+    method = models.build(
+        options["method"],
+        options["model"],
+        encoder=options["encoder"],
+        weights=None if begun else options["weights"],
+        stride=options["stride"],
+    )
+    if train["start"] and not options["resume"]:
+        start_from_earlier(method, options, data)
+    # the layout that convolutions like best, on a CPU as on a GPU
+    nn.utils.convert_conv2d_weight_memory_format(method, torch.channels_last)
+    nn.utils.convert_conv3d_weight_memory_format(method, torch.channels_last_3d)
+    method.train()
+    if train["recompute"]:
+        recompute_blocks(method.encoder)
+    if train["frozen_norm"]:
+        freeze_batch_norms(method.encoder)
+    return method
+
+
+def start_from_earlier(method: nn.Module, options: Mapping, data: TrainingData) -> None:
+    """Give the method the weights of the training behind `train.start`.
+
+    Raises:
+        UserError: it was of another fold, or its weights do not fit: a VISA may start from an ALPNet, whose layers it
+            has, but nothing may start from another encoder.
+    """
+    dataset = config.DATASETS[options["dataset"]]
+    path, content = earlier_checkpoint("train.start", options, data.numbers, dataset)
+    try:
+        checkpoints.load_weights(method, content, path)
+    except UserError as error:
+        mine, theirs = f"method={options['method']} encoder={options['encoder']}", content["config"]
+        raise UserError(
+            f"train.start={path}: a {theirs['method']} on {theirs['encoder']} cannot be the start of {mine}, "
+            "its layers differ"
+        ) from error
+    log.info("starting from %s, %d steps of %s", path, content["step"], content["method"])
+
+
+def about(options: Mapping, data: TrainingData) -> dict[str, Any]:
+    """What a checkpoint says of the run beside its state: enough to build the method and prepare other scans."""
+    plan = plan_of(options["dataset"], config.DATASETS[options["dataset"]], Path(options["data_root"]))
+    return {
+        "method": options["method"],
+        "arguments": options["model"],
+        "encoder": options["encoder"],
+        "stride": options["stride"],
+        "config": options,
+        "intensities": data.intensities,
+        "preparation": observe(plan, [scan.geometry for scan in data.scans], data.side).as_plain(),
+        "training_scans": data.numbers,
+    }
+
+
+def leave_flows(method: nn.Module, data: TrainingData, reach: int, checkpoint: Path) -> bool:
+    """Write the flows between neighbouring slices for later trainings; False if the method cannot register slices."""
+    register = getattr(method.eval(), "register", None)
+    if register is None:
+        return False
+    write_flows(flows_folder(checkpoint, reach), data.scans, reach, register)
+    return True
 
 
 class Trainer:
     """A method, its optimiser and its episodes on one device.
 
     Args:
-        config: plain values, as `options` in config.py names them.
-        folder: of the run, for checkpoints and metrics.csv; None writes nothing.
+        method: on the device, in training mode.
+        episodes: numbered.
+        options: of the whole run, plain values, as `options` in config.py names them.
+        about: what checkpoints say beside the state of the training.
+        folder: of the run, for checkpoints; None writes nothing.
         device: where the method lives.
-        rank: number of this process, `ranks`: how many there are (torchrun); each takes its share of the episodes and
-            gradients are averaged.
+        ranks: the processes that train together; each takes its share of the episodes, gradients are averaged.
     """
 
-    def __init__(self, config: dict, folder: Path | None, device: torch.device, rank: int = 0, ranks: int = 1) -> None:
-        self.config, self.folder, self.device, self.rank, self.ranks = config, folder, device, rank, ranks
-        self.options = config["train"]
+    def __init__(
+        self,
+        method: FewShotMethod,
+        episodes: TrainingEpisodes,
+        options: Mapping,
+        about: Mapping,
+        folder: Path | None,
+        device: torch.device,
+        ranks: Ranks,
+    ) -> None:
+        self.method, self.episodes, self.options, self.about = method, episodes, options, about
+        self.folder, self.device, self.ranks = folder, device, ranks
+        self.train = options["train"]
+        self.optimiser = make_optimiser(method, self.train)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.train["precision"] == "float16")
         self.step = 0
-        self.dataset = tables.DATASETS[config["dataset"]]
-        fold = choose_fold(tables.FOLDS, config["dataset"], config["fold"])
-        self.scans, self.intensities = training_scans(config, self.dataset, fold)
-        config["model"] = models.fitted(config["model"], lambda: self.scans[0].image.shape[-1])
-        torch.manual_seed(config["seed"])  # new layers start from the seed alone
-        self.method = models.build(
-            config["method"],
-            config["model"],
-            encoder=config["encoder"],
-            weights=None if config["resume"] or self.options["start"] else config["weights"],
-            stride=config["stride"],
-        )
-        self.method.to(device).train()
-        # the layout convolutions like best, on CPU as on GPU
-        nn.utils.convert_conv2d_weight_memory_format(self.method, torch.channels_last)
-        nn.utils.convert_conv3d_weight_memory_format(self.method, torch.channels_last_3d)
-        if self.options["recompute"]:
-            recompute_blocks(self.method.encoder)
-        if self.options["frozen_norm"]:
-            freeze_batch_norms(self.method.encoder)
-        torch.manual_seed(config["seed"] + rank)  # dropout, different on every rank
-        self.optimiser = make_optimiser(self.method, self.options)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.options["precision"] == "float16")
-        plan = plan_of(config["dataset"], self.dataset, Path(config["data_root"]))
-        # what predict.py must do to other scans
-        self.preparation = observe(plan, [scan.geometry for scan in self.scans], self.scans[0].image.shape[2])
-        if self.options["start"] and not config["resume"]:
-            self._start_from(start_checkpoint(config))
-        carrier = make_carrier(config, self.scans, device, rank)
-        self.episodes = make_episodes(
-            config, self.dataset, self.scans, self.method.dims, self.method.published, carrier, folder
-        )
 
-    def run(self, stop: list, log_scalar: Callable[[str, float, int], None]) -> float:
+    def run(self, writers: Sequence[Writer], stop: list) -> float:
         """Train to the last step and return the last mean loss.
 
         Args:
+            writers: of the losses.
             stop: becomes non-empty when the run is asked to stop.
-            log_scalar: takes (name, value, step).
 
         Raises:
             Interrupted: after a stop; a checkpoint was written.
-            UserError: the loss is not finite, or a file cannot be written.
+            UserError: the loss is not finite, a file cannot be written, or a process beside this one has ended.
         """
-        steps, every = self.options["steps"], self.options["save_every"]
-        losses_log = LossesLog(self.folder and self.folder / "metrics.csv", self.options["log_every"], log_scalar)
+        steps, every = self.train["steps"], self.train["save_every"]
+        losses_log = LossesLog(writers, self.train["log_every"])
         bar = tqdm(
             self._batches(),
             initial=self.step,
             total=steps,
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file wants a line now and then, not a film
-            disable=self.rank > 0,
+            disable=self.ranks.rank > 0,
         )
-        for episode in bar:
-            losses = self.train_step(episode.to(self.device))
-            self.step += 1
-            if losses_log.add(self.step, losses, learning_rate(self.step, self.options), last=self.step == steps):
-                bar.set_postfix_str(losses_log.text, refresh=False)
-            stopping = self._agreed(bool(stop)) and self.step < steps
-            if stopping or self.step % every == 0 or self.step == steps:
-                losses_log.check(self.step)
-                self.save()
-            if stopping:
-                bar.close()
-                raise Interrupted(f"stopped at step {self.step} of {steps}; go on with resume={self.folder}")
+        with lost_workers():
+            for episode in bar:
+                losses = self.train_step(episode.to(self.device))
+                self.step += 1
+                if losses_log.add(self.step, losses, learning_rate(self.step, self.train), last=self.step == steps):
+                    bar.set_postfix_str(losses_log.text, refresh=False)
+                stopping = self.ranks.any(bool(stop), self.device) and self.step < steps
+                if stopping or self.step % every == 0 or self.step == steps:
+                    losses_log.check(self.step)
+                    self.save()
+                if stopping:
+                    bar.close()
+                    raise Interrupted(f"stopped at step {self.step} of {steps}; go on with resume={self.folder}")
         return losses_log.means.get("loss", float("nan"))
 
     def _batches(self) -> Iterator[Episode]:
         return episode_loader(
             self.episodes,
             first=self.step,
-            last=self.options["steps"],
-            batch_size=self.options["batch_size"],
-            workers=self.config["workers"],
-            rank=self.rank,
-            ranks=self.ranks,
+            last=self.train["steps"],
+            batch_size=self.train["batch_size"],
+            workers=self.options["workers"],
+            rank=self.ranks.rank,
+            ranks=self.ranks.count,
             pin_memory=self.device.type == "cuda",
         )
 
     def train_step(self, episode: Episode) -> dict[str, Tensor]:
         """One update; returns losses and diagnostics, detached, without waiting for the device."""
-        self.method.progress = self.step / self.options["steps"]
+        self.method.progress = self.step / self.train["steps"]
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self.options)
-        precision = self.options["precision"]
+            group["lr"] = learning_rate(self.step, self.train)
+        precision = self.train["precision"]
         with torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32"):
             output = self.method(episode)
         self.scaler.scale(output.loss).backward()
-        self._average_gradients()
+        self.ranks.average_gradients(self.method.parameters())
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
@@ -160,107 +254,57 @@ class Trainer:
         return {"loss": output.loss.detach(), **losses, **output.diagnostics}
 
     def save(self) -> None:
-        """Write checkpoints/step_<n>.pt below the run's folder."""
-        if self.folder is None:
-            return
-        config = self.config
-        checkpoints.save_checkpoint(
-            self.folder / "checkpoints" / f"step_{self.step:06d}.pt",
-            {
-                "method": config["method"],
-                "arguments": config["model"],
-                "encoder": config["encoder"],
-                "stride": config["stride"],
-                "config": config,
-                "intensities": self.intensities,
-                "preparation": self.preparation.as_plain(),
-                "training_scans": [scan.number for scan in self.scans],
-                "step": self.step,
-                "model": self.method.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "random_states": self._random_states(),
-            },
-        )
-
-    def _start_from(self, path: Path) -> None:
-        """Begin with the weights of another training of the same fold; nothing else of it is kept.
-
-        Raises:
-            UserError: it was another fold, or its weights do not fit: a VISA may start from an ALPNet, whose layers it
-                has, but nothing may start from another encoder.
-        """
-        content, numbers = checkpoints.load_checkpoint(path), [scan.number for scan in self.scans]
-        checkpoints.require_same_fold(content, path, self.config, numbers, self.dataset)
-        try:
-            checkpoints.load_weights(self.method, content, path)
-        except UserError as error:
-            mine = f"method={self.config['method']} encoder={self.config['encoder']}"
-            theirs = f"{content['method']} on {content['encoder']}"
-            raise UserError(
-                f"train.start={path}: a {theirs} cannot be the start of {mine}, its layers differ"
-            ) from error
-        log.info("starting from %s, %d steps of %s", path, content["step"], content["method"])
+        """Write checkpoints/step_<n>.pt below the run's folder; every process must take part."""
+        state = {
+            "step": self.step,
+            "model": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random_states": self._random_states(),
+        }
+        if self.folder is not None:
+            file = self.folder / "checkpoints" / f"step_{self.step:06d}.pt"
+            checkpoints.save_checkpoint(file, {**self.about, **state})
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint: weights, optimiser, step and random states.
+        """Go on from a checkpoint: weights, optimiser, step and the random state of every process.
 
         Raises:
-            UserError: it was trained on other scans, has all its steps already, or does not fit the method.
+            UserError: it was trained on other scans or by another number of processes, has all its steps already, or
+                does not fit the method.
         """
         content = checkpoints.load_checkpoint(path)
-        if content["training_scans"] != [scan.number for scan in self.scans]:
+        if content["training_scans"] != self.about["training_scans"]:
             raise UserError(
                 f"{path}: was trained on scans {content['training_scans']}, this run trains on others; "
                 "resume with the same dataset and fold"
             )
-        if content["step"] >= self.options["steps"]:
+        if content["step"] >= self.train["steps"]:
             raise UserError(f"{path}: has {content['step']} steps already; to go on, ask for more with train.steps=")
+        states = content["random_states"]
+        states = states if isinstance(states, list) else [states]  # as one process wrote it in older versions
+        if len(states) != self.ranks.count:
+            raise UserError(
+                f"{path}: {len(states)} process(es) trained it and this run has {self.ranks.count}, so it would not go "
+                f"on as it was; resume with as many: torchrun --nproc-per-node={len(states)}"
+            )
         checkpoints.load_weights(self.method, content, path)
         self.optimiser.load_state_dict(content["optimiser"])
         self.scaler.load_state_dict(content["scaler"])
         self.step = content["step"]
-        states = content["random_states"]
-        torch.set_rng_state(states["cpu"])
-        if "cuda" in states and self.device.type == "cuda":
-            torch.cuda.set_rng_state(states["cuda"], self.device)
+        own = states[self.ranks.rank]
+        torch.set_rng_state(own["cpu"])
+        if "cuda" in own and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self.device)
         log.info("resumed from %s at step %d", path, self.step)
 
-    def _random_states(self) -> dict[str, Tensor]:
-        states = {"cpu": torch.get_rng_state()}
+    def _random_states(self) -> list[dict[str, Tensor]]:
+        """The states of all processes, by rank."""
+        own = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
-
-    def _average_gradients(self) -> None:
-        if self.ranks > 1:
-            for parameter in self.method.parameters():
-                if parameter.grad is not None:
-                    distributed.all_reduce(parameter.grad)
-                    parameter.grad /= self.ranks
-
-    def _agreed(self, stop: bool) -> bool:
-        """True on every process when any is asked to stop: none may wait for gradients that never come."""
-        if self.ranks == 1:
-            return stop
-        flag = torch.tensor(float(stop), device=self.device)
-        distributed.all_reduce(flag)
-        return flag.item() > 0
-
-
-def make_optimiser(method: nn.Module, options: dict) -> torch.optim.Optimizer:
-    """The optimiser of the `train.*` keys."""
-    rates = {"lr": options["learning_rate"], "weight_decay": options["weight_decay"]}
-    if options["optimiser"] == "adam":
-        return torch.optim.Adam(method.parameters(), betas=(options["momentum"], 0.999), **rates)
-    return torch.optim.SGD(method.parameters(), momentum=options["momentum"], **rates)
-
-
-def learning_rate(step: int, options: dict) -> float:
-    """The rate of update `step` (from 0): a decay at every k * decay_every but the last [training 2]."""
-    every = options["decay_every"] or max(options["steps"] // 10, 1)
-    milestones = max(options["steps"] // every - 1, 0)
-    return options["learning_rate"] * options["decay"] ** min(step // every, milestones)
+            own["cuda"] = torch.cuda.get_rng_state(self.device)
+        gathered = {name: self.ranks.gather(state, self.device) for name, state in own.items()}
+        return [{name: states[rank] for name, states in gathered.items()} for rank in range(self.ranks.count)]
 
 
 def freeze_batch_norms(module: nn.Module) -> None:
@@ -268,59 +312,6 @@ def freeze_batch_norms(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval()
-
-
-def make_carrier(config: dict, scans: list[Scan], device: torch.device, rank: int = 0) -> Carrier | None:
-    """What carries superpixels to neighbouring slices: the flows of this fold's registration, made if missing.
-
-    Raises:
-        UserError: no registration network was trained for this fold, or one that saw what this training must not.
-    """
-    options = config["episode"]
-    if "episode.registration" not in builds_on(config):
-        return None
-    path = registration_checkpoint(config)
-    content = checkpoints.load_checkpoint(path)
-    if content["method"] != "registration":
-        raise UserError(f"episode.registration={path}: is a checkpoint of method={content['method']}, not registration")
-    numbers = [scan.number for scan in scans]
-    checkpoints.require_same_fold(content, path, config, numbers, tables.DATASETS[config["dataset"]])
-    reach = 1 if options["carry"] == "chained" else options["reach"]
-    folder = path.parent.parent / "flows" / f"{path.stem}_reach_{reach}"
-    network = models.restore(content, path).to(device).eval()
-    if rank == 0:
-        make_flows(folder, scans, reach, network.register)
-    if distributed.is_initialized():
-        distributed.barrier()
-    return Carrier(make_flows(folder, scans, reach, network.register), options["carry"])
-
-
-def registration_checkpoint(config: dict) -> Path:
-    """The checkpoint behind `episode.registration`."""
-    named = config["episode"]["registration"]
-    if named != "newest":
-        return folders.checkpoint(named, "episode.registration")
-    folder = folders.run_folder({**config, "method": "registration"})
-    try:
-        return folders.newest_finished(folder, lambda run: run["setting"] == config["setting"])
-    except UserError as error:
-        keys = " ".join(f"{key}={config[key]}" for key in ("dataset", "fold", "setting", "organs", "data_root", "runs"))
-        raise UserError(
-            f"{error}; superpixels are carried to neighbouring slices by a registration network of this fold: "
-            f"python training.py with method=registration {keys}"
-        ) from error
-
-
-def start_checkpoint(config: dict) -> Path:
-    """The checkpoint behind `train.start`: "newest" is the newest run of this fold that had no `train.start`."""
-    start = config["train"]["start"]
-    if start != "newest":
-        return folders.checkpoint(start, "train.start")
-
-    def first_stage(run: dict) -> bool:
-        return not run["train"].get("start") and run["setting"] == config["setting"]
-
-    return folders.newest_finished(folders.run_folder(config), first_stage)
 
 
 if __name__ == "__main__":

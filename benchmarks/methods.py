@@ -29,7 +29,7 @@ def measure(
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    built = models.build(method, models.fitted(models.defaults(method), lambda: size), encoder=encoder, weights=None)
+    built = models.build(method, models.fitted(models.defaults(method), size), encoder=encoder, weights=None)
     built.to(device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.SGD(built.parameters(), lr=1e-4, momentum=0.9)
     image = torch.randn(batch, 1, 1, size, size)

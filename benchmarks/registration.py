@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import config as tables
+import config
 import models
 from dataloaders.flows import Carrier, flows_of, offsets, sample
 from dataloaders.scans import Scan, read_scan
@@ -124,12 +124,12 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--picture", type=Path, help="PNG to write")
     arguments = parser.parse_args()
-    path = folders.checkpoint(arguments.run, "RUN")
+    path = folders.find_checkpoint(arguments.run, "RUN")
     content = checkpoints.load_checkpoint(path)
     trained = content["config"]
-    network = models.restore(content, path).eval()
-    dataset = tables.DATASETS[trained["dataset"]]
-    fold = choose_fold(tables.FOLDS, trained["dataset"], trained["fold"])
+    network = models.restore(content, path).method
+    dataset = config.DATASETS[trained["dataset"]]
+    fold = choose_fold(config.FOLDS, trained["dataset"], trained["fold"])
     rows = []
     for number in fold.query:
         scan = read_scan(dataset, arguments.data_root, number, intensities=content["intensities"])

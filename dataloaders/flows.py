@@ -1,8 +1,8 @@
 """Displacements between neighbouring slices on disk, and superpixels carried along them (SPPS) [visa 5].
 
-They are made once before training by a registration network and read as memory-mapped files, so loaders know no
-network, and a worker holds no more than the slices it looks at. Flows and not finished labels: two of them a slice
-(half a MB at 256 x 256) carry any superpixel any number of slices.
+The training of a registration network leaves them beside its checkpoint. Later trainings read them as memory-mapped
+files, so loaders know no network, and a worker holds no more than the slices it looks at. Flows and not finished
+labels: one for every neighbour of a slice (a quarter of a MB at 256 x 256) carries any superpixel of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,28 +20,62 @@ from util.files import whole_file
 Register = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def make_flows(folder: Path, scans: Sequence[Scan], reach: int, register: Register) -> list[np.ndarray]:
-    """The displacement tables of some scans; those on disk stay as they are, the others are made.
+def flows_folder(checkpoint: Path, reach: int) -> Path:
+    """Where the flows of a registration network lie: beside its checkpoints, in the folder of the run."""
+    return checkpoint.parent.parent / "flows" / f"{checkpoint.stem}_reach_{reach}"
+
+
+def write_flows(folder: Path, scans: Sequence[Scan], reach: int, register: Register) -> None:
+    """Write `flows_<scan>.npy` for every scan; those on disk stay as they are.
+
+    A table is `(2 reach, D, 2, H, W)` float16: `[o, z]` leads from slice z to slice z + `offsets(reach)[o]`.
 
     Args:
-        folder: for `flows_<scan>.npy`.
+        folder: where to.
         scans: with image.
-        reach: farthest slice that is registered directly; 1 is enough for chained flows.
+        reach: farthest slice that is registered.
         register: the network.
 
-    Returns:
-        tables `(2 reach, D, 2, H, W)` float16, memory-mapped: `[o, z]` leads from slice z to slice z + offset o.
+    Raises:
+        UserError: a file cannot be written.
+    """
+    files = {folder / f"flows_{scan.number}.npy": scan for scan in scans}
+    missing = [file for file in files if not file.is_file()]
+    for file in tqdm(missing, unit="scan", desc="registering neighbouring slices", disable=not missing):
+        with whole_file(file) as temporary:
+            np.save(temporary, flows_of(files[file].image, reach, register))
+
+
+def read_flows(checkpoint: Path, scans: Sequence[Scan], reach: int) -> list[np.ndarray]:
+    """The tables of some scans, memory-mapped, with at least this reach.
 
     Raises:
-        UserError: a file cannot be written, or is damaged.
+        UserError: the training of the network left none, or they do not reach as far, or a file is damaged.
     """
-    files = [folder / f"flows_{scan.number}.npy" for scan in scans]
-    missing = [(file, scan) for file, scan in zip(files, scans, strict=True) if not file.is_file()]
-    for file, scan in tqdm(missing, unit="scan", desc="registering neighbouring slices", disable=not missing):
-        table = flows_of(scan.image, reach, register)
-        with whole_file(file) as temporary:
-            np.save(temporary, table)
-    return [_read(file, scan, reach) for file, scan in zip(files, scans, strict=True)]
+    folders = flows_folder(checkpoint, reach).parent.glob(f"{checkpoint.stem}_reach_*")
+    reaches = sorted(int(folder.name.rpartition("_")[2]) for folder in folders)
+    enough = [found for found in reaches if found >= reach]
+    if not enough:
+        lack = f"its flows reach {reaches[-1]} slices, {reach} are needed" if reaches else "no flows lie beside it"
+        raise UserError(f"{checkpoint}: {lack}; {_remedy(checkpoint, reach)}")
+    folder = flows_folder(checkpoint, enough[0])
+    return [_read(folder / f"flows_{scan.number}.npy", scan, enough[0], checkpoint) for scan in scans]
+
+
+def _read(file: Path, scan: Scan, reach: int, checkpoint: Path) -> np.ndarray:
+    try:
+        table = np.load(file, mmap_mode="r")
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file; {_remedy(checkpoint, reach)}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: damaged; delete it and {_remedy(checkpoint, reach)}") from error
+    if table.shape != (2 * reach, len(scan.image), 2, *scan.image.shape[1:]) or table.dtype != np.float16:
+        raise UserError(f"{file}: was made for another scan {scan.number}; delete it and {_remedy(checkpoint, reach)}")
+    return table
+
+
+def _remedy(checkpoint: Path, reach: int) -> str:
+    return f"make it with: python training.py flows with resume={checkpoint} episode.reach={reach}"
 
 
 def flows_of(image: np.ndarray, reach: int, register: Register) -> np.ndarray:
@@ -60,21 +94,11 @@ def offsets(reach: int) -> list[int]:
     return [offset for offset in range(-reach, reach + 1) if offset]
 
 
-def _read(file: Path, scan: Scan, reach: int) -> np.ndarray:
-    try:
-        table = np.load(file, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: damaged; delete it, the next training makes it again") from error
-    if table.shape != (2 * reach, len(scan.image), 2, *scan.image.shape[1:]) or table.dtype != np.float16:
-        raise UserError(f"{file}: was made for another scan {scan.number}; delete it, the next training makes it again")
-    return table
-
-
 class Carrier:
     """Carries masks from slice to slice.
 
     Args:
-        tables: of `make_flows`, one per training scan.
+        tables: of `read_flows`, one per training scan.
         way: "chained": along the flows of all slices between (the paper); "direct": along one flow (its code).
     """
 

@@ -41,6 +41,32 @@ class Scan:
         return self.label == identifier
 
 
+class Scans:
+    """The scans of a data set by their number, each read once: `scans[3].image`, `scans.label(3)`.
+
+    Args:
+        dataset: its description.
+        root: folder that holds the data sets.
+        intensities: mean and standard deviation for the z-score; None = each scan's own.
+
+    Raises:
+        UserError: as `read_scan`, when a scan is asked for.
+    """
+
+    def __init__(self, dataset: Dataset, root: Path, intensities: tuple[float, float] | None = None) -> None:
+        self.dataset, self.root, self.intensities = dataset, root, intensities
+        self._known: dict[int, Scan] = {}
+
+    def __getitem__(self, number: int) -> Scan:
+        if number not in self._known:
+            self._known[number] = read_scan(self.dataset, self.root, number, intensities=self.intensities)
+        return self._known[number]
+
+    def label(self, number: int) -> np.ndarray:
+        """Organ ids `(D, H, W)` of a scan."""
+        return self[number].label
+
+
 def read_scans(dataset: Dataset, root: Path, numbers: list[int], **options) -> list[Scan]:
     """Read several scans, a few at a time (decompression releases the interpreter lock); options as in `read_scan`."""
     with ThreadPoolExecutor(max_workers=2) as pool:

@@ -1,69 +1,112 @@
-"""From a configuration to the scans, the sampler and the episodes of a training."""
+"""From the options to the scans, the sampler and the episodes of a training."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from dataloaders.crops import CropEpisodes
 from dataloaders.episodes import TrainingEpisodes
 from dataloaders.exclusion import excluded_slices, removal_table
-from dataloaders.flows import Carrier
+from dataloaders.flows import Carrier, read_flows
 from dataloaders.neighbouring import NeighbouringSampler
 from dataloaders.samplers import CropsSampler, NeighboursSampler, Sampler, SliceSampler
 from dataloaders.scans import Scan, read_scans, training_intensities
 from util.bookkeeping import Bookkeeping
 from util.dataset import Dataset, Fold, require_scans
 from util.errors import UserError
-from util.tables import text_table, write_csv
+from util.runs.earlier import builds_on, earlier_checkpoint
 
 log = logging.getLogger("training")
 
 
-def training_scans(config: dict, dataset: Dataset, fold: Fold) -> tuple[list[Scan], tuple[float, float] | None]:
-    """The scans of the fold that train, with segments (and labels if setting 2 needs them), and the mean and
-    standard deviation that normalised them if it was not each scan's own.
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training sees.
+
+    Attributes:
+        scans: of the fold that train, with segments.
+        intensities: mean and standard deviation that normalised all of them; None = each scan's own did.
+        episodes: made of them.
+        removed: rows of removed_slices.csv, one for each scan and one for all; empty in setting 1.
+    """
+
+    scans: list[Scan]
+    intensities: tuple[float, float] | None
+    episodes: TrainingEpisodes
+    removed: list[dict[str, Any]]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the scans."""
+        return [scan.number for scan in self.scans]
+
+    @property
+    def side(self) -> int:
+        """Columns of a slice."""
+        return self.scans[0].image.shape[-1]
+
+
+def training_data(options: dict, dataset: Dataset, fold: Fold, dims: int, habits: Bookkeeping) -> TrainingData:
+    """Read the scans of a fold that train, and make episodes of them for a 2D or 3D method with its habits.
+
+    Raises:
+        UserError: a scan or an earlier training is missing or damaged, nothing is left to train on, or options
+            contradict each other.
+    """
+    volumes, sampler = dims == 3, options["episode"]["sampler"]
+    if (sampler == "crops") != volumes:
+        raise UserError(
+            f"episode.sampler={sampler}: method={options['method']} sees "
+            f"{'volumes; choose crops' if volumes else 'slices; crops are for volumes'}"
+        )
+    scans, intensities = training_scans(options, dataset, fold)
+    excluded, removed = None, []
+    if options["setting"] == 2:
+        organs, published = dataset.chosen(options["organs"]), options["protocol"] == "published"
+        excluded = [excluded_slices(scan.label, organs.values(), published) for scan in scans]
+        removed = removal_table({scan.number: scan.label for scan in scans}, organs, published)
+    sampler = make_sampler(options["episode"], scans, habits, excluded)
+    lost = options["protocol"] == "published" and options["stage"] in habits.lost_labels
+    episodes = make_episodes(options, scans, sampler, make_carrier(options, dataset, scans), lost)
+    return TrainingData(scans, intensities, episodes, removed)
+
+
+def training_scans(options: dict, dataset: Dataset, fold: Fold) -> tuple[list[Scan], tuple[float, float] | None]:
+    """The scans of the fold that train, with segments (and labels if setting 2 needs them), and the mean and standard
+    deviation that normalised them unless each scan's own did.
 
     Raises:
         UserError: a scan is missing or damaged, or none is left to train.
     """
-    root = Path(config["data_root"])
+    root = Path(options["data_root"])
     found = dataset.scans(root)
-    require_scans(fold, found, root / dataset.images, f"fold {config['fold']} of FOLDS['{config['dataset']}']")
+    require_scans(fold, found, root / dataset.images, f"fold {options['fold']} of FOLDS['{options['dataset']}']")
     numbers = fold.training(found)
     if not numbers:
-        raise UserError(f"{root / dataset.images}: fold {config['fold']} leaves no scan to train on")
-    log.info("%s fold %d: %d training scans %s", config["dataset"], config["fold"], len(numbers), numbers)
-    shared = config["scans"]["normalise"] != "scan"
+        raise UserError(f"{root / dataset.images}: fold {options['fold']} leaves no scan to train on")
+    log.info("%s fold %d: %d training scans %s", options["dataset"], options["fold"], len(numbers), numbers)
+    shared = options["scans"]["normalise"] != "scan"
     intensities = training_intensities(dataset, root, numbers) if shared else None
-    options = {"labels": config["setting"] == 2, "segments": config["scans"]["segments"], "intensities": intensities}
-    return read_scans(dataset, root, numbers, **options), intensities
+    wanted = {"labels": options["setting"] == 2, "segments": options["scans"]["segments"]}
+    return read_scans(dataset, root, numbers, **wanted, intensities=intensities), intensities
 
 
 def make_episodes(
-    config: dict,
-    dataset: Dataset,
-    scans: list[Scan],
-    dims: int,
-    habits: Bookkeeping,
-    carrier: Carrier | None = None,
-    folder: Path | None = None,
+    options: dict, scans: list[Scan], sampler: Sampler, carrier: Carrier | None = None, lost_labels: bool = False
 ) -> TrainingEpisodes:
-    """The training episodes of the configuration for a 2D or 3D method with its habits; `folder` as in `make_sampler`.
+    """The training episodes of the options: of crops if the sampler chooses these, else of slices.
 
     Raises:
-        UserError: the sampler does not fit the method, or a batch would join crops of several shapes.
+        UserError: a batch would join crops of several shapes.
     """
-    options, batch_size = config["episode"], config["train"]["batch_size"]
-    if (options["sampler"] == "crops") != (dims == 3):
-        raise UserError(
-            f"episode.sampler={options['sampler']}: method={config['method']} sees "
-            f"{'volumes; choose crops' if dims == 3 else 'slices; crops are for volumes'}"
-        )
-    sampler = make_sampler(config, dataset, scans, habits, folder)
-    arguments = (scans, sampler, options, config["seed"])
-    if dims == 2:
-        lost = config["protocol"] == "published" and config["stage"] in habits.lost_labels
-        return TrainingEpisodes(*arguments, carrier, lost)
-    episodes = CropEpisodes(*arguments)
+    episode, batch_size = options["episode"], options["train"]["batch_size"]
+    if episode["sampler"] != "crops":
+        return TrainingEpisodes(scans, sampler, episode, options["seed"], carrier, lost_labels)
+    episodes = CropEpisodes(scans, sampler, episode, options["seed"])
     if batch_size > 1 and len(episodes.shapes) > 1:
         raise UserError(
             f"train.batch_size={batch_size}: the training scans give crops of several shapes "
@@ -72,34 +115,32 @@ def make_episodes(
     return episodes
 
 
+def make_carrier(options: dict, dataset: Dataset, scans: list[Scan]) -> Carrier | None:
+    """What carries superpixels to neighbouring slices: the flows that the registration of this fold left.
+
+    Raises:
+        UserError: it was not trained, left no flows, or saw what this training must not.
+    """
+    if "episode.registration" not in builds_on(options):
+        return None
+    numbers = [scan.number for scan in scans]
+    checkpoint, _ = earlier_checkpoint("episode.registration", options, numbers, dataset)
+    carry = options["episode"]["carry"]
+    reach = 1 if carry == "chained" else options["episode"]["reach"]
+    return Carrier(read_flows(checkpoint, scans, reach), carry)
+
+
 def make_sampler(
-    config: dict, dataset: Dataset, scans: list[Scan], habits: Bookkeeping, folder: Path | None = None
+    episode: dict, scans: list[Scan], habits: Bookkeeping, excluded: Sequence[np.ndarray] | None
 ) -> Sampler:
-    """The sampler of the configuration over the training scans; setting 2 leaves removed_slices.csv in the folder."""
-    excluded = None
-    if config["setting"] == 2:
-        organs, published = dataset.chosen(config["organs"]), config["protocol"] == "published"
-        excluded = [excluded_slices(scan.label, organs.values(), published) for scan in scans]
-        rows = removal_table({scan.number: scan.label for scan in scans}, organs, published)
-        total = rows[-1]
-        log.info(
-            "setting 2, %s: %d of %d training slices removed, %d of the others show a test organ\n%s",
-            config["protocol"],
-            total["removed"],
-            total["slices"],
-            total["leaking"],
-            text_table(rows),
-        )
-        if folder is not None:
-            write_csv(folder / "removed_slices.csv", rows)
-    episode, segments = config["episode"], [scan.segments for scan in scans]
-    options = {"min_size": episode["min_size"], "excluded": excluded}
+    """The sampler of the `episode.*` keys over the training scans without their excluded slices `(D,)`."""
+    segments = [scan.segments for scan in scans]
+    common = {"min_size": episode["min_size"], "excluded": excluded}
     if episode["sampler"] == "slice":
-        return SliceSampler(segments, **options)
+        return SliceSampler(segments, **common)
     if episode["sampler"] == "neighbouring":
-        return NeighbouringSampler(
-            segments, **options, **{key: episode[key] for key in ("realistic", "reach", "queries")}
-        )
+        keys = ("realistic", "reach", "queries")
+        return NeighbouringSampler(segments, **common, **{key: episode[key] for key in keys})
     if episode["sampler"] == "crops":
-        return CropsSampler(segments, depth=episode["crop"][0], **options)
-    return NeighboursSampler(segments, size_of=habits.size_of, consecutive=habits.consecutive, **options)
+        return CropsSampler(segments, depth=episode["crop"][0], **common)
+    return NeighboursSampler(segments, size_of=habits.size_of, consecutive=habits.consecutive, **common)

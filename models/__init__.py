@@ -3,13 +3,13 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.parts import encoders
 from models.parts.base import FewShotMethod
-from util import checkpoints
+from util.checkpoints import TrainedMethod, load_weights
 from util.errors import UserError
 
 SECTIONS = ("train", "scans", "episode", "test", "model")
@@ -90,9 +90,12 @@ def last_stage(name: str) -> int:
     return max([1, *(int(variant.split()[1]) for variant in stages)])
 
 
-def fitted(arguments: Mapping[str, Any], side: Callable[[], int]) -> dict[str, Any]:
-    """The hyperparameters for images of one size: an `image_size` of 0 becomes their side, which is read only then."""
-    return {**arguments, **({"image_size": side()} if arguments.get("image_size") == 0 else {})}
+def fitted(arguments: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """The hyperparameters for images of one size: an `image_size` of 0 becomes their side in pixels."""
+    arguments = dict(arguments)
+    if arguments.get("image_size") == 0:
+        arguments["image_size"] = side
+    return arguments
 
 
 def build(
@@ -114,14 +117,25 @@ def build(
     return method(encoders.build(encoder, strides, weights, method.dims), **arguments)
 
 
-def restore(content: dict[str, Any], path: Path) -> FewShotMethod:
+def restore(content: Mapping[str, Any], path: Path) -> TrainedMethod:
     """The method of a checkpoint, with its weights.
 
+    Args:
+        content: of the checkpoint, as `load_checkpoint` reads it.
+        path: its file.
+
     Raises:
-        UserError: the weights do not fit; `path` names the file.
+        UserError: its arguments or its weights do not fit the method as it is now.
     """
-    method = build(
-        content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
+    try:
+        method = build(
+            content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
+        )
+    except TypeError as error:  # an argument that an older version had
+        raise UserError(
+            f"{path}: its arguments do not fit models/{content['method']}.py as it is now ({error}); train again"
+        ) from error
+    load_weights(method, content, path)
+    return TrainedMethod(
+        method.eval(), content["config"], path, content["intensities"], preparation=content.get("preparation")
     )
-    checkpoints.load_weights(method, content, path)
-    return method

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import training
-from tests.commands import only_run, refused, resume, score, start, train
+from tests.commands import SMALL, only_run, refused, resume, score, start, train
 from tests.conftest import ROOT
 from util import checkpoints
 from util.runs import folders
@@ -136,23 +136,29 @@ def test_a_stopped_run_says_so_and_goes_on(tiny, tmp_path, straight, sent):
     assert_same(weights(only_run(tmp_path, 2)), weights(straight))
 
 
-def test_two_processes_share_the_work(tiny, tmp_path):
-    """torchrun: two processes, one run folder, the same weights on both (their gradients are averaged)."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "training.py",
-        "with",
-    ]
-    updates = ["dataset=PHANTOM", "encoder=efficientnet_lite0", "threads=1", "workers=0", "episode.min_size=20"]
-    updates += [f"data_root={tiny}", f"runs={tmp_path}", "train.steps=4", "train.save_every=2"]
-    done = subprocess.run(command + updates, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def two_processes(*updates: str) -> None:
+    """`torchrun --nproc-per-node=2 training.py with ...`."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "training.py", "with", *updates], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
-    assert [p.name for p in (tmp_path / "adnet_PHANTOM_fold0").iterdir()] == ["1"]
-    assert weights(only_run(tmp_path))["step"] == 4
+
+
+def test_two_processes_go_on_as_they_were(tiny, tmp_path, capsys):
+    """One run folder, gradients averaged, and each its own dropout, after a resume as before it."""
+    places = (f"data_root={tiny}", f"runs={tmp_path}")
+    two_processes("method=rpt", "model.regions=8", *SMALL, *places, "train.steps=6", "train.save_every=3")
+    runs = tmp_path / "rpt_PHANTOM_fold0"
+    assert [path.name for path in runs.iterdir()] == ["1"]
+    half, whole = (runs / "1/checkpoints" / f"step_00000{step}.pt" for step in (3, 6))
+    first, second = (state["cpu"] for state in checkpoints.load_checkpoint(half)["random_states"])
+    assert not torch.equal(first, second)
+    assert "torchrun --nproc-per-node=2" in refused(capsys, resume, half)  # with one process
+    two_processes(f"resume={half}", f"runs={tmp_path}")
+    resumed = runs / "2/checkpoints" / whole.name
+    one, other = (checkpoints.load_checkpoint(file) for file in (whole, resumed))
+    assert_same({**one["model"], **momentum(one)}, {**other["model"], **momentum(other)})
 
 
 def test_setting_2_removes_slices(tiny, tmp_path, caplog):
@@ -233,6 +239,13 @@ def test_loss_becomes_nan(tiny, tmp_path, capsys):
 
 def test_resume_of_nothing(tmp_path, capsys):
     assert "no checkpoint" in refused(capsys, resume, tmp_path)
+
+
+def test_the_newest_run_is_resumed(capsys, straight):
+    line = refused(capsys, resume, "newest", "dataset=PHANTOM", f"runs={straight.parents[1]}")
+    assert f"{straight}/checkpoints/step_000040.pt: has 40 steps already" in line
+    line = refused(capsys, resume, "newest", "dataset=PHANTOM", "fold=1", f"runs={straight.parents[1]}")
+    assert "adnet_PHANTOM_fold1: no such checkpoint" in line
 
 
 def test_resume_that_does_not_fit(tmp_path, capsys, straight):

@@ -1,6 +1,7 @@
 """VISA-FSS as a user trains it: registration, stage 1, stage 2, propagation; and what is refused on the way."""
 
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from tests.commands import refused, score, train
 from tests.conftest import ROOT
 from util import checkpoints
 from util.errors import UserError
-from util.runs import folders
+from util.runs import earlier, folders
 
 NAMES = {"registration": "registration_PHANTOM_fold0", "visa": "visa_PHANTOM_fold0"}
 
@@ -113,7 +114,7 @@ def test_what_a_training_may_build_on(trained, wanted, accepted):
 
     def check():
         dataset = config.DATASETS["PHANTOM"]
-        checkpoints.require_same_fold(content, "file", common | wanted, [5, 6], dataset)
+        earlier.require_same_fold(content, "file", common | wanted, [5, 6], dataset)
 
     if accepted:
         check()
@@ -123,8 +124,27 @@ def test_what_a_training_may_build_on(trained, wanted, accepted):
 
 
 def test_second_stage_without_a_first(data, results, tmp_path, capsys):
-    line = refused(capsys, train, "method=visa", "stage=2", f"data_root={data}", f"runs={tmp_path}")
+    places = (f"data_root={data}", f"runs={tmp_path}", f"episode.registration={run(results, 'registration', 1)}")
+    line = refused(capsys, train, "method=visa", "stage=2", *places)
     assert "no finished training run" in line and "visa_PHANTOM_fold0" in line
+    assert "training.py with method=visa stage=1 encoder=efficientnet_lite0 dataset=PHANTOM fold=0" in line
+
+
+def test_registration_without_its_flows(data, results, tmp_path, capsys):
+    """As an older version left it: the sentence names the command that makes them, and that command works."""
+    shutil.copytree(run(results, "registration", 1), tmp_path / "1")
+    shutil.rmtree(tmp_path / "1/flows")
+    places = (f"data_root={data}", f"runs={tmp_path}", f"episode.registration={tmp_path / '1'}")
+    line = refused(capsys, train, "method=visa", *places)
+    words = line[line.index("training.py") :].split()
+    assert words[1:3] == ["flows", "with"] and words[-1] == "episode.reach=1"
+    training.experiment.run_commandline(words)
+    made = sorted(file.name for file in tmp_path.glob("1/flows/step_000003_reach_1/*"))
+    assert made == ["flows_5.npy", "flows_6.npy"]
+    train("method=visa", "train.steps=1", *places)
+    assert "its flows reach 1 slices, 3 are needed" in refused(
+        capsys, train, "method=visa", "episode.carry=direct", *places
+    )
 
 
 def test_start_from_another_method(data, results, tmp_path, capsys):

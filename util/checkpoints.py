@@ -3,16 +3,16 @@
 Plain tensors and plain values only: they are read with `weights_only=True`, so a file cannot run code.
 """
 
-import hashlib
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from util.dataset import Dataset
 from util.errors import UserError
-from util.files import whole_file
+from util.files import digest, whole_file
 
 FORMAT = 1
 KEYS = {
@@ -31,6 +31,36 @@ KEYS = {
     "random_states",
 }
 OPTIONAL = {"preparation"}  # checkpoints of older versions lack it; only predict.py asks for it
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class TrainedMethod:
+    """A method with its weights, and how it came to them.
+
+    Attributes:
+        method: the network, in evaluation mode.
+        options: of its training run.
+        file: its checkpoint; None = untrained.
+        intensities: mean and standard deviation that normalised its scans, None = each scan's own.
+        preparation: of its training scans, as plain values; None in checkpoints of older versions.
+    """
+
+    method: torch.nn.Module
+    options: Mapping[str, Any]
+    file: Path | None = None
+    intensities: tuple[float, float] | None = None
+    preparation: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its file, or "untrained"."""
+        return str(self.file or UNTRAINED)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The first 12 digits of its file's SHA-256, enough to tell checkpoints apart; empty if untrained."""
+        return digest(self.file)[:12] if self.file else ""
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -81,45 +111,3 @@ def load_weights(model: torch.nn.Module, content: Mapping[str, Any], path: Path)
             f"{path}: its weights do not fit models/{content['method']}.py as it is now "
             f"({str(error).splitlines()[1].strip()[:120]})"
         ) from error
-
-
-def fingerprint(path: Path) -> str:
-    """The first 12 digits of a file's SHA-256: enough to tell checkpoints apart."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()[:12]
-
-
-def require_same_fold(
-    content: Mapping[str, Any], path: Path, config: Mapping[str, Any], numbers: list[int], dataset: Dataset
-) -> None:
-    """Refuse to build on a checkpoint that was trained on other scans, or on slices that this run must not see.
-
-    Args:
-        content: of the checkpoint; `path`: its file.
-        config: of this run.
-        numbers: of the scans it trains on.
-        dataset: of this run.
-
-    Raises:
-        UserError: naming what differs.
-    """
-    theirs = content["config"]
-    if theirs["dataset"] != config["dataset"] or content["training_scans"] != numbers:
-        raise UserError(
-            f"{path}: was trained on {theirs['dataset']} scans {content['training_scans']}, this run trains on "
-            f"{config['dataset']} scans {numbers}; name a checkpoint of this data set and fold"
-        )
-    organs = dataset.chosen
-    kept_back = organs(theirs.get("organs", "all")) if theirs["setting"] == 2 else {}
-    if config["protocol"] == "strict" and theirs["protocol"] == "published":
-        kept_back = {}  # slices with some of the organs trained it
-    if config["setting"] == 2 and not organs(config["organs"]).keys() <= kept_back.keys():
-        raise UserError(
-            f"{path}: was trained in setting {theirs['setting']} and has seen slices that setting 2 removes "
-            f"(organs={config['organs']} protocol={config['protocol']}); train it with the same setting and organs"
-        )
-    if (theirs["scans"]["normalise"] == "scan") != (config["scans"]["normalise"] == "scan"):
-        raise UserError(
-            f"{path}: saw intensities with scans.normalise={theirs['scans']['normalise']}, this run has "
-            f"scans.normalise={config['scans']['normalise']}; both must have the same"
-        )

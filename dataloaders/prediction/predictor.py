@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from dataloaders.pairings import Pairing, slices_showing
 from dataloaders.raw.regrid import Preparation, onto_own_grid, onto_training_grid
 from dataloaders.scans import Scan, z_score
+from util.checkpoints import TrainedMethod
 from util.evaluation.slices import make_segmenter
 from util.evaluation.tasks import Task
 from util.volume import Volume
@@ -18,30 +18,11 @@ from util.volume import Volume
 QUERY = -1  # its number among the scans; supports count from 0
 
 
-@dataclass(frozen=True)
-class Member:
-    """A trained method, alone or in an ensemble.
-
-    Attributes:
-        file: its checkpoint.
-        method: with its weights, in evaluation mode.
-        preparation: of its training scans.
-        intensities: mean and standard deviation that normalised them, None = each scan's own.
-        dataset: it was trained on.
-    """
-
-    file: Path
-    method: torch.nn.Module
-    preparation: Preparation
-    intensities: tuple[float, float] | None
-    dataset: str
-
-
 class Predictor:
     """Checkpoints and supports: all that segments a query.
 
     Args:
-        members: trained methods whose probabilities are averaged.
+        members: trained methods whose probabilities are averaged; their scans were prepared alike.
         supports: prepared image and label of every annotated scan; the average is over them, too.
         organs: id in the labels -> name.
         pairing: how query slices meet annotated slices.
@@ -51,7 +32,7 @@ class Predictor:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[TrainedMethod],
         supports: Sequence[tuple[Volume, Volume]],
         organs: Mapping[int, str],
         pairing: Pairing,
@@ -59,6 +40,7 @@ class Predictor:
         memory_gb: float = 0.0,
     ) -> None:
         self.members, self.organs, self.pairing = members, organs, pairing
+        self.preparation = Preparation.from_plain(members[0].preparation)
         self.scans = dict(enumerate(supports))
         self.labels = {number: label.array for number, (_, label) in self.scans.items()}
         self.segmenters = [
@@ -66,14 +48,14 @@ class Predictor:
             for member in members
         ]
 
-    def _scan(self, member: Member, number: int) -> Scan:
+    def _scan(self, member: TrainedMethod, number: int) -> Scan:
         image, label = self.scans[number]
         array = z_score(image.array, member.intensities, Path(f"support {number + 1}" if number >= 0 else "the query"))
         return Scan(number, array, label.array, None, image.geometry, image.array.shape)
 
     def probabilities(self, image: Volume, *, prepared: bool) -> Iterator[tuple[int, np.ndarray]]:
         """Organ id and its probability `(D, H, W)`, float32, on the query's own grid; one organ after the other."""
-        query, empty = onto_training_grid(image, None, self.members[0].preparation, prepared=prepared)
+        query, empty = onto_training_grid(image, None, self.preparation, prepared=prepared)
         self.scans[QUERY] = query, empty
         for segmenter in self.segmenters:
             segmenter.keep(frozenset(self.labels))

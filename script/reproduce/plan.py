@@ -9,7 +9,7 @@ from typing import Any
 from util.errors import UserError
 from util.files import write_text
 from util.runs import folders
-from util.runs.checks import builds_on
+from util.runs.earlier import builds_on
 
 ROOT = Path(__file__).resolve().parents[2]
 # what changes no weight, and what changes no score

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dataloaders.episodes import TrainingEpisodes
-from dataloaders.flows import Carrier, flows_of, make_flows, offsets
+from dataloaders.flows import Carrier, flows_folder, flows_of, offsets, read_flows, write_flows
 from dataloaders.neighbouring import NeighbouringSampler, neighbours
 from dataloaders.scans import Scan
 from models.parts.encoders import Images
@@ -113,22 +113,38 @@ def test_the_loader_samples_as_the_network_does():
         np.testing.assert_allclose(warp(mask, true), expected, atol=1e-4)
 
 
-def test_tables_are_made_once(tmp_path):
-    scans = [scan(4), scan(7)]
-    made = make_flows(tmp_path, scans[:1], 1, shifting(1, 0))
+def test_tables_are_made_once_and_read_from_files(tmp_path):
+    scans, checkpoint = [scan(4), scan(7)], tmp_path / "checkpoints/step_000009.pt"
+    folder = flows_folder(checkpoint, 2)
+    write_flows(folder, scans[:1], 2, shifting(1, 0))
 
     def refuse(source, target):
         raise AssertionError("made again")
 
-    again = make_flows(tmp_path, scans[:1], 1, refuse)
-    np.testing.assert_array_equal(made[0], again[0])
-    assert isinstance(again[0], np.memmap) and again[0].shape == (2, DEPTH, 2, SIDE, SIDE)
-    assert not again[0][offsets(1).index(1), -1].any()  # no slice behind the last
-    make_flows(tmp_path, scans, 1, shifting(1, 0))
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["flows_4.npy", "flows_7.npy"]
-    (tmp_path / "flows_7.npy").write_bytes((tmp_path / "flows_7.npy").read_bytes()[:-10])
-    with pytest.raises(UserError, match=r"flows_7.npy: damaged; delete it"):
-        make_flows(tmp_path, scans, 1, refuse)
+    write_flows(folder, scans[:1], 2, refuse)
+    (table,) = read_flows(checkpoint, scans[:1], 1)  # what reaches farther will do
+    assert isinstance(table, np.memmap) and table.shape == (4, DEPTH, 2, SIDE, SIDE)
+    np.testing.assert_array_equal(table, flows_of(scan(4).image, 2, shifting(1, 0)))
+    assert not table[offsets(2).index(1), -1].any()  # no slice behind the last
+    mask = (scan(4).segments[3] == 1).astype(np.float32)
+    near = Carrier([flows_of(scan(4).image, 1, shifting(1, 0))])
+    np.testing.assert_array_equal(Carrier([table]).carry(0, mask, 3, 5), near.carry(0, mask, 3, 5))
+
+
+def test_missing_and_damaged_tables_name_the_command_that_makes_them(tmp_path):
+    scans, checkpoint = [scan(4), scan(7)], tmp_path / "checkpoints/step_000009.pt"
+    command = f"python training.py flows with resume={checkpoint} episode.reach="
+    with pytest.raises(UserError, match=f"no flows lie beside it; make it with: {command}2"):
+        read_flows(checkpoint, scans, 2)
+    write_flows(flows_folder(checkpoint, 1), scans[:1], 1, shifting(1, 0))
+    with pytest.raises(UserError, match=f"its flows reach 1 slices, 2 are needed; make it with: {command}2"):
+        read_flows(checkpoint, scans, 2)
+    with pytest.raises(UserError, match=f"flows_7.npy: no such file; make it with: {command}1"):
+        read_flows(checkpoint, scans, 1)
+    file = flows_folder(checkpoint, 1) / "flows_4.npy"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(UserError, match=f"flows_4.npy: damaged; delete it and make it with: {command}1"):
+        read_flows(checkpoint, scans[:1], 1)
 
 
 def episodes(carrier: Carrier | None, **options) -> TrainingEpisodes:

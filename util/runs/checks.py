@@ -42,29 +42,29 @@ def check_types(changed: Mapping[str, tuple[type, type]]) -> None:
             raise UserError(f"{key}: expects a value of type {expected.__name__}, got {given.__name__}")
 
 
-def check_values(config: Mapping, choices: Mapping[str, tuple], minima: Mapping[str, int]) -> None:
+def check_values(options: Mapping, choices: Mapping[str, tuple], minima: Mapping[str, int]) -> None:
     """Refuse words that are none of their key's choices and numbers below their key's minimum."""
     for key, words in choices.items():
-        if (value := _value(config, key)) not in words:
+        if (value := _value(options, key)) not in words:
             raise UserError(f"{key}={value}: choose one of {', '.join(map(str, words))}")
     for key, minimum in minima.items():
-        if (value := _value(config, key)) < minimum:
+        if (value := _value(options, key)) < minimum:
             raise UserError(f"{key}={value}: must be at least {minimum}")
 
 
-def check_effects(config: Mapping, typed: Collection[str], only_with: Mapping[str, tuple[str, Any]]) -> None:
+def check_effects(options: Mapping, typed: Collection[str], only_with: Mapping[str, tuple[str, Any]]) -> None:
     """Refuse a typed key that has an effect with another value of another key only: key -> (other key, value)."""
     for key in only_with.keys() & set(typed):
         other, value = only_with[key]
-        if _value(config, other) != value:
-            raise UserError(f"{key}: has no effect with {other}={_value(config, other)}, only with {other}={value}")
+        if _value(options, other) != value:
+            raise UserError(f"{key}: has no effect with {other}={_value(options, other)}, only with {other}={value}")
 
 
-def unknown_key(key: str, config: Mapping) -> str:
+def unknown_key(key: str, options: Mapping) -> str:
     """What to say of a key that does not exist, with those that look like it."""
     known = [
-        *config,
-        *(f"{name}.{inner}" for name, value in config.items() if isinstance(value, dict) for inner in value),
+        *options,
+        *(f"{name}.{inner}" for name, value in options.items() if isinstance(value, dict) for inner in value),
     ]
     if key in RENAMED:
         return f"{key}: is called {RENAMED[key]} now"
@@ -91,16 +91,6 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
-def builds_on(config: Mapping) -> dict[str, dict[str, Any]]:
-    """What must be trained on the same fold before: the option that names its checkpoint -> what is different there."""
-    episode, found = config["episode"], {}
-    if episode["sampler"] == "neighbouring" and episode["carry"] != "none" and episode["realistic"] > 0:
-        found["episode.registration"] = {"method": "registration"}
-    if config["train"]["start"]:
-        found["train.start"] = {"stage": 1}
-    return found
-
-
 def with_resumed(updates: dict) -> dict:
     """Updates of a resumed run: the configuration it had, and what the command line says on top.
 
@@ -109,7 +99,7 @@ def with_resumed(updates: dict) -> dict:
     """
     if not updates.get("resume"):
         return updates
-    saved = checkpoints.load_checkpoint(folders.checkpoint(str(updates["resume"]), "resume"))["config"]
+    saved = checkpoints.load_checkpoint(folders.find_checkpoint(updates["resume"], "resume"))["config"]
     for key in FIXED:
         if key in saved and updates.get(key, saved[key]) != saved[key]:
             raise UserError(
@@ -126,7 +116,7 @@ def _merged(base: dict, updates: Mapping) -> dict:
     return {**base, **both}
 
 
-def _value(config: Mapping, key: str) -> Any:
+def _value(options: Mapping, key: str) -> Any:
     for part in key.split("."):
-        config = config[part]
-    return config
+        options = options[part]
+    return options

@@ -20,7 +20,7 @@ from util.commands import start
 from util.dataset import from_file
 from util.errors import UserError
 from util.runs import checks
-from util.runs.folders import run_folder
+from util.runs.folders import latest_checkpoint, numbered, run_folder
 from util.runs.processes import held_signals
 
 SETTINGS.CAPTURE_MODE = "no"  # capturing file descriptors fights with progress bars and worker processes
@@ -76,7 +76,8 @@ class CommandLine(Experiment):
         # without this, SIGTERM (Slurm's time limit) kills at once and the run stays RUNNING for ever
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            config_updates = with_dataset_file(checks.with_resumed(config_updates or {}), self.tables)
+            config_updates = checks.with_resumed(self._with_newest(config_updates or {}))
+            config_updates = with_dataset_file(config_updates, self.tables)
             return super().run(command_name, config_updates, *args, **kwargs)
         except ConfigAddedError as error:
             raise _Error(checks.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
@@ -86,10 +87,18 @@ class CommandLine(Experiment):
             print(f"interrupted: {str(error) or 'nothing more is written'}", file=sys.stderr)
             sys.exit(130)
 
-    def _observe(self, config: dict, command: str) -> None:
+    def _with_newest(self, updates: dict) -> dict:
+        """`resume=newest` as the newest run of this method, data set and fold that left a checkpoint."""
+        if updates.get("resume") != "newest":
+            return updates
+        updates = with_dataset_file({**updates, "resume": ""}, self.tables)
+        folder = run_folder(self._create_run("print_config", updates).config)
+        return {**updates, "resume": str(next(filter(latest_checkpoint, numbered(folder)), folder))}
+
+    def _observe(self, options: dict, command: str) -> None:
         """One numbered folder per run; under torchrun only the first process writes."""
         if command == self.default_command and int(os.environ.get("RANK", 0)) == 0:
-            folder = run_folder(config)
+            folder = run_folder(options)
             checks.require_writable(folder)
             self.observers[:] = [FileStorageObserver(folder, copy_sources=False)]
 
@@ -125,6 +134,6 @@ def resolved(updates: Sequence[str], tables: ModuleType) -> dict:
         raise UserError(checks.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
 
 
-def plain(config: Mapping) -> dict:
+def plain(options: Mapping) -> dict:
     """The configuration as plain dictionaries, lists and values."""
-    return json.loads(json.dumps(config))
+    return json.loads(json.dumps(options))

@@ -8,9 +8,9 @@ from pathlib import Path
 from util.errors import UserError
 
 
-def run_folder(config: Mapping) -> Path:
+def run_folder(options: Mapping) -> Path:
     """Folder of the runs of a method on a fold; a data set's file gives its stem."""
-    return Path(config["runs"]) / f"{config['method']}_{Path(config['dataset']).stem}_fold{config['fold']}"
+    return Path(options["runs"]) / f"{options['method']}_{Path(options['dataset']).stem}_fold{options['fold']}"
 
 
 def latest_checkpoint(run: Path) -> Path | None:
@@ -18,16 +18,33 @@ def latest_checkpoint(run: Path) -> Path | None:
     return max((Path(run) / "checkpoints").glob("step_*.pt"), key=lambda p: int(p.stem.split("_")[1]), default=None)
 
 
-def checkpoint(named: str, key: str) -> Path:
-    """The checkpoint that a `key=` names: a run's folder stands for its last one.
+def find_checkpoint(
+    text: str | Path,
+    option: str,
+    newest_in: Path | None = None,
+    accept: Callable[[dict], bool] = lambda options: True,
+) -> Path:
+    """The checkpoint that a user names, in every command: a file, a run's folder (its last one), or "newest".
+
+    Args:
+        text: what was typed.
+        option: where, for the sentence about a mistake.
+        newest_in: folder of the runs that "newest" chooses from, the newest finished one; None: the word has no
+            meaning there.
+        accept: says of a run's configuration whether "newest" may choose it.
 
     Raises:
-        UserError: the folder holds none.
+        UserError: there is no such file, the folder holds no checkpoint, or no run is finished.
     """
-    path = Path(named)
-    found = latest_checkpoint(path) if path.is_dir() else path
+    path = Path(text)
+    if str(text) == "newest" and newest_in is not None:
+        return newest_finished(newest_in, accept)
+    if path.is_file():
+        return path
+    found = latest_checkpoint(path)
     if found is None:
-        raise UserError(f"{key}={named}: this folder holds no checkpoint; name a folder such as runs/adnet_CMR_fold0/1")
+        what = "this folder holds no checkpoint" if path.is_dir() else "no such checkpoint"
+        raise UserError(f"{option}={text}: {what}; name a file, or the folder of a run such as runs/adnet_CMR_fold0/1")
     return found
 
 
@@ -85,7 +102,7 @@ def is_alive(run: Path, seconds: float = 30) -> bool:
         return False
 
 
-def newest_finished(folder: Path, accept: Callable[[dict], bool] = lambda config: True) -> Path:
+def newest_finished(folder: Path, accept: Callable[[dict], bool] = lambda options: True) -> Path:
     """The last checkpoint of the newest run in `folder` that finished its training.
 
     Args:

@@ -1,9 +1,21 @@
-"""Losses of a training run: checked, averaged, written to metrics.csv, shown in the progress bar."""
+"""Losses of a training run: checked, averaged, shown in the progress bar, and handed to writers.
+
+A writer is any object with `write(step, values)`. TensorBoard, for example, is one more:
+
+    class TensorBoard:
+        def __init__(self, folder: Path) -> None:
+            self.board = SummaryWriter(folder)
+
+        def write(self, step: int, values: Mapping[str, float]) -> None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+"""
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,22 +24,58 @@ from util.errors import UserError
 from util.tables import append_row
 
 
-class LossesLog:
-    """Collects the losses of every step and reports their means every `every` steps.
+class Writer(Protocol):
+    """Takes the values of one row: mean losses by name, learning rate, steps per second."""
 
-    Values stay on the device between reports, so a GPU is not made to wait; on a CPU every step is checked at once.
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write them down."""
+
+
+class CsvRows:
+    """Appends every row to a CSV file; the first row brings the header."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a row."""
+        append_row(self.file, {"step": step, **values})
+
+
+class SacredScalars:
+    """Gives every tenth row to Sacred, which writes all of them again at every heartbeat.
 
     Args:
-        file: metrics.csv, or None to write nothing.
-        every: steps between rows.
-        log_scalar: called with (name, value, step) at a tenth of the rows; Sacred rewrites its file at every heartbeat.
+        run: has `log_scalar(name, value, step)`.
+        every: rows from one that is given to the next.
     """
 
-    def __init__(self, file: Path | None, every: int, log_scalar: Callable[[str, float, int], None]) -> None:
-        self.file, self.every, self.log_scalar = file, every, log_scalar
+    def __init__(self, run: Any, every: int = 10) -> None:
+        self.run, self.every, self._rows = run, every, 0
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the values, or skip the row."""
+        if self._rows % self.every == 0:
+            for name, value in values.items():
+                self.run.log_scalar(name, value, step)
+        self._rows += 1
+
+
+class LossesLog:
+    """Collects the losses of every step and gives their means to the writers every `every` steps.
+
+    Values stay on the device between rows, so a GPU is not made to wait. On a CPU every step is checked at once.
+
+    Args:
+        writers: of the rows.
+        every: steps between rows.
+    """
+
+    def __init__(self, writers: Sequence[Writer], every: int) -> None:
+        self.writers, self.every = writers, every
         self.means: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
-        self._count, self._rows, self._start = 0, 0, time.perf_counter()
+        self._count, self._start = 0, time.perf_counter()
 
     def add(self, step: int, losses: Mapping[str, Tensor], learning_rate: float, last: bool = False) -> bool:
         """Take the losses of one step; True if a row was written.
@@ -57,21 +105,13 @@ class LossesLog:
 
     @property
     def text(self) -> str:
-        """The last means in a line."""
+        """The last means in one line."""
         return " ".join(f"{name} {value:.3f}" for name, value in self.means.items())
 
     def _write(self, step: int, learning_rate: float) -> None:
         now = time.perf_counter()
         self.means = {name: value.item() / self._count for name, value in self._sums.items()}
-        row = {
-            "step": step,
-            **self.means,
-            "learning_rate": learning_rate,
-            "steps_per_second": self._count / (now - self._start),
-        }
-        if self.file is not None:
-            append_row(self.file, row)
-        if self._rows % 10 == 0:
-            for name, value in self.means.items():
-                self.log_scalar(name, value, step)
-        self._sums, self._count, self._start, self._rows = {}, 0, now, self._rows + 1
+        speed = self._count / (now - self._start)
+        for writer in self.writers:
+            writer.write(step, {**self.means, "learning_rate": learning_rate, "steps_per_second": speed})
+        self._sums, self._count, self._start = {}, 0, now

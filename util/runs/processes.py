@@ -3,23 +3,25 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as distributed
+from torch import Tensor, nn
 
 from util.errors import UserError
 
 
-def prepare_device(config: dict) -> torch.device:
+def prepare_device(options: dict) -> torch.device:
     """The device of the configuration; also sets the number of CPU threads.
 
     Raises:
         UserError: the device is unknown or not there.
     """
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
-    name = config["device"]
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    name = options["device"]
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
@@ -30,12 +32,65 @@ def prepare_device(config: dict) -> torch.device:
     return device
 
 
-def join_ranks(device: torch.device) -> tuple[int, int]:
-    """(rank, ranks) of this process; torchrun sets the environment, else there is one."""
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    if ranks > 1:
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together.
+
+    Attributes:
+        rank: number of this one.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give every process the mean of all gradients."""
+        if self.count > 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    self._sum(parameter.grad)
+                    parameter.grad /= self.count
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """True on every process if the flag is set on one of them."""
+        if self.count == 1:
+            return flag
+        return self._sum(torch.tensor(float(flag), device=device)).item() > 0
+
+    def gather(self, value: Tensor, device: torch.device) -> list[Tensor]:
+        """The tensors of all processes by their rank, on the CPU; all have one shape."""
+        if self.count == 1:
+            return [value]
+        values = [torch.empty_like(value, device=device) for _ in range(self.count)]
+        with _lost_process():
+            distributed.all_gather(values, value.to(device))
+        return [value.cpu() for value in values]
+
+    def _sum(self, value: Tensor) -> Tensor:
+        with _lost_process():
+            distributed.all_reduce(value)
+        return value
+
+
+@contextlib.contextmanager
+def _lost_process() -> Iterator[None]:
+    """The end of another process ends this one, too: it would wait for ever."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"another process of this training has ended ({reason}); go on with resume= from the last checkpoint"
+        ) from error
+
+
+def join_ranks(device: torch.device) -> Ranks:
+    """The processes that torchrun started, which says so in the environment; else this one alone."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return int(os.environ.get("RANK", 0)), ranks
+    return Ranks(int(os.environ.get("RANK", 0)), count)
 
 
 @contextlib.contextmanager
