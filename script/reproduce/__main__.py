@@ -10,19 +10,20 @@ registration:train.steps=2000 is for that network alone.
 """
 
 import functools
+import itertools
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import config
 import models
 from script.reproduce import slurm
-from script.reproduce.plan import ROOT, Plan, jobs, missing, note_report, report_command, report_folder, test_runs
+from script.reproduce.series import ROOT, Series, Step, note_report, report_step, steps_of
 from util.commands import guarded, parser
 from util.dataset import choose_fold
 from util.errors import UserError
@@ -75,46 +76,72 @@ def shown(words: Sequence[str]) -> str:
     return shlex.join([str(python.relative_to(ROOT) if python.is_relative_to(ROOT) else python), *words])
 
 
-def run_all(plan: Plan, *, report: bool) -> dict[str, str]:
-    """Run what is missing; one training that fails does not stop the others. Returns what went wrong."""
-    failures, done = {}, 0
+def run_all(series: Series, *, report: bool) -> dict[str, str]:
+    """Run what is not done; one training that fails does not stop the others. Returns what went wrong."""
+    failures: dict[str, str] = {}
     with Runner() as run:
-        for fold, seed in jobs(plan):
-            try:
-                for words in missing(plan, fold, seed):
-                    done += 1
-                    if not run(words):
-                        failures[f"fold {fold}, seed {seed}"] = f"{words[0]} ended with an error, see above"
-                        break
-            except UserError as error:
-                failures[f"fold {fold}, seed {seed}"] = str(error)
-        if report and not failures and (words := report_command(plan)):
-            done += 1
-            if run(words):
-                note_report(plan)
-            else:
-                failures["report"] = "util.report ended with an error, see above"
-    if not done and not failures:
+        count = sum(run_steps(steps, run, failures) for steps in jobs_of(series))
+        if report and not failures:
+            tests = tests_of(series)
+            made = run_steps([report_step(series, tests)], run, failures)
+            if made and not failures:
+                note_report(series, tests)
+            count += made
+    if not count and not failures:
         print("everything is there already")
     if report and not failures:
-        print(report_folder(plan))
+        print(series.report_folder)
     return failures
 
 
-def dry_run(plan: Plan) -> dict[str, str]:
+def run_steps(steps: Sequence[Step], run: Callable[[Sequence[str]], bool], failures: dict[str, str]) -> int:
+    """Run the steps that are not done, up to the first that fails; returns how many ran."""
+    count = 0
+    for step in steps:
+        try:
+            if step.done():
+                continue
+            words, count = step.words(), count + 1
+            if not run(words):
+                failures[step.name] = f"python {' '.join(words[:2])} ... ended with an error, see above"
+        except UserError as error:
+            failures[step.name] = str(error)
+        if step.name in failures:
+            break
+    return count
+
+
+def dry_run(series: Series) -> dict[str, str]:
     """Print the commands that would run."""
-    commands = [words for fold, seed in jobs(plan) for words in missing(plan, fold, seed)]
-    try:
-        report = report_command(plan)
-    except UserError:  # tests are to run first
-        report = ["-m", "util.report", "RUNS_ABOVE", "--out", str(report_folder(plan))]
-    commands += [report] if report else []
-    print("\n".join(map(shown, commands)) or "everything is there already")
+    steps = [*itertools.chain(*jobs_of(series)), report_step(series, tests_of(series))]
+    commands = [shown(step.words()) for step in steps if not step.done()]
+    print("\n".join(commands) or "everything is there already")
     return {}
 
 
-def make_plan(method: str, dataset: str, updates: Sequence[str], environment: Mapping[str, str]) -> Plan:
-    """The plan of the command line and the environment.
+def jobs_of(series: Series) -> list[list[Step]]:
+    """The steps of every fold and seed."""
+    return [steps_of(series, fold, seed) for fold, seed in series.jobs()]
+
+
+def tests_of(series: Series) -> list[Step]:
+    """The tests of every fold and seed: the last steps of each."""
+    return [step for steps in jobs_of(series) for step in steps[-len(series.protocols) :]]
+
+
+def require_tested(series: Series) -> None:
+    """Refuse a report as long as a test is missing.
+
+    Raises:
+        UserError: it is not there.
+    """
+    for step in tests_of(series):
+        if not step.done():
+            raise UserError(f"{step.name} is not trained and tested yet: no report without it")
+
+
+def make_series(method: str, dataset: str, updates: Sequence[str], environment: Mapping[str, str]) -> Series:
+    """The series of the command line and the environment.
 
     Raises:
         UserError: a key, a value, a fold, a seed or a protocol makes no sense.
@@ -123,21 +150,20 @@ def make_plan(method: str, dataset: str, updates: Sequence[str], environment: Ma
     updates = (f"method={method}", f"dataset={dataset}", *data, *updates)
     if not any(update.startswith("stage=") for update in updates) and models.last_stage(method) > 1:
         updates += (f"stage={models.last_stage(method)}",)
-    plan = Plan(updates, (), (), (), functools.partial(resolved, tables=config), run_folder)
-    base = plan.config()
+    series = Series(updates, (), (), (), functools.partial(resolved, tables=config), run_folder)
+    base = series.options()
     for key in ("fold", "seed", "protocol", "resume", "test.checkpoint"):
         if any(update.startswith(f"{key}=") for update in updates):
             raise UserError(f"{key}=: is what this command chooses itself; see FOLDS, SEEDS, PROTOCOLS in --help")
     lines = config.FOLDS[base["dataset"]]
     folds = _numbers(environment, "FOLDS") or tuple(range(len(lines)))
     seeds = _numbers(environment, "SEEDS") or (base["seed"],)
-    protocols = tuple(environment.get("PROTOCOLS", "strict").split())
+    protocols = tuple((environment.get("PROTOCOLS") or "strict").split())
     for fold in folds:
         choose_fold(config.FOLDS, base["dataset"], fold)
-    plan = replace(plan, folds=folds, seeds=seeds, protocols=protocols)
     for protocol in protocols:
-        plan.config(f"protocol={protocol}")
-    return plan
+        series.options(f"protocol={protocol}")
+    return replace(series, folds=folds, seeds=seeds, protocols=protocols)
 
 
 def _numbers(environment: Mapping[str, str], name: str) -> tuple[int, ...]:
@@ -165,17 +191,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command.parse_intermixed_args(arguments)
 
     def work() -> dict[str, str]:
-        plan = make_plan(options.method, options.dataset, options.updates, os.environ)
+        series = make_series(options.method, options.dataset, options.updates, os.environ)
         if options.dry_run:
-            return dry_run(plan)
+            return dry_run(series)
         if options.slurm:
             words = [sys.executable, "-m", "script.reproduce", options.method, options.dataset, *options.updates]
             environment = {name: os.environ[name] for name in ("DATA", "PROTOCOLS") if name in os.environ}
-            print(slurm.write_jobs(report_folder(plan), words, environment, jobs(plan), ROOT))
+            print(slurm.write_jobs(series.report_folder, words, environment, series.jobs(), ROOT))
             return {}
         if options.report_only:
-            test_runs(plan)
-        return run_all(plan, report=not options.no_report)
+            require_tested(series)
+        return run_all(series, report=not options.no_report)
 
     return guarded(work)
 
