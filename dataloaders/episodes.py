@@ -1,7 +1,10 @@
 """Training episodes: cut from scans, augmented, stacked. Episode k is a pure function of (seed, k)."""
 
 import contextlib
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -136,6 +139,14 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    """End this worker soon after a training that was killed: nobody takes the batch that it would hand over."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _tensor(arrays: Sequence[np.ndarray]) -> Tensor:
