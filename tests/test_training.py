@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,10 +35,17 @@ def assert_same(one: dict, other: dict) -> None:
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen) -> None:
+    def happened() -> bool:
+        assert condition() or process.poll() is None, process.stdout.read()
+        return condition()
+
+    until(happened, 120)
+
+
+def until(condition, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < end, "took too long"
         time.sleep(0.02)
 
@@ -112,8 +120,11 @@ def test_killed_and_resumed_equals_straight(tiny, tmp_path, straight, workers):
     steps = (f"data_root={tiny}", f"runs={tmp_path}", "train.steps=40", "train.save_every=20")
     process = start("training.py", *steps, f"workers={workers}", "train.log_every=1")
     wait_for((only_run(tmp_path) / "checkpoints/step_000020.pt").exists, process)
+    loaders = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
+    assert len(loaders) == workers
+    until(lambda: not any(Path(f"/proc/{loader}").exists() for loader in loaders), 30)  # they go with it
     (only_run(tmp_path) / "checkpoints/step_000040.pt").unlink(missing_ok=True)  # where the kill came too late
     resume(only_run(tmp_path), f"workers={workers}")
     assert_same(weights(only_run(tmp_path, 2)), weights(straight))
@@ -154,9 +165,10 @@ def test_two_processes_go_on_as_they_were(tiny, tmp_path, capsys):
     half, whole = (runs / "1/checkpoints" / f"step_00000{step}.pt" for step in (3, 6))
     first, second = (state["cpu"] for state in checkpoints.load_checkpoint(half)["random_states"])
     assert not torch.equal(first, second)
-    assert "torchrun --nproc-per-node=2" in refused(capsys, resume, half)  # with one process
-    two_processes(f"resume={half}", f"runs={tmp_path}")
-    resumed = runs / "2/checkpoints" / whole.name
+    other = f"runs={tmp_path / 'other'}"
+    assert "torchrun --nproc-per-node=2" in refused(capsys, resume, half, other)  # with one process
+    two_processes(f"resume={half}", other)
+    resumed = tmp_path / "other/rpt_PHANTOM_fold0/2/checkpoints" / whole.name
     one, other = (checkpoints.load_checkpoint(file) for file in (whole, resumed))
     assert_same({**one["model"], **momentum(one)}, {**other["model"], **momentum(other)})
 

@@ -1,14 +1,6 @@
 """Losses of a training run: checked, averaged, shown in the progress bar, and handed to writers.
 
-A writer is any object with `write(step, values)`. TensorBoard, for example, is one more:
-
-    class TensorBoard:
-        def __init__(self, folder: Path) -> None:
-            self.board = SummaryWriter(folder)
-
-        def write(self, step: int, values: Mapping[str, float]) -> None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+A writer is any object with `write(step, values)`; for TensorBoard, call `SummaryWriter.add_scalar` there.
 """
 
 import math
