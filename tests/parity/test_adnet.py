@@ -7,6 +7,7 @@ import torch
 from models.adnet import ADNet
 from models.parts import ops
 from tests.parity.conftest import StubEncoder, compare_gradient
+from util.episode import IGNORE
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 
@@ -25,7 +26,7 @@ def arrange(case: dict, recipe) -> tuple[torch.Tensor, ...]:
     if case["empty_support"]:
         support_masks = np.zeros_like(support_masks)
     for query, (y0, y1, x0, x1) in enumerate(case.get("ignore_box", [])):
-        query_masks[query, y0:y1, x0:x1] = ops.IGNORE
+        query_masks[query, y0:y1, x0:x1] = IGNORE
     return tuple(torch.from_numpy(a) for a in (features[:shots], support_masks, features[shots:], query_masks))
 
 
