@@ -1,0 +1,110 @@
+"""The pictures of the pages, drawn from the phantom: docs/idea.png and docs/episode.png.
+
+    bash script/demo.sh && .venv/bin/python benchmarks/pictures.py runs/adnet_PHANTOM_fold0/3
+
+Takes the run of a test (with scores.csv and predictions/) on the phantom; no patient is shown.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import config
+from dataloaders.augmentation import SLICES, apply_changes, draw_changes
+from dataloaders.pairings import slices_showing, support_indices
+from dataloaders.samplers import NeighboursSampler
+from dataloaders.scans import read_scan
+from util.pictures import grey, upright
+from util.tables import read_csv
+from util.volume import read_volume
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASET = config.DATASETS["PHANTOM"]
+TRUTH, ORGAN = "#4daf4a", "#ff7f00"
+AUGMENTATION = dict(augment="one", gamma=(0.5, 1.5), rotation=5.0, shift=5.0, shear=5.0, zoom=(0.9, 1.2), elastic=10.0,
+                    bias_field=0.0, noise=0.0)  # fmt: skip
+
+
+def draw(file: Path, panels: list[tuple[str, np.ndarray, list[tuple[np.ndarray, str]]]]) -> None:
+    """One row of panels: title, image `(H, W)`, and masks `(H, W)` with their colours."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.6 * len(panels), 2.9), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, (title, image, masks) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        axis.imshow(grey(image), cmap="gray", vmin=0, vmax=255)
+        axis.set_axis_off()
+        axis.set_title(title, fontsize=9)
+        for mask, colour in masks:
+            if mask.any():
+                axis.contour(mask, [0.5], colors=colour, linewidths=1.4)
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file)
+    print(file)
+
+
+def draw_idea(run: Path, root: Path, organ: str) -> None:
+    """Annotated slice, query slice, prediction and truth of the query with the median Dice."""
+    rows = sorted(
+        (row for row in read_csv(run / "scores.csv") if row["organ"] == organ), key=lambda row: float(row["dice"])
+    )
+    row = rows[len(rows) // 2]
+    support, query = (read_scan(DATASET, root, int(row[key])) for key in ("support", "scan"))
+    found = read_volume(run / row["prediction"]).array > 0
+    identifier = DATASET.organs[organ]
+    shown = slices_showing(support.label, identifier)
+    annotated = int(shown[support_indices(len(shown), 3)[1]])
+    z = int(query.organ(identifier).sum((1, 2)).argmax())
+    given, truth = support.organ(identifier)[annotated], query.organ(identifier)[z]
+    of_support = ((array, support) for array in (support.image[annotated], given))
+    of_query = ((array, query) for array in (query.image[z], truth, found[z]))
+    turned = [upright(array, scan.geometry) for array, scan in (*of_support, *of_query)]
+    panels = [
+        ("one annotated slice", turned[0], [(turned[1], ORGAN)]),
+        ("a slice of another scan", turned[2], []),
+        (
+            f"answer (orange), truth (green): Dice {float(row['dice']):.2f}",
+            turned[2],
+            [(turned[3], TRUTH), (turned[4], ORGAN)],
+        ),
+    ]
+    draw(ROOT / "docs/idea.png", panels)
+
+
+def draw_episode(root: Path, number: int) -> None:
+    """A training task: one supervoxel on two neighbouring slices, before and after the augmentation."""
+    scan = read_scan(DATASET, root, number, labels=False, segments="supervoxels")
+    generator = np.random.default_rng(7)
+    choice = NeighboursSampler([scan.segments], min_size=800).draw(generator)
+    changes = draw_changes(generator, scan, AUGMENTATION, SLICES["one"])
+    panels = []
+    for name, z, own in zip(("support", "query"), (choice.support_slice, *choice.query_slices), changes, strict=True):
+        image, mask = scan.image[z], (scan.segments[z] == choice.segment).astype(np.float32)
+        changed, moved = apply_changes(own, image, mask)
+        said = " and ".join(type(change).__name__.lower() for change in own) or "as it is"
+        for title, views in ((f"{name}: slice {z}", (image, mask)), (f"{name}: {said}", (changed, moved))):
+            shown, outline = (upright(view, scan.geometry) for view in views)
+            panels.append((title, shown, [(outline, ORGAN)]))
+    draw(ROOT / "docs/episode.png", panels)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a test on the phantom")
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder that holds PHANTOM/ (default: data)"
+    )
+    parser.add_argument("--organ", default="liver", help="(default: liver)")
+    options = parser.parse_args()
+    draw_idea(options.run, options.data_root, options.organ)
+    draw_episode(options.data_root, DATASET.scans(options.data_root)[-1])
+
+
+if __name__ == "__main__":
+    main()
