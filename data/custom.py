@@ -174,6 +174,7 @@ def prepare_own(options: argparse.Namespace) -> dict[int, str]:
         options.out,
         plan,
         trust_voxels=options.trust_label_voxels,
+        accept_doubts=options.accept_doubtful_headers,
         jobs=options.jobs,
         overwrite=options.overwrite,
     )

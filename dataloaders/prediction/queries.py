@@ -13,7 +13,7 @@ from dataloaders.raw.regrid import Preparation, onto_training_grid, require_moda
 from dataloaders.raw.sources import Source, is_volume, read_source
 from util.errors import UserError
 from util.files import digest, write_text
-from util.volume import Volume, write_like, write_volume
+from util.volume import Volume, write_like
 
 RECORD = "predictions.json"
 
@@ -173,8 +173,5 @@ def image_files(path: Path) -> tuple[Path, ...]:
 
 
 def save_on_grid_of(files: Sequence[Path], image: Volume, file: Path, array: np.ndarray) -> None:
-    """Write a volume on the grid of a scan that came from `files`; the header of a NIfTI scan is kept bit by bit."""
-    if is_volume(files[0]):
-        write_like(file, array, files[0])
-    else:
-        write_volume(file, array, image.geometry)
+    """Write a volume on the grid of a scan that came from `files`; the header of a sound NIfTI scan is kept."""
+    write_like(file, array, image.geometry, files[0])
