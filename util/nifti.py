@@ -166,10 +166,10 @@ def place(header: AnalyzeHeader) -> Place:
 def _transforms(mended: AnalyzeHeader, lengths: np.ndarray) -> dict[str, np.ndarray]:
     """What the header tells of the place, `(4, 4)` each, by preference; broken ones hold NaN."""
     found, nothing = {}, np.full((4, 4), np.nan)
-    if "sform_code" in mended and mended["sform_code"]:
+    if mended.get("sform_code"):
         found["sform"] = mended.get_sform()
     has_lengths = np.isfinite(lengths).all() and (lengths > 0).all()
-    if "qform_code" in mended and mended["qform_code"]:
+    if mended.get("qform_code"):
         try:
             found["qform"] = mended.get_qform() if has_lengths else nothing
         except ValueError:  # no quaternion of a rotation

@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data.parts.manifest import MANIFEST, claim, is_done, record, write_manifest
 from data.parts.montage import Tile, draw_montage, make_tile
+from dataloaders.raw.intensities import windowed
 from dataloaders.raw.preparation import Plan, prepare
 from dataloaders.raw.sources import Source, doubts, read_source
 from util.errors import UserError
@@ -21,7 +24,8 @@ from util.parallel import each_scan
 from util.volume import read_volume, write_volume
 
 MONTAGE = "montage.png"
-RECIPE = 1  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
+LEAST_LEFT = 25  # of 255 grey levels
+RECIPE = 2  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,12 @@ def one_scan(task: Task) -> Outcome:
         doubtful = doubts(task.source, scan, task.trust_voxels)
         if doubtful and not task.accept_doubts:
             raise UserError(f"{doubtful[0]}; look at it in a viewer, and if it is right use --accept-doubtful-headers")
+        if task.plan.window and np.ptp(windowed(scan[0].array, task.plan)) < LEAST_LEFT:
+            first, last = task.plan.window
+            raise UserError(
+                f"{task.source.image[0]}: has values from {scan[0].array.min():g} to {scan[0].array.max():g}, of which "
+                f"the window {first:g} to {last:g} leaves next to nothing; prepare it apart from the others"
+            )
         result = prepare(*scan, task.plan)
         for path, volume in zip((image, label), result, strict=True):
             write_volume(path, volume.array, volume.geometry)
