@@ -13,7 +13,6 @@ import argparse
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,25 +21,16 @@ import numpy as np
 
 from data.parts import command
 from data.parts.convert import Converter, convert
+from data.parts.guess import INTENSITIES, guess_plan
 from data.parts.manifest import MANIFEST
-from dataloaders.raw.intensities import SHIFT, modality, value_range
 from dataloaders.raw.preparation import Plan
-from dataloaders.raw.sources import Source, find_series, find_volumes, read_source
+from dataloaders.raw.sources import Source, find_series, find_volumes
 from util.commands import guarded, named_label, parser
 from util.errors import UserError
 from util.files import write_text
 
 FOLDS = 5
-LOOKED_AT = 5  # scans, to guess from
 SUPERVOXELS = 5000  # smallest supervoxel in voxels, as for the abdominal sets
-# what scans are by their values -> what is done to these, and how it is told
-INTENSITIES = {
-    "ct": ({"window": (-125, 275)}, "CT: window -125 to 275 HU becomes 0 to 255"),
-    "shifted-ct": ({"window": (899, 1299)}, f"CT with {SHIFT} added: window 899 to 1299 becomes 0 to 255"),
-    "mr": ({"percentile": 99.5}, "MR: the brightest 0.5 % are cut"),
-    "scaled": ({}, "already scaled, which hides whether it is CT or MR: left as it is"),
-}
-OTHERWISE = "--intensities or --window says otherwise"
 WORDS = re.compile(r"(?<![a-z])(image|img|scan|label|seg|segmentation|mask|manual|gt|ct|mr|0000)(?![a-z])")
 
 
@@ -97,43 +87,6 @@ def _by_number(named: Mapping[str, tuple[Path, ...]], folder: Path) -> dict[str,
     return found
 
 
-def guess_plan(sources: Mapping[int, Source], size: int, intensities: str = "") -> tuple[Plan, list[str]]:
-    """Median spacing of the scans, coarser in the plane if a scan would not fit; CT, MR or neither by their values.
-
-    Args:
-        sources: files by scan number; a few are looked at.
-        size: rows and columns of the prepared scans.
-        intensities: a key of INTENSITIES that counts instead of a guess.
-    """
-    spacings, fields, kinds, ranges = [], [], [], []
-    for source in list(sources.values())[:: max(1, len(sources) // LOOKED_AT)]:
-        try:
-            image, _ = read_source(source, None, True)
-        except UserError:
-            continue  # told when it is converted
-        spacings.append(image.geometry.spacing)
-        fields.append(
-            max(image.geometry.spacing[0] * image.array.shape[2], image.geometry.spacing[1] * image.array.shape[1])
-        )
-        kinds.append(modality(image.array))
-        ranges.append((float(image.array.min()), float(image.array.max())))
-    if not spacings:
-        return Plan(size=size), ["no scan can be read; nothing is guessed"]
-    x, y, z = np.median(spacings, axis=0)
-    plane = float(max(np.median([x, y]), np.median(fields) / size))
-    spacing = tuple(float(f"{step:.4g}") for step in (plane, plane, z))
-    remarks = ["guessed spacing {:g} x {:g} x {:g} mm".format(*spacing)]
-    if not intensities:
-        counts = Counter(kinds)
-        (intensities, _), *rest = counts.most_common()
-        others = "".join(f", but {count} of {len(kinds)} look like {kind}" for kind, count in rest)
-        lowest, *_, highest = value_range(ranges)
-        remarks.insert(
-            0, f"guessed {INTENSITIES[intensities][1]} (values from {lowest:g} to {highest:g}{others}); {OTHERWISE}"
-        )
-    return Plan(spacing=spacing, size=size, **INTENSITIES[intensities][0]), remarks
-
-
 def guess_folds(numbers: Sequence[int]) -> list[dict]:
     """Every scan is a query once; the support of a fold is the first scan of the next, as in config.py."""
     count = min(FOLDS, len(numbers) // 2)
@@ -182,7 +135,7 @@ def write_description(out: Path, content: dict) -> Path:
 def prepare_own(options: argparse.Namespace) -> dict[int, str]:
     """Convert, describe, and say what was done; returns the failures."""
     sources, remarks = find(options.images, options.labels)
-    plan, guesses = guess_plan(sources, options.size or 256, options.intensities)
+    plan, guesses = guess_plan(sources, options.size or 256, "scaled" if options.window else options.intensities)
     plan = command.chosen_plan(options, plan, replace(plan, legacy=True, orient=False))
     if options.window:
         plan = replace(plan, window=tuple(options.window), percentile=None)

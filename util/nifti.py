@@ -24,6 +24,7 @@ from util.errors import UserError
 GZIP, CHUNK = b"\x1f\x8b", 1 << 20
 MARKS = tuple(size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big"))
 PAIR = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
+MAGIC = {False: (b"n+1", b"n+2"), True: (b"ni1", b"ni2")}
 HEADERS = (Nifti1Header, Nifti2Header, Spm2AnalyzeHeader, Spm99AnalyzeHeader, AnalyzeHeader)
 UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # mm; 0: not said, which everybody takes for mm
 UNEVEN = 1e-3  # cosine between axes that are at right angles but for rounding
@@ -34,13 +35,11 @@ QUIET = logging.Logger("headers", logging.CRITICAL + 1)
 class Place:
     """Where voxels lie: `affine` `(4, 4)` from voxel (x, y, z) to mm to the right, front, head; `spacing` in mm.
 
-    `doubts` are sentences about what in the header does not agree with it; `unit` is the header's in mm, `code` the
-    transform's own (0: none).
+    `doubts` are sentences about what in the header does not agree with it; `code` is the transform's own (0: none).
     """
 
     affine: np.ndarray
     spacing: np.ndarray
-    unit: float
     code: int
     doubts: tuple[str, ...]
 
@@ -98,12 +97,12 @@ def read_nifti(path: Path) -> tuple[AnalyzeHeader, np.ndarray] | None:
     require_volume(path, shape)
     if pair:
         content = unpacked(_member(path, "img"))
-    offset = header.get_data_offset()
-    if min(shape) < 1 or offset < 0 or offset + int(np.prod(shape, dtype=object)) * kind.itemsize > len(content):
+    offset, size = header.get_data_offset(), int(np.prod(shape, dtype=object)) * kind.itemsize
+    if offset < (0 if pair else header.single_vox_offset) or min(shape) < 1 or offset + size > len(content):
         raise EOFError(path)
     stored = np.ndarray(shape, kind, content, offset, order="F")
-    slope, shift = (1.0 if value is None else value for value in header.get_slope_inter()[:2])
-    array = apply_read_scaling(stored, np.float64(slope), np.float64(shift or 0.0))
+    slope, shift = header.get_slope_inter()
+    array = apply_read_scaling(stored, np.float64(1.0 if slope is None else slope), np.float64(shift or 0.0))
     return header, array.astype(np.float64) if array.dtype.itemsize > 8 else array
 
 
@@ -160,7 +159,7 @@ def place(header: AnalyzeHeader) -> Place:
         )
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     exact = np.allclose(steps, lengths * unit, rtol=1e-5, atol=0)  # pixdim has the decimals that a person wrote
-    return Place(affine, lengths * unit if exact else steps, unit, code, tuple(doubts))
+    return Place(affine, lengths * unit if exact else steps, code, tuple(doubts))
 
 
 def _transforms(mended: AnalyzeHeader, lengths: np.ndarray) -> dict[str, np.ndarray]:
@@ -211,9 +210,11 @@ def _header(content: bytes, pair: bool) -> AnalyzeHeader | None:
         return None
     kinds = {Nifti1Header: Nifti1PairHeader, Nifti2Header: Nifti2PairHeader} if pair else {}
     for kind in HEADERS if pair else HEADERS[:2]:
-        block = bytes(content[: kind.sizeof_hdr])
+        block, kind = bytes(content[: kind.sizeof_hdr]), kinds.get(kind, kind)
         if kind.may_contain_header(block):
-            return kinds.get(kind, kind)(block, check=False)
+            header = kind(block, check=False)
+            if "magic" not in header or header["magic"] in MAGIC[pair]:
+                return header
     raise ValueError("no NIfTI header")
 
 

@@ -102,6 +102,8 @@ def _nifti_volume(path: Path, header: AnalyzeHeader, array: np.ndarray) -> Volum
 
 
 def _other_volume(path: Path) -> Volume:
+    if sitk.ImageFileReader.GetImageIOFromFileName(str(path)).startswith("Nifti"):  # less strict than nibabel
+        raise ValueError(path)
     image = sitk.ReadImage(str(path))
     require_volume(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
     geometry = Geometry(decimal_spacing(image.GetSpacing()), image.GetOrigin(), image.GetDirection())
@@ -149,9 +151,9 @@ def write_like(path: str | Path, array: np.ndarray, geometry: Geometry, like: st
     header = kind.header_class(source.binaryblock, source.endianness, check=False)
     where = place(header)
     if where.doubts:
-        affine = np.diag([1 / where.unit] * 3 + [1.0]) @ where.affine  # in the header's own unit
-        header.set_qform(affine, where.code or "aligned")
-        header.set_sform(affine, where.code or "aligned")
+        header.set_qform(where.affine, where.code or "aligned")
+        header.set_sform(where.affine, where.code or "aligned")
+        header["xyzt_units"] = int(header["xyzt_units"]) & ~7 | 2  # mm
     header["magic"] = header.single_magic
     header.set_data_offset(0)
     header.set_data_dtype(array.dtype)
