@@ -1,4 +1,4 @@
-"""CT and MR are told by their values, scaled scans by their range, and what is not like the training scans is refused."""
+"""CT and MR are told by their values, scaled scans by their range; what is unlike the training scans is refused."""
 
 from pathlib import Path
 
