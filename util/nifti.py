@@ -134,32 +134,38 @@ def place(header: AnalyzeHeader) -> Place:
     Raises:
         ValueError: nothing sound tells it; says what is wrong.
     """
-    shape, mended = volume_shape(header), header.copy()
+    mended = header.copy()
     mended.check_fix(QUIET, error_level=1000)  # as nibabel does when it reads a file
     unit = UNITS.get(int(header["xyzt_units"]) & 7) if "xyzt_units" in header else 1.0
     doubts = [] if unit else ["its unit of length is none that NIfTI knows, mm is assumed"]
-    unit = unit or 1.0
     lengths = np.abs(header["pixdim"][1:4].astype(float))
-    transforms = {n: np.diag([unit] * 3 + [1.0]) @ affine for n, affine in _transforms(mended, lengths).items()}
-    sound = {name: affine for name, affine in transforms.items() if _is_sound(affine)}
-    if not sound:
+    scale = np.diag([unit or 1.0] * 3 + [1.0])
+    transforms = {name: scale @ affine for name, affine in _transforms(mended, lengths).items()}
+    name = next((name for name, affine in transforms.items() if _is_sound(affine)), None)
+    if name is None:
         names = " and ".join(transforms)
         raise ValueError(f"its {names} (pixdim {_text(lengths)}) is zero, not finite or flat: nothing tells its place")
-    name, affine = next(iter(sound.items()))
-    for other in transforms:
-        if other not in sound:
-            doubts.append(f"its {other} (pixdim {_text(lengths)}) is zero, not finite or flat; the {name} is used")
-        elif text := _disagreement(affine, sound[other], shape):
-            doubts.append(f"its {other} is not its {name}: {text}; the {name} is used, as viewers do")
-    code = int(mended[f"{name}_code"]) if name != "pixdim" else 0
+    affine, code = transforms[name], int(mended.get(f"{name}_code", 0))
+    doubts += _contradictions(transforms, name, volume_shape(header), lengths)
     if not code:
         doubts.append(
             "nothing in its header tells the orientation; as viewers do, columns are taken to run to the left, "
             "rows to the front, slices to the head"
         )
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    exact = np.allclose(steps, lengths * unit, rtol=1e-5, atol=0)  # pixdim has the decimals that a person wrote
-    return Place(affine, lengths * unit if exact else steps, code, tuple(doubts))
+    steps, lengths = np.linalg.norm(affine[:3, :3], axis=0), lengths * scale[0, 0]
+    exact = np.allclose(steps, lengths, rtol=1e-5, atol=0)  # pixdim has the decimals that a person wrote
+    return Place(affine, lengths if exact else steps, code, tuple(doubts))
+
+
+def _contradictions(transforms: dict[str, np.ndarray], name: str, shape: tuple[int, ...], lengths) -> list[str]:
+    """What other transforms say against the one that is used, one sentence each."""
+    found = []
+    for other in transforms:
+        if not _is_sound(transforms[other]):
+            found.append(f"its {other} (pixdim {_text(lengths)}) is zero, not finite or flat; the {name} is used")
+        elif text := _disagreement(transforms[name], transforms[other], shape):
+            found.append(f"its {other} is not its {name}: {text}; the {name} is used, as viewers do")
+    return found
 
 
 def _transforms(mended: AnalyzeHeader, lengths: np.ndarray) -> dict[str, np.ndarray]:
