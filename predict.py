@@ -25,11 +25,12 @@ from dataloaders.prediction.cleaning import cleaned
 from dataloaders.prediction.predictor import Predictor
 from dataloaders.prediction.queries import Record, digests, find_queries, image_files, read_support, save_on_grid_of
 from dataloaders.prediction.sheet import draw_sheet
-from dataloaders.raw.regrid import Preparation, along_axes, require_modality
+from dataloaders.raw.intensities import require_training_values
+from dataloaders.raw.regrid import Preparation, along_axes
 from dataloaders.raw.sources import read_image
 from util import checkpoints
 from util.checkpoints import TrainedMethod
-from util.commands import guarded, named_label, parser, positive
+from util.commands import guarded, named_label, parser, positive, warn
 from util.errors import UserError
 from util.files import digest
 from util.runs import folders
@@ -145,8 +146,8 @@ def one_query(
     """
     image, _ = read_image(files)
     preparation = predictor.preparation
-    if not options.prepared:
-        require_modality(image, preparation, files[0])
+    warn(f"{files[0]}: {doubt}" for doubt in image.doubts)
+    require_training_values(image, preparation.plan, preparation.values, files[0], prepared=options.prepared)
     labels_file, picture, *probability_files = outputs
     best = np.full(image.array.shape, 0.5, np.float32)
     labels = np.zeros(image.array.shape, np.uint8 if max(predictor.organs) < 256 else np.int16)

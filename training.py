@@ -138,6 +138,7 @@ def start_from_earlier(method: nn.Module, options: Mapping, data: TrainingData) 
 def about(options: Mapping, data: TrainingData) -> dict[str, Any]:
     """What a checkpoint says of the run beside its state: enough to build the method and prepare other scans."""
     plan = plan_of(options["dataset"], config.DATASETS[options["dataset"]], Path(options["data_root"]))
+    geometries, values = zip(*((scan.geometry, scan.values) for scan in data.scans), strict=True)
     return {
         "method": options["method"],
         "arguments": options["model"],
@@ -145,7 +146,7 @@ def about(options: Mapping, data: TrainingData) -> dict[str, Any]:
         "stride": options["stride"],
         "config": options,
         "intensities": data.intensities,
-        "preparation": observe(plan, [scan.geometry for scan in data.scans], data.side).as_plain(),
+        "preparation": observe(plan, geometries, data.side, values).as_plain(),
         "training_scans": data.numbers,
     }
 

@@ -21,16 +21,15 @@ import numpy as np
 
 from data.parts import command
 from data.parts.convert import Converter, convert
+from data.parts.guess import INTENSITIES, guess_plan
 from data.parts.manifest import MANIFEST
 from dataloaders.raw.preparation import Plan
-from dataloaders.raw.regrid import HOUNSFIELD
-from dataloaders.raw.sources import Source, find_series, find_volumes, read_source
+from dataloaders.raw.sources import Source, find_series, find_volumes
 from util.commands import guarded, named_label, parser
 from util.errors import UserError
 from util.files import write_text
 
 FOLDS = 5
-LOOKED_AT = 5  # scans, to guess from
 SUPERVOXELS = 5000  # smallest supervoxel in voxels, as for the abdominal sets
 WORDS = re.compile(r"(?<![a-z])(image|img|scan|label|seg|segmentation|mask|manual|gt|ct|mr|0000)(?![a-z])")
 
@@ -88,30 +87,6 @@ def _by_number(named: Mapping[str, tuple[Path, ...]], folder: Path) -> dict[str,
     return found
 
 
-def guess_plan(sources: Mapping[int, Source], size: int) -> tuple[Plan, list[str]]:
-    """Median spacing of the scans, coarser in the plane if a scan would not fit; CT by its negative values."""
-    spacings, fields, lowest = [], [], []
-    for source in list(sources.values())[:: max(1, len(sources) // LOOKED_AT)]:
-        try:
-            image, _ = read_source(source, None, True)
-        except UserError:
-            continue  # told when it is converted
-        spacings.append(image.geometry.spacing)
-        fields.append(
-            max(image.geometry.spacing[0] * image.array.shape[2], image.geometry.spacing[1] * image.array.shape[1])
-        )
-        lowest.append(float(image.array.min()))
-    if not spacings:
-        return Plan(size=size), ["no scan can be read; nothing is guessed"]
-    x, y, z = np.median(spacings, axis=0)
-    plane = float(max(np.median([x, y]), np.median(fields) / size))
-    spacing = tuple(float(f"{step:.4g}") for step in (plane, plane, z))
-    is_ct = np.median(lowest) < HOUNSFIELD
-    plan = Plan(spacing=spacing, size=size, **({"window": (-125, 275)} if is_ct else {"percentile": 99.5}))
-    cut = "CT: window -125 to 275 HU becomes 0 to 255" if is_ct else "MR: the brightest 0.5 % are cut"
-    return plan, [f"guessed {cut}", "guessed spacing {:g} x {:g} x {:g} mm".format(*spacing)]
-
-
 def guess_folds(numbers: Sequence[int]) -> list[dict]:
     """Every scan is a query once; the support of a fold is the first scan of the next, as in config.py."""
     count = min(FOLDS, len(numbers) // 2)
@@ -124,7 +99,7 @@ def describe(out: Path, folder: str, plan: Plan, organs: Mapping[str, int], othe
     prepared = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["scans"]
     return {
         "images": folder,
-        "modality": "CT" if plan.window else "MR",
+        "modality": "MR" if plan.percentile else "CT",  # scaled values mean the same in every scan, too
         "supervoxel_size": SUPERVOXELS,
         "organs": dict(organs),
         "others": dict(others),
@@ -160,7 +135,7 @@ def write_description(out: Path, content: dict) -> Path:
 def prepare_own(options: argparse.Namespace) -> dict[int, str]:
     """Convert, describe, and say what was done; returns the failures."""
     sources, remarks = find(options.images, options.labels)
-    plan, guesses = guess_plan(sources, options.size or 256)
+    plan, guesses = guess_plan(sources, options.size or 256, "scaled" if options.window else options.intensities)
     plan = command.chosen_plan(options, plan, replace(plan, legacy=True, orient=False))
     if options.window:
         plan = replace(plan, window=tuple(options.window), percentile=None)
@@ -174,6 +149,7 @@ def prepare_own(options: argparse.Namespace) -> dict[int, str]:
         options.out,
         plan,
         trust_voxels=options.trust_label_voxels,
+        accept_doubts=options.accept_doubtful_headers,
         jobs=options.jobs,
         overwrite=options.overwrite,
     )
@@ -217,12 +193,19 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME=ID",
         help="organs to test (default: every id of the labels)",
     )
-    own.add_argument(
+    values = own.add_mutually_exclusive_group()
+    values.add_argument(
         "--window",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="intensities that become 0 and 255 (default: guessed)",
+    )
+    values.add_argument(
+        "--intensities",
+        choices=tuple(INTENSITIES),
+        default="",
+        help="what the scans are, and so what is done to their values (default: guessed)",
     )
     command.add_options(own)
     options = own.parse_args(arguments)

@@ -22,6 +22,7 @@ class Scan:
         segments: supervoxels or superpixels `(D, H, W)` int32, 0 = none, or None if they were not asked for.
         geometry: of the image file.
         shape: of the image file, before the cut to the data set's size.
+        values: lowest and highest in the image file.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Scan:
     segments: np.ndarray | None
     geometry: Geometry
     shape: tuple[int, int, int]
+    values: tuple[float, float] = (0.0, 0.0)
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -107,6 +109,7 @@ def read_scan(
         segments=None if ids is None else ids[cut],
         geometry=volume.geometry,
         shape=volume.array.shape,
+        values=(float(volume.array.min()), float(volume.array.max())),
     )
 
 

@@ -101,6 +101,40 @@ def test_the_header_of_a_query_is_kept_bit_by_bit(segment, scan, tmp_path):
     assert result.get_data_dtype() == np.float32
 
 
+def test_what_a_header_leaves_in_doubt_is_said_and_the_result_lies_where_viewers_show_the_scan(
+    segment, scan, tmp_path, capsys
+):
+    """The same voxels under a sound header, one whose transforms exchange left and right, and as four dimensions."""
+    sound = nibabel.load(scan("image_1"))
+    voxels = np.asarray(sound.dataobj)
+    shutil.copy(scan("image_1"), tmp_path / "sound.nii.gz")
+    doubtful = nibabel.Nifti1Image(voxels, sound.affine)
+    doubtful.set_sform(sound.affine, 1)
+    doubtful.set_qform(np.diag([-1, 1, 1, 1]) @ sound.affine, 1)
+    doubtful.to_filename(tmp_path / "doubtful.nii")
+    nibabel.Nifti1Image(voxels[..., None], sound.affine).to_filename(tmp_path / "four.nii.gz")
+    queries = [tmp_path / name for name in ("sound.nii.gz", "doubtful.nii", "four.nii.gz")]
+    assert segment(tmp_path / "out", *queries) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning:" in line]
+    assert len(warnings) == 1 and f"{tmp_path}/doubtful.nii: its qform is not its sform: one mirrors" in warnings[0]
+    expected, mended, four = (nibabel.load(tmp_path / f"out/{name}.nii.gz") for name in ("sound", "doubtful", "four"))
+    assert len(np.unique(expected.dataobj)) > 2 and four.shape == (*sound.shape, 1)
+    for result in (mended, four):
+        np.testing.assert_array_equal(np.asarray(result.dataobj).reshape(sound.shape), expected.dataobj)
+        np.testing.assert_allclose(result.affine, sound.affine, atol=1e-4)
+    np.testing.assert_allclose(mended.get_qform(), mended.get_sform(), atol=1e-4)
+
+
+def test_prepared_looks_at_the_values_before_it_believes(segment, scan, tmp_path, capsys):
+    volume = read_volume(scan("image_1"))
+    scaled = (volume.array / volume.array.max()).astype(np.float32)
+    write_volume(tmp_path / "scaled.nii.gz", scaled, volume.geometry)
+    assert segment(tmp_path / "out", tmp_path / "scaled.nii.gz", prepared=True) == 1
+    line = failure(capsys)
+    assert "scaled failed: " in line and "has values from 0 to 1, the prepared training scans from 0 to" in line
+    assert segment(tmp_path / "out2", scan("image_1"), prepared=True, organs="liver=1") == 0
+
+
 def test_ensembles_average_and_the_highest_probability_wins(segment, run, scan, tmp_path, tiny):
     train(f"data_root={tiny}", f"runs={tmp_path / 'runs'}", "seed=5", "train.learning_rate=0.01")
     other = only_run(tmp_path / "runs")
@@ -191,7 +225,7 @@ def damaged(scan, tmp_path, array, geometry=None):
             lambda a: np.where(a == a.max(), np.nan, a).astype(np.float32),
             "voxel(s) are NaN or infinite; repair the scan",
         ),
-        (lambda a: a - np.int16(1000), "has values down to -1000 as CT and the checkpoint was trained on MR"),
+        (lambda a: a - np.int16(1000), "as CT and the checkpoint was trained on MR"),
         (lambda a: a * 0, "every voxel has the value 0"),
     ],
 )

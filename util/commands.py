@@ -4,7 +4,9 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+from tqdm import tqdm
 
 from util.errors import UserError
 
@@ -73,6 +75,12 @@ def jobs(text: str) -> int:
     if int(text) == 0:
         raise argparse.ArgumentTypeError("0 jobs can do nothing; -1 takes one per core")
     return int(text)
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Print what is done in spite of a doubt, beside any progress bar."""
+    for sentence in sentences:
+        tqdm.write(f"warning: {sentence}", file=sys.stderr)
 
 
 def named_label(text: str) -> tuple[str, int]:

@@ -3,7 +3,6 @@
 Arrays are indexed `[z, y, x]` (slice, row, column); geometry is in SimpleITK's `(x, y, z)` order and in millimetres.
 """
 
-import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,17 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
+from nibabel.analyze import AnalyzeHeader
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
 from util.errors import UserError
 from util.files import whole_file
+from util.nifti import UNEVEN, place, read_header, read_nifti, require_volume
+
+SMALLEST, LARGEST = 10.0, 3000.0  # mm; a field of view outside of them is a wrong spacing or unit, not a patient
+LEFT_BACK = np.array([-1.0, -1.0, 1.0])  # NIfTI counts to the right and front, DICOM and ITK to the left and back
 
 
 @dataclass(frozen=True)
@@ -36,59 +41,73 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Volume:
-    """A 3D array `(D, H, W)` with its geometry."""
+    """A 3D array `(D, H, W)` with its geometry, and sentences about what its file's header leaves in doubt of it."""
 
     array: np.ndarray
     geometry: Geometry
+    doubts: tuple[str, ...] = ()
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read one 3D volume (NIfTI or whatever else SimpleITK reads).
+    """Read one 3D volume (NIfTI, Analyze, or whatever else SimpleITK reads), whatever its name.
+
+    What its header does not say clearly is read as nibabel and viewers do, and told in the volume's `doubts`: training
+    data refuse them, predict.py prints them, data.check counts them. Units of NIfTI (metre, micron) become mm.
 
     Raises:
-        UserError: the file is missing, unreadable or cut short, is sheared, is not 3D, or holds NaN or infinite values.
+        UserError: the file is missing, unreadable or cut short, is sheared, is not 3D, lies nowhere or in an
+            impossible field of view, or holds NaN or infinite values.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        header = sitk.ImageFileReader()
-        header.SetFileName(str(path))
-        header.ReadImageInformation()
-        array = _nifti_voxels(path) if path.name.endswith((".nii", ".nii.gz")) else _other_voxels(path)
-    except (RuntimeError, EOFError, OSError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-        if "orthonormal" in str(error):
-            raise UserError(
-                f"{path}: its axes are not at right angles (a sheared affine); resample it onto a straight grid first"
-            ) from error
+        found = read_nifti(path)
+        volume = _other_volume(path) if found is None else _nifti_volume(path, *found)
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, OverflowError, zlib.error, HeaderDataError) as error:
         raise UserError(
             f"{path}: cannot be read, the file is damaged, cut short or not an image; fetch or write it again"
         ) from error
-    if array.ndim != 3 or header.GetNumberOfComponents() != 1:
-        raise UserError(
-            f"{path}: a 3D volume with one value per voxel is expected, this one has size {header.GetSize()}"
-        )
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        count = int(np.count_nonzero(~np.isfinite(array)))
+    if np.issubdtype(volume.array.dtype, np.floating) and not np.isfinite(volume.array).all():
+        count = int(np.count_nonzero(~np.isfinite(volume.array)))
         raise UserError(f"{path}: {count} voxel(s) are NaN or infinite; repair the scan before using it")
-    return Volume(array, Geometry(decimal_spacing(header.GetSpacing()), header.GetOrigin(), header.GetDirection()))
+    field = np.multiply(volume.geometry.spacing, volume.array.shape[::-1])
+    if not SMALLEST <= field.max() <= LARGEST or min(volume.geometry.spacing) < SMALLEST / 1000:
+        raise UserError(
+            f"{path}: its header says that it is {_text(field)} mm large; correct its spacing or unit of length"
+        )
+    return volume
 
 
-def _nifti_voxels(path: Path) -> np.ndarray:
-    """Voxels `(D, H, W)` exactly as stored.
+def _nifti_volume(path: Path, header: AnalyzeHeader, array: np.ndarray) -> Volume:
+    """Voxels `(x, y, z)` exactly as stored, with the place that nibabel gives them.
 
-    nibabel and not ITK: ITK's reader fills the missing part of a cut file with zeros and turns NaN into 0, silently.
+    nibabel and not ITK: ITK's reader fills the missing part of a cut file with zeros, turns NaN into 0, and may take
+    the spacing from one transform and the directions from another, silently.
     """
-    if path.name.endswith(".gz"):
-        with gzip.open(path) as stream:  # to the very end, where the length and the checksum stand
-            while stream.read(1 << 22):
-                pass
-    array = np.asanyarray(nibabel.load(path).dataobj).T
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))  # ITK knows no other byte order
+    try:
+        where = place(header)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; write its header again") from error
+    axes = where.affine[:3, :3] / np.linalg.norm(where.affine[:3, :3], axis=0)
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=UNEVEN):
+        raise UserError(
+            f"{path}: its axes are not at right angles (a sheared affine); resample it onto a straight grid first"
+        )
+    direction, origin = LEFT_BACK[:, None] * axes, LEFT_BACK * where.affine[:3, 3]
+    geometry = Geometry(decimal_spacing(where.spacing), tuple(origin.tolist()), tuple(direction.ravel().tolist()))
+    return Volume(np.ascontiguousarray(array.T, array.dtype.newbyteorder("=")), geometry, where.doubts)
 
 
-def _other_voxels(path: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+def _other_volume(path: Path) -> Volume:
+    if sitk.ImageFileReader.GetImageIOFromFileName(str(path)).startswith("Nifti"):  # less strict than nibabel
+        raise ValueError(path)
+    image = sitk.ReadImage(str(path))
+    require_volume(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
+    geometry = Geometry(decimal_spacing(image.GetSpacing()), image.GetOrigin(), image.GetDirection())
+    return Volume(sitk.GetArrayFromImage(image), geometry)
 
 
 def decimal_spacing(spacing: tuple[float, ...]) -> tuple[float, ...]:
@@ -116,18 +135,34 @@ def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> Non
             raise OSError(str(error).strip().splitlines()[-1]) from error
 
 
-def write_like(path: str | Path, array: np.ndarray, like: str | Path) -> None:
-    """Write `array` `(D, H, W)` as NIfTI with the geometry of the NIfTI file `like`, bit by bit: affine, codes, units.
+def write_like(path: str | Path, array: np.ndarray, geometry: Geometry, like: str | Path) -> None:
+    """Write `array` `(D, H, W)` on the grid of the file `like`, of which `read_volume` told the `geometry`.
+
+    If that is a NIfTI file its header is kept bit by bit: affine, codes, units, axes of length 1. Only if the header
+    leaves in doubt where its voxels lie, sform and qform both become what `read_volume` used.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    source = nibabel.load(like)
-    header = source.header.copy()
+    source = read_header(Path(like))
+    if not isinstance(source, Nifti1Header):
+        return write_volume(path, array, geometry)
+    kind = nibabel.Nifti2Image if isinstance(source, Nifti2Header) else nibabel.Nifti1Image
+    header = kind.header_class(source.binaryblock, source.endianness, check=False)
+    where = place(header)
+    if where.doubts:
+        header.set_qform(where.affine, where.code or "aligned")
+        header.set_sform(where.affine, where.code or "aligned")
+        header["xyzt_units"] = int(header["xyzt_units"]) & ~7 | 2  # mm
+    header["magic"] = header.single_magic
+    header.set_data_offset(0)
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0  # the window of an image means nothing here
-    header.extensions.clear()  # they may name the patient
-    image = type(source)(array.T, None, header)
+    image = kind(array.T.reshape(header.get_data_shape()), None, header)
     with whole_file(path) as temporary:
         nibabel.save(image, temporary)
+
+
+def _text(lengths: np.ndarray) -> str:
+    return " x ".join(f"{length:.6g}" for length in lengths)

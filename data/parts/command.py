@@ -43,6 +43,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept labels whose header places them elsewhere than their image",
     )
+    command.add_argument(
+        "--accept-doubtful-headers",
+        action="store_true",
+        help="prepare scans whose header contradicts itself or tells no orientation, too, as viewers show them",
+    )
     command.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="mm of the prepared voxels")
     command.add_argument("--size", type=int, metavar="PIXELS", help="rows and columns of the prepared slices")
     command.add_argument(
@@ -81,6 +86,7 @@ def main(converter: Converter, about: str, arguments: list[str] | None = None) -
             options.out,
             chosen_plan(options, converter.plan, converter.legacy),
             trust_voxels=options.trust_label_voxels,
+            accept_doubts=options.accept_doubtful_headers,
             jobs=options.jobs,
             overwrite=options.overwrite,
         )

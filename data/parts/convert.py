@@ -11,17 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data.parts.manifest import MANIFEST, claim, is_done, record, write_manifest
 from data.parts.montage import Tile, draw_montage, make_tile
+from dataloaders.raw.intensities import windowed
 from dataloaders.raw.preparation import Plan, prepare
-from dataloaders.raw.sources import Source, read_source
+from dataloaders.raw.sources import Source, doubts, read_source
 from util.errors import UserError
 from util.files import digest
 from util.parallel import each_scan
 from util.volume import read_volume, write_volume
 
 MONTAGE = "montage.png"
-RECIPE = 1  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
+LEAST_LEFT = 25  # of 255 grey levels
+RECIPE = 2  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Task:
     plan: Plan
     ids: Mapping[int, int] | None
     trust_voxels: bool
+    accept_doubts: bool
     recorded: dict | None
 
 
@@ -80,6 +85,7 @@ def convert(
     plan: Plan,
     *,
     trust_voxels: bool = False,
+    accept_doubts: bool = False,
     jobs: int = -1,
     overwrite: bool = False,
 ) -> dict[int, str]:
@@ -110,6 +116,7 @@ def convert(
             plan,
             converter.ids,
             trust_voxels,
+            accept_doubts,
             manifest["scans"].get(str(number)),
         )
         for number, source in sorted(sources.items())
@@ -166,10 +173,21 @@ def one_scan(task: Task) -> Outcome:
         sources = {file.relative_to(task.raw).as_posix(): digest(file) for file in task.source.files}
         if is_done(task.recorded, sources, (image, label)):
             return Outcome(task.recorded, make_tile(read_volume(image), read_volume(label)))
-        result = prepare(*read_source(task.source, task.ids, task.trust_voxels), task.plan)
+        scan = read_source(task.source, task.ids, task.trust_voxels)
+        doubtful = doubts(task.source, scan, task.trust_voxels)
+        if doubtful and not task.accept_doubts:
+            raise UserError(f"{doubtful[0]}; look at it in a viewer, and if it is right use --accept-doubtful-headers")
+        if task.plan.window and np.ptp(windowed(scan[0].array, task.plan)) < LEAST_LEFT:
+            first, last = task.plan.window
+            raise UserError(
+                f"{task.source.image[0]}: has values from {scan[0].array.min():g} to {scan[0].array.max():g}, of which "
+                f"the window {first:g} to {last:g} leaves next to nothing; prepare it apart from the others"
+            )
+        result = prepare(*scan, task.plan)
         for path, volume in zip((image, label), result, strict=True):
             write_volume(path, volume.array, volume.geometry)
-        return Outcome(record(sources, (image, label), result), make_tile(*result), fresh=True)
+        line = record(sources, (image, label), result) | ({"doubts": doubtful} if doubtful else {})
+        return Outcome(line, make_tile(*result), fresh=True)
     except BaseException:
         for path in (image, label):  # no half of a scan, and none of sources that are no longer there
             path.unlink(missing_ok=True)
@@ -183,6 +201,7 @@ def report(converter: Converter, out: Path, outcomes: Mapping[int, Outcome]) -> 
     print(f"{converter.name}: {fresh} prepared, {len(done) - fresh} were ready, {len(outcomes) - len(done)} failed")
     for number, outcome in outcomes.items():
         if outcome.record:
+            print(*(f"  scan {number}: {doubt}\n" for doubt in outcome.record.get("doubts", ())), sep="", end="")
             missing = [name for i, name in converter.organs.items() if str(i) not in outcome.record["label_voxels"]]
             if missing:
                 print(f"  scan {number} does not show: {', '.join(missing)}")

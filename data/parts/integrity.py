@@ -66,12 +66,11 @@ def _check_image(image: Volume, dataset: Dataset, found: Findings) -> None:
         "pixels": f"{rows} x {columns}",
         "spacing": " x ".join(f"{step:.4g}" for step in image.geometry.spacing),
     }
+    found.facts["values"] = f"{image.array.min():.4g} to {image.array.max():.4g}"
     if image.array.min() == image.array.max():
         found.errors.append("the image is constant")
     found.facts["blank"] = int((image.array.max((1, 2)) == image.array.min((1, 2))).sum())
-    axes = np.reshape(image.geometry.direction, (3, 3))
-    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
-        found.errors.append(f"the image's axes are not orthogonal: {image.geometry.direction}")
+    found.errors += [f"the image's header: {doubt}" for doubt in image.doubts]
     if image.geometry.spacing == (1.0, 1.0, 1.0):
         found.warnings.append("the image's header has unit spacing: was its geometry lost?")
     found.directions = direction_letters(image.geometry)
@@ -88,6 +87,7 @@ def _check_label(file: Path, image: Volume, dataset: Dataset, found: Findings) -
     label = read_volume(file)
     if label.array.shape != image.array.shape:
         raise UserError(f"{file}: has shape {label.array.shape}, its image {image.array.shape}")
+    found.errors += [f"the label's header: {doubt}" for doubt in label.doubts]
     if not label.geometry.matches(image.geometry):
         found.errors.append("the label lies on another grid than the image (spacing, origin or direction)")
     ids = np.unique(label.array)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from pydicom.misc import is_dicom
 
-from dataloaders.raw.regrid import Preparation, onto_training_grid, require_modality
-from dataloaders.raw.sources import Source, is_volume, read_source
+from dataloaders.raw.intensities import require_training_values
+from dataloaders.raw.regrid import Preparation, onto_training_grid
+from dataloaders.raw.sources import Source, doubts, is_volume, read_source
+from util.commands import warn
 from util.errors import UserError
 from util.files import digest, write_text
-from util.volume import Volume, write_like, write_volume
+from util.volume import Volume, write_like
 
 RECORD = "predictions.json"
 
@@ -145,9 +147,10 @@ def read_support(
     Raises:
         UserError: a file cannot be read, image and label do not lie on one grid, or nothing is labelled.
     """
-    image, label = read_source(Source(image_files(image_file), (label_file,)), None, trust_voxels)
-    if not prepared:
-        require_modality(image, preparation, image_file)
+    source = Source(image_files(image_file), (label_file,))
+    image, label = read_source(source, None, trust_voxels)
+    warn(doubts(source, (image, label), trust_voxels))
+    require_training_values(image, preparation.plan, preparation.values, image_file, prepared=prepared)
     result = onto_training_grid(image, label, preparation, prepared=prepared)
     lost = set(np.unique(label.array).tolist()) - set(np.unique(result[1].array).tolist())
     if lost:
@@ -173,8 +176,5 @@ def image_files(path: Path) -> tuple[Path, ...]:
 
 
 def save_on_grid_of(files: Sequence[Path], image: Volume, file: Path, array: np.ndarray) -> None:
-    """Write a volume on the grid of a scan that came from `files`; the header of a NIfTI scan is kept bit by bit."""
-    if is_volume(files[0]):
-        write_like(file, array, files[0])
-    else:
-        write_volume(file, array, image.geometry)
+    """Write a volume on the grid of a scan that came from `files`; the header of a sound NIfTI scan is kept."""
+    write_like(file, array, image.geometry, files[0])

@@ -7,19 +7,17 @@ so the way back is one interpolation from grid to grid.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from dataloaders.raw.intensities import value_range
 from dataloaders.raw.preparation import Plan, intensities, interpolate, label_onto, moved, orient, prepare
-from util.errors import UserError
 from util.volume import Geometry, Volume
 
 TILT = 10.0  # degrees; a scan that is turned by more is interpolated onto the patient's axes, others keep their slices
 AXIAL = 25.0  # degrees; training scans that all are turned by less lie along the patient's axes (CHAOS: up to about 10)
-HOUNSFIELD = -200  # MR has no values below; in CT air has -1000
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,14 @@ class Preparation:
         towards: signs of left, back, head: where their columns, rows and slices run.
         axial: they lie along the patient's axes; if not (short-axis slices of a heart) the slices of other scans are
             left as they were acquired, too.
+        values: `intensities.value_range` of the prepared scans; None if an older version did not note it. It differs
+            between folds whose preparation is the same.
     """
 
     plan: Plan
     towards: tuple[float, float, float]
     axial: bool
+    values: tuple[float, ...] | None = field(default=None, compare=False)
 
     def as_plain(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
@@ -44,16 +45,21 @@ class Preparation:
     @staticmethod
     def from_plain(content: Mapping[str, Any]) -> "Preparation":
         """What `as_plain` gave."""
-        return Preparation(Plan.from_plain(content["plan"]), tuple(content["towards"]), content["axial"])
+        values = content.get("values")
+        values = values if values is None else tuple(values)
+        return Preparation(Plan.from_plain(content["plan"]), tuple(content["towards"]), content["axial"], values)
 
 
-def observe(plan: Plan, geometries: Sequence[Geometry], size: int) -> Preparation:
+def observe(
+    plan: Plan, geometries: Sequence[Geometry], size: int, ranges: Sequence[tuple[float, float]] = ()
+) -> Preparation:
     """The preparation behind training scans.
 
     Args:
         plan: what is known of their preparation; the grid is read from the scans themselves.
         geometries: of the scans.
         size: rows and columns that are used of them.
+        ranges: lowest and highest value of each.
     """
     relative = plan.shrink != 1 or plan.border > 0  # the spacing follows from that of each raw scan
     spacing = None if relative else tuple(np.median([g.spacing for g in geometries], axis=0).tolist())
@@ -61,7 +67,8 @@ def observe(plan: Plan, geometries: Sequence[Geometry], size: int) -> Preparatio
     towards = tuple(np.where(np.mean([a.diagonal() for a in axes], axis=0) < 0, -1.0, 1.0).tolist())
     axial = all(_tilt(geometry, towards) < AXIAL for geometry in geometries)
     # the published grids differ from ours by less than a voxel, but their headers lost the crop: they lead nowhere back
-    return Preparation(replace(plan, spacing=spacing, size=size, orient=True, legacy=False), towards, axial)
+    values = value_range(ranges) if ranges else None
+    return Preparation(replace(plan, spacing=spacing, size=size, orient=True, legacy=False), towards, axial, values)
 
 
 def onto_training_grid(
@@ -97,22 +104,6 @@ def onto_own_grid(array: np.ndarray, geometry: Geometry, own: Volume) -> np.ndar
     framed = np.pad(array, ((0, 0), (1, 1), (1, 1)))
     size = own.array.shape[::-1]
     return interpolate(framed, moved(geometry, (-1, -1, 0)), size, own.geometry, edge=True)
-
-
-def require_modality(image: Volume, preparation: Preparation, file: Path) -> None:
-    """Refuse a CT if MR was trained, and the other way round, as far as values tell.
-
-    Raises:
-        UserError: intensities cannot be those of the checkpoint's modality.
-    """
-    lowest, plan = float(image.array.min()), preparation.plan
-    remedy = "use a checkpoint of its modality, or --prepared if intensities are the training scans' already"
-    if plan.window is not None and lowest >= HOUNSFIELD:
-        raise UserError(
-            f"{file}: has no value below {lowest:g} and the checkpoint was trained on CT in Hounsfield units; {remedy}"
-        )
-    if plan.percentile is not None and lowest < HOUNSFIELD:
-        raise UserError(f"{file}: has values down to {lowest:g} as CT and the checkpoint was trained on MR; {remedy}")
 
 
 def along_axes(volume: Volume, towards: Sequence[float]) -> Volume:

@@ -39,7 +39,7 @@ def one_of_each(images: Sequence[Path], labels: Sequence[Path]) -> Source:
 
 
 def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: bool) -> tuple[Volume, Volume]:
-    """Image and label `(D, H, W)` of one scan, voxel by voxel the same place.
+    """Image and label `(D, H, W)` of one scan, voxel by voxel the same place, with the doubts of their own headers.
 
     Args:
         source: its files.
@@ -53,12 +53,12 @@ def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: boo
         raise UserError(source.problem)
     image, slices = read_image(source.image)
     label = (
-        _read_pictures(source.label, slices, image)
+        Volume(_read_pictures(source.label, slices, image), image.geometry)
         if source.label[0].suffix == ".png"
         else _read_label(source.label[0], image, trust_voxels)
     )
     where = source.label[0] if len(source.label) == 1 else source.label[0].parent
-    return image, Volume(_ids(label, ids, where), image.geometry)
+    return image, Volume(_ids(label.array, ids, where), image.geometry, label.doubts)
 
 
 def read_image(files: tuple[Path, ...]) -> tuple[Volume, list[Path]]:
@@ -98,7 +98,13 @@ def is_series(files: tuple[Path, ...]) -> bool:
     return not is_volume(files[0])
 
 
-def _read_label(file: Path, image: Volume, trust_voxels: bool) -> np.ndarray:
+def doubts(source: Source, volumes: Sequence[Volume], trust_voxels: bool) -> list[str]:
+    """What the headers of image and label leave in doubt, one sentence for each; a label that is trusted has none."""
+    files = (source.image[0], source.label[0])[: 1 if trust_voxels else 2]
+    return [f"{file}: {doubt}" for file, volume in zip(files, volumes, strict=False) for doubt in volume.doubts]
+
+
+def _read_label(file: Path, image: Volume, trust_voxels: bool) -> Volume:
     label = read_volume(file)
     if label.array.shape != image.array.shape:
         raise UserError(
@@ -111,7 +117,7 @@ def _read_label(file: Path, image: Volume, trust_voxels: bool) -> np.ndarray:
             f"{_text(image.geometry.spacing)} mm, origin {_text(label.geometry.origin)} against "
             f"{_text(image.geometry.origin)}, or the direction); if the voxels do correspond, use --trust-label-voxels"
         )
-    return label.array
+    return label
 
 
 def _read_pictures(files: tuple[Path, ...], slices: list[Path], image: Volume) -> np.ndarray:

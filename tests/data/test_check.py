@@ -3,6 +3,7 @@
 import json
 import re
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -45,6 +46,12 @@ def file(own, name: str, number: int = 2):
 def change(path, array=lambda a: a, geometry=lambda g: g) -> None:
     volume = read_volume(path)
     write_volume(path, array(volume.array), geometry(volume.geometry))
+
+
+def contradict(path) -> None:
+    image = nibabel.load(path)
+    image.set_qform(np.diag([-1, 1, 1, 1]) @ image.affine, 1)
+    nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(path)
 
 
 def put(value):
@@ -92,6 +99,10 @@ FAULTS = {
     "grid": (
         lambda own: change(file(own, "label"), geometry=lambda g: Geometry((5, 5, 16), g.origin, g.direction)),
         "the label lies on another grid than the image",
+    ),
+    "transforms": (
+        lambda own: contradict(file(own, "image")),
+        "the image's header: its qform is not its sform: one mirrors the other",
     ),
     "id": (lambda own: change(file(own, "label"), put(9)), "the label holds the id(s) [9]"),
     "fractions": (lambda own: change(file(own, "label"), lambda a: a * 0.3), "label_2.nii.gz: holds fractions"),

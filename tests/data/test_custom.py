@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -87,6 +88,46 @@ def test_negative_values_mean_ct(tmp_path, capsys):
     assert "guessed CT" in capsys.readouterr().out
     image = read_volume(tmp_path / "out/out_normalized/image_2.nii.gz").array
     assert image.min() == 0 and image.max() == pytest.approx(255)
+
+
+def test_clipped_ct_is_still_ct_and_what_is_no_ct_is_not_windowed(tmp_path, capsys):
+    for number in (1, 2, 3):
+        phantom_raw.write_synapse(tmp_path / "raw", 1, number, (8, 32, 32))
+    root = tmp_path / "raw/RawData/Training"
+    (root / "img").rename(root / "images"), (root / "label").rename(root / "answers")
+    *clipped, scaled = sorted((root / "images").iterdir())
+    for file in clipped:
+        volume = read_volume(file)
+        write_volume(file, volume.array.clip(-160, 240), volume.geometry)
+    volume = read_volume(scaled)
+    write_volume(scaled, (volume.array.clip(-160, 240) / 400 + 0.4).astype(np.float32), volume.geometry)
+    assert run(root, tmp_path / "out") == 1
+    told = capsys.readouterr()
+    assert "guessed CT: window -125 to 275 HU becomes 0 to 255 (values from -160 to 240, but 1 of 3 look" in told.out
+    assert "has values from 0 to 1, of which the window -125 to 275 leaves next to nothing" in told.err
+    assert run(root, tmp_path / "other", "--intensities", "scaled") == 0 and "guessed CT" not in capsys.readouterr().out
+
+
+def test_a_scan_whose_place_is_in_doubt_is_prepared_only_if_that_is_accepted(hearts, tmp_path, capsys):
+    for folder in ("images", "answers"):
+        shutil.copytree(hearts / folder, tmp_path / folder)
+    for file in (tmp_path / "images/heart-2.nii.gz", tmp_path / "answers/seg-2.nii.gz"):
+        header = nibabel.load(file)
+        header.set_sform(None, 0), header.set_qform(None, 0)
+        nibabel.Nifti1Image(np.asarray(header.dataobj), None, header.header).to_filename(file)
+    assert run(tmp_path, tmp_path / "out") == 1
+    told = capsys.readouterr()
+    assert "5 prepared, 0 were ready, 1 failed" in told.out
+    assert "heart-2.nii.gz: nothing in its header tells the orientation" in told.err
+    assert "if it is right use --accept-doubtful-headers" in told.err
+    assert run(tmp_path, tmp_path / "out", "--accept-doubtful-headers") == 0
+    told = capsys.readouterr()
+    assert "1 prepared, 5 were ready" in told.out and "heart-2.nii.gz: nothing in its header tells" in told.out
+    scans = json.loads((tmp_path / "out/preparation.json").read_text())["scans"]
+    assert [number for number, line in scans.items() if "doubts" in line] == ["2"]
+    made, source = (nibabel.load(tmp_path / f) for f in ("out/out_normalized/label_2.nii.gz", "answers/seg-2.nii.gz"))
+    middles = [v.affine[:3] @ [*np.argwhere(np.asarray(v.dataobj) == 500).mean(0), 1] for v in (made, source)]
+    np.testing.assert_allclose(*middles, atol=4)
 
 
 def test_names_that_do_not_correspond_are_refused(hearts, tmp_path, capsys):

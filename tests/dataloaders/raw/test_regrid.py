@@ -8,8 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from data.phantom_raw import centred, truth
 from dataloaders.raw.preparation import Plan
-from dataloaders.raw.regrid import Preparation, along_axes, observe, onto_own_grid, onto_training_grid, require_modality
-from util.errors import UserError
+from dataloaders.raw.regrid import Preparation, along_axes, observe, onto_own_grid, onto_training_grid
 from util.volume import Geometry, Volume
 
 STORED = (1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)  # as CHAOST2 lies
@@ -132,16 +131,6 @@ def test_what_training_scans_were_survives_a_checkpoint():
     assert Preparation.from_plain(TRAINED.as_plain()) == TRAINED
     flipped = observe(Plan(), [Geometry((1, 1, 3), (0, 0, 0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))], 64)
     assert flipped.towards == (-1.0, -1.0, 1.0) and TRAINED.towards == (1.0, -1.0, 1.0)
-
-
-def test_modality_is_told_by_values(scan, tmp_path):
-    ct = Volume(scan.array - 1000, scan.geometry)
-    trained_on_ct = observe(Plan(window=(-125, 275)), [scan.geometry], 64)
-    require_modality(scan, TRAINED, tmp_path), require_modality(ct, trained_on_ct, tmp_path)
-    with pytest.raises(UserError, match="as CT and the checkpoint was trained on MR"):
-        require_modality(ct, TRAINED, tmp_path)
-    with pytest.raises(UserError, match="the checkpoint was trained on CT in Hounsfield units"):
-        require_modality(scan, trained_on_ct, tmp_path)
 
 
 def test_along_axes_keeps_every_voxel_in_its_place(scan):

@@ -1,0 +1,88 @@
+"""What the values of a scan tell: CT or MR, scaled by somebody before, like those of the training scans or not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders.raw.preparation import Plan
+from util.errors import UserError
+from util.volume import Volume
+
+HOUNSFIELD = -200  # MR has no values below; in CT air has -1000
+AIR_OR_FAT = -50  # CT that was clipped still has much below; interpolated MR has a voxel here and there
+SHIFT = 1024  # added to Hounsfield units by files that hold no negative numbers
+SCALED = 30.0  # a smaller range of values was made by somebody: 0 to 1, -1 to 1, z-scores
+
+
+def modality(array: np.ndarray) -> str:
+    """What a scan of any shape is by its values: "ct", "shifted-ct", "scaled" (which hides what it was), "mr"."""
+    low, high = float(array.min()), float(array.max())
+    some = array[..., ::3, ::3]
+    if low < HOUNSFIELD or (some < AIR_OR_FAT).mean() > 0.01:
+        return "ct"
+    if high - low <= SCALED or (low, high) == (0, 255):
+        return "scaled"
+    tissue = some[some > SHIFT / 2]  # soft tissue of CT is narrow, MR spreads
+    if tissue.size > 0.05 * some.size and np.percentile(tissue, 25) > 850 and np.percentile(tissue, 75) < 1300:
+        return "shifted-ct"
+    return "mr"
+
+
+def value_range(arrays: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
+    """Lowest and highest minimum, lowest and highest maximum, of the (minimum, maximum) of several scans."""
+    lows, highs = zip(*arrays, strict=True)
+    return min(lows), max(lows), min(highs), max(highs)
+
+
+def windowed(array: np.ndarray, plan: Plan) -> tuple[float, float]:
+    """Lowest and highest value, 0 to 255, that the plan's window leaves of an array of any shape."""
+    first, last = plan.window
+    low, high = (min(max((float(value) - first) / (last - first), 0.0), 1.0) for value in (array.min(), array.max()))
+    return low * 255, high * 255
+
+
+def require_training_values(
+    image: Volume, plan: Plan, known: tuple[float, ...] | None, file: Path, *, prepared: bool = False
+) -> None:
+    """Refuse a scan that a method cannot know by its values: MR where CT was trained, 0..1 where 0..255 was.
+
+    Args:
+        image: the scan.
+        plan: of the training scans.
+        known: `value_range` of the prepared training scans; None where a checkpoint does not say it.
+        file: what messages name.
+        prepared: the values are said to be as in the prepared training scans.
+
+    Raises:
+        UserError: they cannot be.
+    """
+    low, high = float(image.array.min()), float(image.array.max())
+    reaches = f"{file}: has values from {low:g} to {high:g}"
+    remedy = "use a checkpoint of its modality, or --prepared if its intensities are the training scans' already"
+    if not prepared and plan.percentile is not None:
+        if modality(image.array) == "ct":
+            raise UserError(f"{reaches} as CT and the checkpoint was trained on MR; {remedy}")
+        return  # every MR scan has its own scale
+    if plan.window is not None:
+        known = known or (0.0, 0.0, 255.0, 255.0)
+        if not prepared:
+            low, high = windowed(image.array, plan)
+    if known is None or _alike(low, high, known):
+        return
+    if prepared or plan.window is None:
+        raise UserError(
+            f"{reaches}, the prepared training scans from {known[0]:g} to {known[3]:g}; scale it as they are"
+            + (", or leave out --prepared if it is a scan as acquired" if prepared else "")
+        )
+    raise UserError(
+        f"{reaches} and the checkpoint was trained on CT in Hounsfield units (its window makes {low:.3g} to {high:.3g} "
+        f"of them, the training scans have {known[0]:.3g} to {known[3]:.3g}); {remedy}"
+    )
+
+
+def _alike(low: float, high: float, known: tuple[float, ...]) -> bool:
+    """The range starts where those of the training scans do, and is half to twice as wide as them."""
+    lowest, low_end, high_end, highest = known
+    slack = (highest - lowest) / 4
+    return lowest - slack <= low <= low_end + slack and (high_end - low_end) / 2 <= high - low <= 2 * (highest - lowest)
