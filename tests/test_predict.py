@@ -177,7 +177,8 @@ def test_what_is_done_is_not_done_again(segment, scan, tmp_path, capsys):
 
 @pytest.mark.parametrize("pairing", ["position", "whole", "propagate", "volume"])
 def test_every_pairing(segment, scan, tmp_path, pairing):
-    assert segment(tmp_path, scan("image_1"), pairing=pairing, shots=2, organs="spleen=4") == 0
+    shots = {} if pairing == "volume" else {"shots": 2}
+    assert segment(tmp_path, scan("image_1"), pairing=pairing, organs="spleen=4", **shots) == 0
     assert set(np.unique(read_volume(tmp_path / "image_1.nii.gz").array)) <= {0, 4}
 
 
