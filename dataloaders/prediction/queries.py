@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.misc import is_dicom
 
+from dataloaders.raw import dicom
 from dataloaders.raw.regrid import Preparation, onto_training_grid, require_modality
 from dataloaders.raw.sources import Source, is_volume, read_source
 from util.errors import UserError
@@ -28,7 +28,9 @@ def find_queries(paths: Sequence[Path], out: Path) -> dict[str, tuple[Path, ...]
     """
     found: dict[str, tuple[Path, ...]] = {}
     for path in paths:
-        scans = _scans_in(path, out.resolve()) if path.is_dir() else {_stem(path): _one_file(path)}
+        scans, left_out = _scans_in(path, out.resolve()) if path.is_dir() else ({_stem(path): _one_file(path)}, [])
+        for line in left_out:
+            print(line)
         if not scans:
             raise UserError(f"{path}: holds neither NIfTI files nor folders with DICOM series")
         for name, files in scans.items():
@@ -48,23 +50,25 @@ def _one_file(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def _scans_in(folder: Path, out: Path) -> dict[str, tuple[Path, ...]]:
+def _scans_in(folder: Path, out: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """Scans by name -> files, and what was left out."""
     found: dict[str, tuple[Path, ...]] = {}
+    others: list[Path] = []
     for root, folders, names in os.walk(folder):
         here = Path(root)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and (here / name).resolve() != out)
-        files = [here / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR"]
+        files = [here / name for name in sorted(names) if not name.startswith(".")]
         images = {file.name for file in files if file.name.startswith("image_")}
         place = here.relative_to(folder).parts
         for file in filter(is_volume, files):
             if file.name.replace("label_", "image_", 1) in images - {file.name}:
                 continue
             _add(found, "_".join((*place, _stem(file))), (file,))
-        # a damaged slice has lost its mark and must not be left out silently
-        slices = tuple(file for file in files if file.suffix.lower() == ".dcm" or is_dicom(file))
-        if slices:
-            _add(found, "_".join(place) or folder.resolve().name, slices)
-    return found
+        others += [file for file in files if not is_volume(file) and file.is_file()]
+    series, left_out = dicom.find_series(others)
+    for name, scan in dicom.name_series(series, folder).items():
+        _add(found, name, scan.files)
+    return found, dicom.remarks(left_out, folder)
 
 
 def _add(found: dict[str, tuple[Path, ...]], name: str, files: tuple[Path, ...]) -> None:
@@ -127,8 +131,9 @@ class Record:
 
 
 def digests(files: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of files by name."""
-    return {file.name: digest(file) for file in files}
+    """SHA-256 of files by their names below the folder that holds them all."""
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    return {file.relative_to(folder).as_posix(): digest(file) for file in files}
 
 
 def read_support(
@@ -166,10 +171,10 @@ def image_files(path: Path) -> tuple[Path, ...]:
     """
     if not path.is_dir():
         return _one_file(path)
-    found = list(_scans_in(path, path / RECORD).values())
+    found, _ = _scans_in(path, path / RECORD)
     if len(found) != 1:
         raise UserError(f"{path}: holds {len(found)} scans, one is expected; name a file or the folder of a series")
-    return found[0]
+    return next(iter(found.values()))
 
 
 def save_on_grid_of(files: Sequence[Path], image: Volume, file: Path, array: np.ndarray) -> None:

@@ -1,0 +1,197 @@
+"""A DICOM series as one volume: slices in the order of their positions, whatever the files are called.
+
+pydicom and not SimpleITK reads the slices: GDCM ignores the rescale slope of MR.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from dataloaders.raw.dicom.header import DAMAGE, NotASlice, Slice, read_slice
+from dataloaders.raw.dicom.stack import folder_of, in_order
+from util.errors import UserError
+from util.volume import Geometry, Volume
+
+AIR = -1024  # HU
+TISSUE = -200  # HU; below is air and lung, which every CT shows
+# what the standard demands, for files that leave it out or empty
+DEFAULTS = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0}
+# package that reads a transfer syntax, by the end of its UID
+READERS = (
+    (("4.80", "4.81"), "pip install pyjpegls"),
+    (("4.90", "4.91", "4.201", "4.202", "4.203"), "pip install pylibjpeg pylibjpeg-openjpeg"),
+    (("4.50", "4.51", "4.57", "4.70"), "pip install pylibjpeg pylibjpeg-libjpeg"),
+)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Values `(H, W)` of a slice after rescaling; where they are padding; whether low means bright."""
+
+    values: np.ndarray
+    padding: np.ndarray
+    is_inverted: bool
+    is_ct: bool
+    says_scale: bool
+
+
+def read_series(files: Sequence[Path]) -> tuple[Volume, list[Path]]:
+    """The volume `(D, H, W)` of the files of one series, and the files in the order of their slices.
+
+    Slices ascend along the normal of the plane; scouts are left out. The modality's table, or slope and intercept, are
+    applied. Padding becomes -1024 in CT, else the lowest value; pictures with inverted greys are turned round.
+
+    Raises:
+        UserError: a file is unreadable; there is more than one series; sizes, spacings or orientations differ; slices
+            are missing or there twice; there are colours; the values are unknown.
+    """
+    slices, step = in_order([_read_slice(file) for file in sorted(files)])
+    array = _values([_pixels(piece) for piece in slices], folder_of(slices))
+    first = slices[0]
+    geometry = Geometry((*first.spacing, step), tuple(first.origin.tolist()), tuple(first.axes.ravel().tolist()))
+    return Volume(array, geometry), [piece.file for piece in slices]
+
+
+def _read_slice(file: Path) -> Slice:
+    try:
+        return read_slice(file)
+    except NotASlice as error:
+        raise UserError(f"{file}: is not a readable DICOM slice ({error}); fetch it again") from error
+
+
+def _values(slices: Sequence[Pixels], folder: Path) -> np.ndarray:
+    """Values `(D, H, W)`: integers if all are whole, else float32."""
+    array, padding = np.stack([piece.values for piece in slices]), np.stack([piece.padding for piece in slices])
+    is_ct, true = slices[0].is_ct, array[~padding]
+    if not true.size:
+        raise UserError(f"{folder}: every pixel has the PixelPaddingValue, there is no image; fetch the series again")
+    if is_ct and not all(piece.says_scale for piece in slices) and true.min() >= TISSUE:
+        raise UserError(
+            f"{folder}: is CT without RescaleSlope or RescaleIntercept, and its values (from {true.min():g} on) are no "
+            "Hounsfield units; fetch the series again"
+        )
+    if any(piece.is_inverted for piece in slices):
+        if is_ct or not all(piece.is_inverted for piece in slices):
+            which = "CT whose Hounsfield units may be inverted" if is_ct else "only some slices have inverted greys"
+            raise UserError(f"{folder}: PhotometricInterpretation says MONOCHROME1, {which}; export it as MONOCHROME2")
+        array, true = true.max() - array, true.max() - true
+    array[padding] = AIR if is_ct else true.min()
+    if array.dtype == np.int32 and np.abs(array).max() < 2**15:
+        array = array.astype(np.int16)
+    return array
+
+
+def _pixels(piece: Slice) -> Pixels:
+    file = _decodable(piece.file)
+    try:
+        stored = pixel_array(file, raw=True, correct_unused_bits=False)
+    except (*DAMAGE, RuntimeError) as error:
+        raise UserError(f"{piece.file}: its pixels cannot be read, the file is damaged or cut short") from error
+    if stored.shape != piece.size[::-1]:
+        raise UserError(
+            f"{piece.file}: has pixels of shape {stored.shape}, one value on {piece.size[::-1]} is expected"
+        )
+    try:
+        values = _value_bits(stored, file) if stored.dtype.kind in "iu" else stored
+        padding = _is_padding(stored, values, file)
+        says_scale = bool(file.get("ModalityLUTSequence")) or None not in (
+            _scale(file, "Slope"),
+            _scale(file, "Intercept"),
+        )
+        rescaled = _rescaled(values, file)
+    except DAMAGE as error:
+        raise UserError(f"{piece.file}: what its header says of the pixels is damaged; fetch it again") from error
+    if not np.isfinite(rescaled[~padding]).all() or (
+        _scale(file, "Slope") == 0 and not file.get("ModalityLUTSequence")
+    ):
+        raise UserError(f"{piece.file}: its values are no numbers, or RescaleSlope is 0; fetch it again")
+    is_ct = file.get("Modality") == "CT"
+    return Pixels(rescaled, padding, file.PhotometricInterpretation == "MONOCHROME1", is_ct, says_scale)
+
+
+def _decodable(path: Path) -> pydicom.Dataset:
+    """The file with what decoding needs.
+
+    Raises:
+        UserError: it is damaged, coloured, or compressed in a way that nothing installed reads.
+    """
+    try:
+        file = pydicom.dcmread(path, force=True)
+        for name, value in DEFAULTS.items():
+            if file.get(name) in (None, ""):
+                setattr(file, name, value)
+        if not file.get("BitsStored"):
+            file.BitsStored = file.BitsAllocated
+        if "NumberOfFrames" in file:
+            del file.NumberOfFrames  # 1, or empty
+        syntax = _transfer_syntax(file)
+        kind, samples = str(file.PhotometricInterpretation), int(file.SamplesPerPixel)
+    except DAMAGE as error:
+        raise UserError(f"{path}: its pixels cannot be read, the file is damaged or cut short") from error
+    if samples != 1 or not kind.startswith("MONOCHROME"):
+        raise UserError(f"{path}: holds colours ({kind}), not the values of a scan; remove it or export grey values")
+    try:
+        is_readable = get_decoder(syntax).is_available
+    except NotImplementedError:
+        is_readable = False
+    if not is_readable:
+        hint = next((hint for ends, hint in READERS if syntax.endswith(ends)), "no package reads it")
+        raise UserError(
+            f"{path}: is compressed ({syntax.name}), which nothing installed reads; {hint}, or decompress the series "
+            "first (gdcmconv --raw, dcmdjpeg)"
+        )
+    return file
+
+
+def _transfer_syntax(file: pydicom.Dataset) -> pydicom.uid.UID:
+    """As the file says; files that lost their beginning are as they were parsed."""
+    if not file.file_meta.get("TransferSyntaxUID"):
+        is_implicit, is_little = file.original_encoding
+        explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+        file.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    return file.file_meta.TransferSyntaxUID
+
+
+def _value_bits(stored: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
+    """The bits of the value alone: others may hold an overlay or anything else, in every transfer syntax."""
+    allocated, bits = 8 * stored.dtype.itemsize, int(file.BitsStored)
+    high = file.get("HighBit")
+    high = bits - 1 if high in (None, "") or not bits - 1 <= high < allocated else int(high)
+    return (stored << (allocated - 1 - high)) >> (allocated - bits)  # the second keeps the sign
+
+
+def _is_padding(stored: np.ndarray, values: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
+    """True where a pixel has the declared padding value, or one of the declared range."""
+    declared = [file.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    limits = [int(value) for value in declared if value not in (None, "")]
+    if declared[0] in (None, "") or stored.dtype.kind == "f":
+        return np.zeros(stored.shape, bool)
+    # as the pixels are, signed or not: 63536 is -2000
+    size = 2 ** (8 * stored.dtype.itemsize)
+    like = np.array([value % size for value in limits], f"u{stored.dtype.itemsize}").view(
+        stored.dtype.newbyteorder("=")
+    )
+    low, high = like.min(), like.max()
+    return (stored >= low) & (stored <= high) | (values >= low) & (values <= high)
+
+
+def _scale(file: pydicom.Dataset, name: str) -> float | None:
+    value = file.get(f"Rescale{name}")
+    return None if value in (None, "") else float(value)
+
+
+def _rescaled(values: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
+    """What the pixels mean: int32 if slope and intercept are whole, else float32."""
+    if file.get("ModalityLUTSequence"):
+        return apply_modality_lut(values, file).astype(np.int32)
+    slope, intercept = _scale(file, "Slope"), _scale(file, "Intercept")
+    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+    is_whole = slope.is_integer() and intercept.is_integer() and values.dtype.kind != "f"
+    rescaled = values * np.float64(slope) + intercept
+    is_small = np.abs(rescaled).max() < 2**31
+    return rescaled.astype(np.int32 if is_whole and is_small else np.float32)
