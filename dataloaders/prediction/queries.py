@@ -68,7 +68,7 @@ def _scans_in(folder: Path, out: Path) -> tuple[dict[str, tuple[Path, ...]], lis
     series, left_out = dicom.find_series(others)
     for name, scan in dicom.name_series(series, folder).items():
         _add(found, name, scan.files)
-    return found, dicom.remarks(left_out, folder)
+    return found, dicom.remarks(series, left_out, folder)
 
 
 def _add(found: dict[str, tuple[Path, ...]], name: str, files: tuple[Path, ...]) -> None:

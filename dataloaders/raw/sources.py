@@ -84,9 +84,9 @@ def find_series(folder: Path) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
     A path is that of the first folder below if no other series lies in it.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not is_volume(path))
-    scans, left_out = dicom.find_series(path for path in paths if not path.name.startswith("."))
-    named = dicom.name_series(scans, folder, short=True)
-    return {folder / name: scan.files for name, scan in named.items()}, dicom.remarks(left_out, folder)
+    series, left_out = dicom.find_series(path for path in paths if not path.name.startswith("."))
+    named = dicom.name_series(series, folder, short=True)
+    return {folder / name: scan.files for name, scan in named.items()}, dicom.remarks(series, left_out, folder)
 
 
 def is_volume(file: Path) -> bool:

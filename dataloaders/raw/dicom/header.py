@@ -6,15 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from util.errors import UserError
 
-DAMAGE = (
-    InvalidDicomError, OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, IndexError, OverflowError,
-    NotImplementedError,
-)  # fmt: skip
 NO_DICOM, UNREADABLE = "no DICOM file", "unreadable file"
 VOLUMETRIC = ("CT", "MR", "PT", "NM")  # their images have a place in the patient, or are damaged
 # how many files there should be
@@ -86,20 +81,19 @@ def read_slice(file: Path) -> Slice:
         NotASlice: no DICOM file, or one that is no image of a scan.
         BadSlice: position, orientation or spacing are missing or impossible, or the file holds many frames.
     """
-    header = _header(file)
-    series = tuple(str(header.get(name) or "") for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
-    _require_image(header)
-    if (_whole(header, "NumberOfFrames") or 1) > 1 or "Enhanced" in _kind(header):
-        raise BadSlice(
-            f"{file}: is a multi-frame file ({_kind(header)}, {header.get('NumberOfFrames') or 1} frames), which is "
-            "not read; convert it to NIfTI (dcm2niix does), or export single slices",
-            (*series, str(file)),  # never part of a series of single slices
-        )
+    series = None
     try:
+        header = _header(file)
+        series = tuple(str(header.get(name) or "") for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
+        _require_image(header)
+        _require_one_frame(file, header, series)
         return _slice(file, header, series)
-    except (*DAMAGE, UserError) as error:
+    except (NotASlice, BadSlice):
+        raise
+    except Exception as error:  # pydicom fails in many ways on damaged files
+        why = error if isinstance(error, UserError) else "its header is damaged"
         raise BadSlice(
-            f"{file}: is not a readable DICOM slice ({error}); fetch it again, or remove it if it is no slice", series
+            f"{file}: is not a readable DICOM slice ({why}); fetch it again, or remove it if it is no slice", series
         ) from error
 
 
@@ -112,8 +106,16 @@ def _header(file: Path) -> pydicom.Dataset:
             return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=True)
     except OSError as error:
         raise NotASlice(UNREADABLE) from error
-    except DAMAGE as error:
-        raise BadSlice(f"{file}: is not a readable DICOM slice, its header is damaged; fetch it again") from error
+
+
+def _require_one_frame(file: Path, header: pydicom.Dataset, series: tuple[str, ...]) -> None:
+    frames = _whole(header, "NumberOfFrames") or 1
+    if frames > 1 or "Enhanced" in _kind(header):
+        raise BadSlice(
+            f"{file}: is a multi-frame file ({_kind(header)}, {frames} frames), which is not read; convert it to "
+            "NIfTI (dcm2niix does), or export single slices",
+            (*series, str(file)),  # never part of a series of single slices
+        )
 
 
 def _looks_like_dicom(start: bytes) -> bool:
@@ -191,7 +193,7 @@ def _number(header: pydicom.Dataset, name: str) -> float:
     """A number that may be missing; 0 then."""
     try:
         return _numbers(header, name, 1)[0]
-    except (*DAMAGE, UserError):
+    except (UserError, ValueError, TypeError):
         return 0.0
 
 
@@ -199,5 +201,5 @@ def _whole(header: pydicom.Dataset, name: str) -> int | None:
     """A whole number that may be missing."""
     try:
         return int(header.get(name))
-    except DAMAGE:
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -25,7 +25,7 @@ ANYWAY = "or convert it to NIfTI (dcm2niix) if it is meant to be so"
 def without_scouts(slices: Sequence[Slice]) -> tuple[list[Slice], dict[Path, str]]:
     """The slices of the scan, and what lies in its series beside it: file -> what it is."""
     stack = [piece for piece in slices if not piece.localizer] or list(slices)
-    scouts = {piece.file: "scout (localizer)" for piece in slices if piece not in stack}
+    scouts = {piece.file: "scout (localizer)" for piece in slices if piece.localizer and not stack[0].localizer}
     for reason, is_scout in (("scout in another plane", _tilted), ("scout far from the other slices", _far)):
         apart = is_scout(stack)
         if 0 < len(apart) <= SCOUTS and 3 * len(apart) <= len(stack) - len(apart):
@@ -42,13 +42,13 @@ def _tilted(stack: Sequence[Slice]) -> list[Slice]:
 
 def _far(stack: Sequence[Slice]) -> list[Slice]:
     """Slices beyond a wide gap, unless the numbers of the slices say that just so many are missing there."""
-    if len(stack) < 4:
-        return []
     stack = sort_by_place(stack)
     steps = np.diff(places(stack))
-    usual = float(np.median(steps))
+    if not (steps > SAME_PLACE).any():
+        return []
+    usual = float(np.median(steps[steps > SAME_PLACE]))  # of several echoes, each place is there several times
     apart: list[Slice] = []
-    for at in np.flatnonzero(steps > FAR * max(usual, SAME_PLACE)).tolist():
+    for at in np.flatnonzero(steps > FAR * usual).tolist():
         before, after = stack[at].number, stack[at + 1].number
         if before is None or after is None or abs(after - before) == round(steps[at] / usual):
             return []

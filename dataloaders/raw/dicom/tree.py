@@ -98,12 +98,17 @@ def _names(scan: Series, root: Path) -> list[str]:
     return [folders[0], "_".join(folders), "_".join(longer), "_".join([*longer, scan.files[0].stem])]
 
 
-def remarks(left_out: Mapping[Path, str], root: Path) -> list[str]:
-    """A line for every kind of file that is left out."""
-    kinds: dict[str, list[str]] = defaultdict(list)
+def remarks(scans: Iterable[Series], left_out: Mapping[Path, str], root: Path) -> list[str]:
+    """What is to be said of series below `root`: what is unusual, and a line for every kind of file left out."""
+    lines, kinds = [], defaultdict(list)
+    for scan in scans:
+        if count := len({file.parent for file in scan.files}) - 1:
+            lines.append(f"{scan.folder}: one series lies in {count + 1} folders and is put together")
+        if len(scan.files) == 1:
+            lines.append(f"{scan.files[0]}: is a series of a single file")
     for file, kind in sorted(left_out.items()):
         kinds[kind].append(str(file.relative_to(root)))
-    return [
+    return lines + [
         f"{root}: left out {len(names)} x {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
         for kind, names in kinds.items()
     ]
@@ -146,11 +151,14 @@ def _pattern(file: Path) -> Path:
 
 def _joined(parts: Parts, left_out: dict[Path, str]) -> Parts:
     """Parts of one series put together in the deepest folder that holds them."""
-    folders = {parent for folder in parts for parent in (folder, *folder.parents)}
-    for parent in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
-        below = {folder: part for folder, part in parts.items() if folder.is_relative_to(parent)}
-        if len(below) > 1 and (whole := _whole(list(below.values()), left_out)):
-            parts = {folder: part for folder, part in parts.items() if folder not in below} | {parent: whole}
+    above = Counter(parent for folder in parts for parent in (folder, *folder.parents))
+    tried = set()
+    for parent in sorted(above, key=lambda folder: len(folder.parts), reverse=True):
+        below = {folder: part for folder, part in parts.items() if above[parent] > 1 and folder.is_relative_to(parent)}
+        if len(below) > 1 and frozenset(below) not in tried:
+            tried.add(frozenset(below))
+            if whole := _whole(list(below.values()), left_out):
+                parts = {folder: part for folder, part in parts.items() if folder not in below} | {parent: whole}
     return parts
 
 

@@ -3,6 +3,7 @@
 pydicom and not SimpleITK reads the slices: GDCM ignores the rescale slope of MR.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import pydicom
 from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dataloaders.raw.dicom.header import DAMAGE, NotASlice, Slice, read_slice
+from dataloaders.raw.dicom.header import NotASlice, Slice, read_slice
 from dataloaders.raw.dicom.stack import folder_of, in_order
 from util.errors import UserError
 from util.volume import Geometry, Volume
@@ -21,12 +22,6 @@ AIR = -1024  # HU
 TISSUE = -200  # HU; below is air and lung, which every CT shows
 # what the standard demands, for files that leave it out or empty
 DEFAULTS = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0}
-# package that reads a transfer syntax, by the end of its UID
-READERS = (
-    (("4.80", "4.81"), "pip install pyjpegls"),
-    (("4.90", "4.91", "4.201", "4.202", "4.203"), "pip install pylibjpeg pylibjpeg-openjpeg"),
-    (("4.50", "4.51", "4.57", "4.70"), "pip install pylibjpeg pylibjpeg-libjpeg"),
-)
 
 
 @dataclass(frozen=True)
@@ -87,65 +82,74 @@ def _values(slices: Sequence[Pixels], folder: Path) -> np.ndarray:
 
 
 def _pixels(piece: Slice) -> Pixels:
-    file = _decodable(piece.file)
+    file = None
     try:
+        file = _with_defaults(pydicom.dcmread(piece.file, force=True))
+        _require_decoder(piece.file, file)
         stored = pixel_array(file, raw=True, correct_unused_bits=False)
-    except (*DAMAGE, RuntimeError) as error:
-        raise UserError(f"{piece.file}: its pixels cannot be read, the file is damaged or cut short") from error
+        values = _value_bits(stored, file) if stored.dtype.kind in "iu" else stored
+        padding = _is_padding(stored, values, file)
+        pixels = Pixels(
+            _rescaled(values, file),
+            padding,
+            file.PhotometricInterpretation == "MONOCHROME1",
+            file.get("Modality") == "CT",
+            _has_table(file) or None not in (_scale(file, "Slope"), _scale(file, "Intercept")),
+        )
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # pydicom and the decoders fail in many ways on damaged files
+        raise UserError(f"{piece.file}: its pixels cannot be read, {_cause(file, error)}") from error
     if stored.shape != piece.size[::-1]:
         raise UserError(
             f"{piece.file}: has pixels of shape {stored.shape}, one value on {piece.size[::-1]} is expected"
         )
-    try:
-        values = _value_bits(stored, file) if stored.dtype.kind in "iu" else stored
-        padding = _is_padding(stored, values, file)
-        says_scale = bool(file.get("ModalityLUTSequence")) or None not in (
-            _scale(file, "Slope"),
-            _scale(file, "Intercept"),
-        )
-        rescaled = _rescaled(values, file)
-    except DAMAGE as error:
-        raise UserError(f"{piece.file}: what its header says of the pixels is damaged; fetch it again") from error
-    if not np.isfinite(rescaled[~padding]).all() or (
-        _scale(file, "Slope") == 0 and not file.get("ModalityLUTSequence")
-    ):
+    if not np.isfinite(pixels.values[~padding]).all() or (_scale(file, "Slope") == 0 and not _has_table(file)):
         raise UserError(f"{piece.file}: its values are no numbers, or RescaleSlope is 0; fetch it again")
-    is_ct = file.get("Modality") == "CT"
-    return Pixels(rescaled, padding, file.PhotometricInterpretation == "MONOCHROME1", is_ct, says_scale)
+    return pixels
 
 
-def _decodable(path: Path) -> pydicom.Dataset:
-    """The file with what decoding needs.
+def _cause(file: pydicom.Dataset | None, error: Exception) -> str:
+    """Why decoding failed; a decoder may read only some kinds of one compression."""
+    syntax = _transfer_syntax(file) if file is not None and isinstance(error, RuntimeError) else None
+    if syntax is not None and syntax.is_compressed:
+        return f"the file is damaged, or compressed in an unusual way ({syntax.name}); {_remedy(syntax)}"
+    return "the file is damaged or cut short; fetch it again"
 
-    Raises:
-        UserError: it is damaged, coloured, or compressed in a way that nothing installed reads.
-    """
-    try:
-        file = pydicom.dcmread(path, force=True)
-        for name, value in DEFAULTS.items():
-            if file.get(name) in (None, ""):
-                setattr(file, name, value)
-        if not file.get("BitsStored"):
-            file.BitsStored = file.BitsAllocated
-        if "NumberOfFrames" in file:
-            del file.NumberOfFrames  # 1, or empty
-        syntax = _transfer_syntax(file)
-        kind, samples = str(file.PhotometricInterpretation), int(file.SamplesPerPixel)
-    except DAMAGE as error:
-        raise UserError(f"{path}: its pixels cannot be read, the file is damaged or cut short") from error
-    if samples != 1 or not kind.startswith("MONOCHROME"):
+
+def _with_defaults(file: pydicom.Dataset) -> pydicom.Dataset:
+    """The file with what decoding needs, so far as it can be known where the file leaves it out."""
+    for name, value in DEFAULTS.items():
+        if file.get(name) in (None, ""):
+            setattr(file, name, value)
+    if not file.get("BitsStored"):
+        file.BitsStored = file.BitsAllocated
+    if "NumberOfFrames" in file:
+        del file.NumberOfFrames  # 1, or empty
+    return file
+
+
+def _require_decoder(path: Path, file: pydicom.Dataset) -> None:
+    syntax, kind = _transfer_syntax(file), file.PhotometricInterpretation
+    if file.SamplesPerPixel != 1 or not kind.startswith("MONOCHROME"):
         raise UserError(f"{path}: holds colours ({kind}), not the values of a scan; remove it or export grey values")
     try:
         is_readable = get_decoder(syntax).is_available
     except NotImplementedError:
         is_readable = False
     if not is_readable:
-        hint = next((hint for ends, hint in READERS if syntax.endswith(ends)), "no package reads it")
-        raise UserError(
-            f"{path}: is compressed ({syntax.name}), which nothing installed reads; {hint}, or decompress the series "
-            "first (gdcmconv --raw, dcmdjpeg)"
-        )
-    return file
+        raise UserError(f"{path}: is compressed ({syntax.name}), which nothing installed reads; {_remedy(syntax)}")
+
+
+def _remedy(syntax: pydicom.uid.UID) -> str:
+    """What reads a compressed file, as pydicom knows it."""
+    by_hand = "decompress the series first (gdcmconv --raw does)"
+    try:
+        lacking = get_decoder(syntax).missing_dependencies
+    except NotImplementedError:
+        return by_hand
+    packages = re.findall(r"[\w-]+(?=>=)", lacking[-1]) if lacking else []
+    return f"pip install {' '.join(packages)}, or {by_hand}" if packages else by_hand
 
 
 def _transfer_syntax(file: pydicom.Dataset) -> pydicom.uid.UID:
@@ -167,17 +171,16 @@ def _value_bits(stored: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
 
 def _is_padding(stored: np.ndarray, values: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
     """True where a pixel has the declared padding value, or one of the declared range."""
-    declared = [file.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    limits = [int(value) for value in declared if value not in (None, "")]
-    if declared[0] in (None, "") or stored.dtype.kind == "f":
+    limits = [file.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if limits[0] in (None, "") or stored.dtype.kind == "f":
         return np.zeros(stored.shape, bool)
-    # as the pixels are, signed or not: 63536 is -2000
-    size = 2 ** (8 * stored.dtype.itemsize)
-    like = np.array([value % size for value in limits], f"u{stored.dtype.itemsize}").view(
-        stored.dtype.newbyteorder("=")
-    )
-    low, high = like.min(), like.max()
+    wrapped = np.array([int(value) for value in limits if value not in (None, "")]).astype(stored.dtype)
+    low, high = wrapped.min(), wrapped.max()  # signed or not as the pixels are: 63536 is -2000
     return (stored >= low) & (stored <= high) | (values >= low) & (values <= high)
+
+
+def _has_table(file: pydicom.Dataset) -> bool:
+    return bool(file.get("ModalityLUTSequence"))
 
 
 def _scale(file: pydicom.Dataset, name: str) -> float | None:
@@ -187,7 +190,7 @@ def _scale(file: pydicom.Dataset, name: str) -> float | None:
 
 def _rescaled(values: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
     """What the pixels mean: int32 if slope and intercept are whole, else float32."""
-    if file.get("ModalityLUTSequence"):
+    if _has_table(file):
         return apply_modality_lut(values, file).astype(np.int32)
     slope, intercept = _scale(file, "Slope"), _scale(file, "Intercept")
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
