@@ -1,5 +1,6 @@
 """What one DICOM file says of itself: a slice with its place in the patient, or what it is instead."""
 
+import functools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,15 @@ def read_slice(file: Path) -> Slice:
         NotASlice: no DICOM file, or one that is no image of a scan.
         BadSlice: position, orientation or spacing are missing or impossible, or the file holds many frames.
     """
+    try:
+        about = file.stat()
+    except OSError as error:
+        raise NotASlice(UNREADABLE) from error
+    return _read_slice(file, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=10_000)  # what was found is read soon
+def _read_slice(file: Path, changed: int, size: int) -> Slice:
     series = None
     try:
         header = _header(file)

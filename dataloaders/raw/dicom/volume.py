@@ -26,10 +26,10 @@ DEFAULTS = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "P
 
 @dataclass(frozen=True)
 class Pixels:
-    """Values `(H, W)` of a slice after rescaling; where they are padding; whether low means bright."""
+    """Values `(H, W)` of a slice after rescaling; where they are padding, if it is declared; what else they are."""
 
     values: np.ndarray
-    padding: np.ndarray
+    padding: np.ndarray | None
     is_inverted: bool
     is_ct: bool
     says_scale: bool
@@ -61,8 +61,11 @@ def _read_slice(file: Path) -> Slice:
 
 def _values(slices: Sequence[Pixels], folder: Path) -> np.ndarray:
     """Values `(D, H, W)`: integers if all are whole, else float32."""
-    array, padding = np.stack([piece.values for piece in slices]), np.stack([piece.padding for piece in slices])
-    is_ct, true = slices[0].is_ct, array[~padding]
+    array, padding = np.stack([piece.values for piece in slices]), None
+    if any(piece.padding is not None for piece in slices):
+        nowhere = np.zeros(array.shape[1:], bool)
+        padding = np.stack([nowhere if piece.padding is None else piece.padding for piece in slices])
+    is_ct, true = slices[0].is_ct, array if padding is None else array[~padding]
     if not true.size:
         raise UserError(f"{folder}: every pixel has the PixelPaddingValue, there is no image; fetch the series again")
     if is_ct and not all(piece.says_scale for piece in slices) and true.min() >= TISSUE:
@@ -75,10 +78,10 @@ def _values(slices: Sequence[Pixels], folder: Path) -> np.ndarray:
             which = "CT whose Hounsfield units may be inverted" if is_ct else "only some slices have inverted greys"
             raise UserError(f"{folder}: PhotometricInterpretation says MONOCHROME1, {which}; export it as MONOCHROME2")
         array, true = true.max() - array, true.max() - true
-    array[padding] = AIR if is_ct else true.min()
-    if array.dtype == np.int32 and np.abs(array).max() < 2**15:
-        array = array.astype(np.int16)
-    return array
+    if padding is not None:
+        array[padding] = AIR if is_ct else true.min()
+    is_short = array.dtype == np.int32 and array.min() > -(2**15) and array.max() < 2**15
+    return array.astype(np.int16) if is_short else array
 
 
 def _pixels(piece: Slice) -> Pixels:
@@ -104,7 +107,7 @@ def _pixels(piece: Slice) -> Pixels:
         raise UserError(
             f"{piece.file}: has pixels of shape {stored.shape}, one value on {piece.size[::-1]} is expected"
         )
-    if not np.isfinite(pixels.values[~padding]).all() or (_scale(file, "Slope") == 0 and not _has_table(file)):
+    if not np.isfinite(pixels.values).all() or (_scale(file, "Slope") == 0 and not _has_table(file)):
         raise UserError(f"{piece.file}: its values are no numbers, or RescaleSlope is 0; fetch it again")
     return pixels
 
@@ -166,14 +169,16 @@ def _value_bits(stored: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
     allocated, bits = 8 * stored.dtype.itemsize, int(file.BitsStored)
     high = file.get("HighBit")
     high = bits - 1 if high in (None, "") or not bits - 1 <= high < allocated else int(high)
+    if bits == allocated:
+        return stored
     return (stored << (allocated - 1 - high)) >> (allocated - bits)  # the second keeps the sign
 
 
-def _is_padding(stored: np.ndarray, values: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
-    """True where a pixel has the declared padding value, or one of the declared range."""
+def _is_padding(stored: np.ndarray, values: np.ndarray, file: pydicom.Dataset) -> np.ndarray | None:
+    """True where a pixel has the declared padding value, or one of the declared range; None if there is none."""
     limits = [file.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if limits[0] in (None, "") or stored.dtype.kind == "f":
-        return np.zeros(stored.shape, bool)
+        return None
     wrapped = np.array([int(value) for value in limits if value not in (None, "")]).astype(stored.dtype)
     low, high = wrapped.min(), wrapped.max()  # signed or not as the pixels are: 63536 is -2000
     return (stored >= low) & (stored <= high) | (values >= low) & (values <= high)
@@ -195,6 +200,7 @@ def _rescaled(values: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
     slope, intercept = _scale(file, "Slope"), _scale(file, "Intercept")
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
     is_whole = slope.is_integer() and intercept.is_integer() and values.dtype.kind != "f"
-    rescaled = values * np.float64(slope) + intercept
-    is_small = np.abs(rescaled).max() < 2**31
-    return rescaled.astype(np.int32 if is_whole and is_small else np.float32)
+    furthest = max(abs(float(values.min())), abs(float(values.max()))) * abs(slope) + abs(intercept)
+    if is_whole and furthest < 2**31:
+        return values.astype(np.int32) * np.int32(slope) + np.int32(intercept)
+    return (values * np.float64(slope) + intercept).astype(np.float32)
