@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
@@ -61,8 +62,6 @@ def write_series(
 
 def change(path: Path, **changes) -> Path:
     """Change elements of a written file."""
-    import pydicom
-
     file = pydicom.dcmread(path)
     for name, value in changes.items():
         setattr(file, name, value)

@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from dataloaders.prediction.queries import find_queries, image_files
-from dataloaders.raw.sources import find_series, read_image
+from dataloaders.prediction.queries import image_files
+from dataloaders.raw import dicom
+from dataloaders.raw.sources import find_series
 from tests.dicom_files import STEP, change, one_slice, pixels, write, write_series
 from util.errors import UserError
 
@@ -17,11 +19,13 @@ LATER = {"EchoNumbers": 2, "EchoTime": 4.6}
 
 
 def found(root: Path) -> dict[str, np.ndarray | str]:
-    """What a query folder holds: scan -> its voxels, or why it is refused."""
+    """What lies below a folder: scan -> its voxels, or why it is refused; what is said of it is printed."""
+    series, left_out = dicom.find_series(sorted(path for path in root.rglob("*") if path.is_file()))
+    print(*dicom.remarks(series, left_out, root), sep="\n")
     result = {}
-    for name, files in find_queries([root], root / "out").items():
+    for name, scan in dicom.name_series(series, root).items():
         try:
-            result[name] = read_image(files)[0].array
+            result[name] = dicom.read_series(scan.files)[0].array
         except UserError as error:
             result[name] = str(error)
     return result
@@ -45,8 +49,6 @@ def cut_preamble(file: Path) -> None:
 
 def no_meta(file: Path) -> None:
     """Nothing but the data set, implicit VR, as old programs wrote it."""
-    import pydicom
-
     data = pydicom.dcmread(file)
     del data.file_meta
     data.save_as(file, implicit_vr=True, little_endian=True, overwrite=True)
@@ -272,7 +274,7 @@ def test_echoes_in_folders_of_their_own_are_scans_of_their_own(tmp_path):
 
 def test_a_single_slice_is_as_good_as_in_nifti(tmp_path, capsys):
     file = write(one_slice(ARRAY[0], number=13), tmp_path / "p/a.dcm")
-    volume, _ = read_image(image_files(tmp_path / "p"))
+    volume, _ = dicom.read_series(image_files(tmp_path / "p"))
     assert volume.array.shape == (1, 8, 10) and volume.geometry.spacing == (1.5, 2.0, STEP)
     assert same(found(tmp_path), p=ARRAY[:1])
     assert "a.dcm: is a series of a single file" in capsys.readouterr().out
