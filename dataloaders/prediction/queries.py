@@ -29,10 +29,11 @@ def find_queries(paths: Sequence[Path], out: Path) -> dict[str, tuple[Path, ...]
     found: dict[str, tuple[Path, ...]] = {}
     for path in paths:
         scans, left_out = _scans_in(path, out.resolve()) if path.is_dir() else ({_stem(path): _one_file(path)}, [])
+        if not scans:
+            why = "; ".join(["holds neither NIfTI files nor folders with DICOM series", *left_out])
+            raise UserError(f"{path}: {why}")
         for line in left_out:
             print(line)
-        if not scans:
-            raise UserError(f"{path}: holds neither NIfTI files nor folders with DICOM series")
         for name, files in scans.items():
             if name in found:
                 raise UserError(f"{files[0]} and {found[name][0]}: both would be called {name}; rename one")

@@ -89,7 +89,7 @@ def read_slice(file: Path) -> Slice:
     return _read_slice(file, about.st_mtime_ns, about.st_size)
 
 
-@functools.lru_cache(maxsize=10_000)  # what was found is read soon
+@functools.lru_cache(maxsize=10_000)  # what was found is read soon, unless it is another file by then
 def _read_slice(file: Path, changed: int, size: int) -> Slice:
     series = None
     try:

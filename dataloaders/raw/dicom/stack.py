@@ -144,7 +144,7 @@ def _step(stack: Sequence[Slice]) -> float:
     if len(stack) == 1:
         return _thickness(stack[0])
     steps = np.diff(places(stack))
-    usual = float(np.median(steps))
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # a distance that is there, and not the mean of two
     odd = np.flatnonzero(np.abs(steps - usual) > STEP_TOLERANCE * usual)
     if odd.size:
         raise UserError(_unevenness(stack, steps, usual, odd))

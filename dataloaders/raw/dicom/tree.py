@@ -195,5 +195,5 @@ def _is_one_stack(slices: list[Slice]) -> bool:
     if np.abs(across - np.outer(across @ normal, normal)).max() > max(1.0, 1e-2 * reach):
         return False
     steps, numbers = np.diff(np.sort(places(slices))), [piece.number for piece in slices]
-    is_even = steps.max(initial=0) < 1.5 * np.median(steps)
+    is_even = not steps.size or steps.max() < 1.5 * np.median(steps)
     return bool(steps.min(initial=1) > SAME_PLACE and (is_even or len({*numbers} - {None}) == len(slices)))

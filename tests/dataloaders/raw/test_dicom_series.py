@@ -196,6 +196,7 @@ def twice(files, **changes):
 Z = [[-10.0, -20.0, z * STEP] for z in range(6)]
 NOT_WHOLE = {
     "a slice within": (lose(3), "a slice is missing between IM002.dcm and IM004.dcm"),
+    "one of four, of which three are left": (lose(3, 5, 6), "a slice is missing between IM002.dcm and IM004.dcm"),
     "the first slices": (lose(1, 2), "the slices with the numbers 1, 2 (InstanceNumber) are missing"),
     "the last slices": (each(ImagesInAcquisition=[9] * 6), "ImagesInAcquisition says 9, 6 slices are there"),
     "the last slices of PET": (each(NumberOfSlices=[8] * 6), "NumberOfSlices says 8, 6 slices are there, so 2 are"),
