@@ -151,7 +151,10 @@ def read_support(
     Raises:
         UserError: a file cannot be read, image and label do not lie on one grid, or nothing is labelled.
     """
-    image, label = read_source(Source(image_files(image_file), (label_file,)), None, trust_voxels)
+    files, left_out = _one_scan(image_file)
+    for line in left_out:
+        print(line)
+    image, label = read_source(Source(files, (label_file,)), None, trust_voxels)
     if not prepared:
         require_modality(image, preparation, image_file)
     result = onto_training_grid(image, label, preparation, prepared=prepared)
@@ -170,12 +173,16 @@ def image_files(path: Path) -> tuple[Path, ...]:
     Raises:
         UserError: the folder holds several scans or none.
     """
+    return _one_scan(path)[0]
+
+
+def _one_scan(path: Path) -> tuple[tuple[Path, ...], list[str]]:
     if not path.is_dir():
-        return _one_file(path)
-    found, _ = _scans_in(path, path / RECORD)
+        return _one_file(path), []
+    found, left_out = _scans_in(path, path / RECORD)
     if len(found) != 1:
         raise UserError(f"{path}: holds {len(found)} scans, one is expected; name a file or the folder of a series")
-    return next(iter(found.values()))
+    return next(iter(found.values())), left_out
 
 
 def save_on_grid_of(files: Sequence[Path], image: Volume, file: Path, array: np.ndarray) -> None:
