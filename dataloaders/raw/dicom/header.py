@@ -45,13 +45,13 @@ class Slice:
 
     Attributes:
         file: where it was read from.
-        series: patient, study and series; the series is empty where the file does not say.
+        series: patient, study and series; the series is empty if the file does not say.
         series_number, number: of the series in the study, of the slice in the series.
         instance: SOPInstanceUID.
         size, spacing: along x and y; voxels and mm.
         origin: first voxel's position in mm.
         axes: `(3, 3)`, columns x, y, normal.
-        thickness, between: SliceThickness and SpacingBetweenSlices in mm, 0 where unknown.
+        thickness, between: SliceThickness and SpacingBetweenSlices in mm, 0 if unknown.
         tilt: of the gantry in degrees.
         localizer: the file calls itself one.
         totals: number of files there should be, by the element that says so.

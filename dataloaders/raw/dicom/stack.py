@@ -165,7 +165,7 @@ def _thickness(piece: Slice) -> float:
 
 
 def _unevenness(stack: Sequence[Slice], steps: np.ndarray, usual: float, odd: np.ndarray) -> str:
-    """What is the matter where distances differ: slices are missing, or there are two spacings."""
+    """What is the matter if distances differ: slices are missing, or there are two spacings."""
     folder, at = folder_of(stack), int(odd[0])
     between = f"between {stack[at].file.name} and {stack[at + 1].file.name}"
     apart = f"({steps[at]:.2f} mm apart, the others {usual:.2f} mm)"

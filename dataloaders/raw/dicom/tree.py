@@ -130,18 +130,24 @@ def _by_series(files: Iterable[Path]) -> tuple[dict[Key, Parts], dict[Path, str]
                 found[error.series][file.parent].broken.append(file)
         except NotASlice as error:
             left_out[file] = str(error)
-    slices = [piece.file for parts in found.values() for part in parts.values() for piece in part.slices]
-    names, folders = {_pattern(file) for file in slices}, {file.parent for file in slices}
-    for file in [file for file, kind in left_out.items() if kind in (NO_DICOM, UNREADABLE)]:
-        if file.suffix.lower() == ".dcm" or _pattern(file) in names:  # a slice that lost its beginning
-            broken.append(file)
-        if file in broken or file.parent not in folders:
-            del left_out[file]
+    broken += _forget(
+        left_out, [piece.file for parts in found.values() for part in parts.values() for piece in part.slices]
+    )
     for file in broken:
         series = [parts[file.parent] for parts in found.values() if file.parent in parts]
         for part in series or [found[NO_SERIES][file.parent]]:
             part.broken.append(file)
     return found, left_out
+
+
+def _forget(left_out: dict[Path, str], slices: list[Path]) -> list[Path]:
+    """Take what is no DICOM out of `left_out` unless slices lie beside it; returns what must have been a slice."""
+    names, folders = {_pattern(file) for file in slices}, {file.parent for file in slices}
+    others = [file for file, kind in left_out.items() if kind in (NO_DICOM, UNREADABLE)]
+    lost = [file for file in others if file.suffix.lower() == ".dcm" or _pattern(file) in names]
+    for file in {*lost, *(file for file in others if file.parent not in folders)}:
+        del left_out[file]
+    return lost
 
 
 def _pattern(file: Path) -> Path:
@@ -186,7 +192,7 @@ def _whole(parts: list[Part], left_out: dict[Path, str]) -> Part | None:
 
 
 def _is_one_stack(slices: list[Slice]) -> bool:
-    """True if they lie on each other, and nowhere two at one place."""
+    """True if they lie on each other, and no two at one place."""
     first, normal = slices[0], slices[0].axes[:, 2]
     if any(piece.size != first.size or not np.allclose(piece.axes, first.axes, rtol=0, atol=1e-3) for piece in slices):
         return False

@@ -26,7 +26,7 @@ DEFAULTS = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "P
 
 @dataclass(frozen=True)
 class Pixels:
-    """Values `(H, W)` of a slice after rescaling; where they are padding, if it is declared; what else they are."""
+    """Values `(H, W)` of a slice after rescaling; which of them are padding, if any is declared; what else they are."""
 
     values: np.ndarray
     padding: np.ndarray | None
@@ -63,25 +63,32 @@ def _values(slices: Sequence[Pixels], folder: Path) -> np.ndarray:
     """Values `(D, H, W)`: integers if all are whole, else float32."""
     array, padding = np.stack([piece.values for piece in slices]), None
     if any(piece.padding is not None for piece in slices):
-        nowhere = np.zeros(array.shape[1:], bool)
-        padding = np.stack([nowhere if piece.padding is None else piece.padding for piece in slices])
-    is_ct, true = slices[0].is_ct, array if padding is None else array[~padding]
+        none = np.zeros(array.shape[1:], bool)
+        padding = np.stack([none if piece.padding is None else piece.padding for piece in slices])
+    true = array if padding is None else array[~padding]
+    _require_known(slices, true, folder)
+    if slices[0].is_inverted:
+        array, true = true.max() - array, true.max() - true
+    if padding is not None:
+        array[padding] = AIR if slices[0].is_ct else true.min()
+    is_short = array.dtype == np.int32 and array.min() > -(2**15) and array.max() < 2**15
+    return array.astype(np.int16) if is_short else array
+
+
+def _require_known(slices: Sequence[Pixels], true: np.ndarray, folder: Path) -> None:
+    """Refuse values of which nobody knows what they mean; `true` are those that are no padding."""
     if not true.size:
         raise UserError(f"{folder}: every pixel has the PixelPaddingValue, there is no image; fetch the series again")
+    is_ct = slices[0].is_ct
     if is_ct and not all(piece.says_scale for piece in slices) and true.min() >= TISSUE:
         raise UserError(
             f"{folder}: is CT without RescaleSlope or RescaleIntercept, and its values (from {true.min():g} on) are no "
             "Hounsfield units; fetch the series again"
         )
-    if any(piece.is_inverted for piece in slices):
-        if is_ct or not all(piece.is_inverted for piece in slices):
-            which = "CT whose Hounsfield units may be inverted" if is_ct else "only some slices have inverted greys"
-            raise UserError(f"{folder}: PhotometricInterpretation says MONOCHROME1, {which}; export it as MONOCHROME2")
-        array, true = true.max() - array, true.max() - true
-    if padding is not None:
-        array[padding] = AIR if is_ct else true.min()
-    is_short = array.dtype == np.int32 and array.min() > -(2**15) and array.max() < 2**15
-    return array.astype(np.int16) if is_short else array
+    inverted = sum(piece.is_inverted for piece in slices)
+    if inverted and (is_ct or inverted < len(slices)):
+        which = "CT whose Hounsfield units may be inverted" if is_ct else "only some slices have inverted greys"
+        raise UserError(f"{folder}: PhotometricInterpretation says MONOCHROME1, {which}; export it as MONOCHROME2")
 
 
 def _pixels(piece: Slice) -> Pixels:
@@ -121,7 +128,7 @@ def _cause(file: pydicom.Dataset | None, error: Exception) -> str:
 
 
 def _with_defaults(file: pydicom.Dataset) -> pydicom.Dataset:
-    """The file with what decoding needs, so far as it can be known where the file leaves it out."""
+    """The file with what decoding needs, as far as that can be known if the file leaves it out."""
     for name, value in DEFAULTS.items():
         if file.get(name) in (None, ""):
             setattr(file, name, value)
@@ -175,7 +182,7 @@ def _value_bits(stored: np.ndarray, file: pydicom.Dataset) -> np.ndarray:
 
 
 def _is_padding(stored: np.ndarray, values: np.ndarray, file: pydicom.Dataset) -> np.ndarray | None:
-    """True where a pixel has the declared padding value, or one of the declared range; None if there is none."""
+    """True for pixels with the declared padding value, or one of the declared range; None if there is none."""
     limits = [file.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if limits[0] in (None, "") or stored.dtype.kind == "f":
         return None
