@@ -43,7 +43,8 @@ def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str]]:
     for folder in (images, labels):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; name one with the images and one with the labels")
-    scans = _named({path: (path,) for path in find_volumes(images)} | find_series(images), images)
+    series, left_out = find_series(images)
+    scans = _named({path: (path,) for path in find_volumes(images)} | series, images)
     answers = _named({path: (path,) for path in find_volumes(labels)}, labels)
     without = sorted(set(scans) - set(answers))
     if without and len(without) < len(scans):
@@ -59,7 +60,7 @@ def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str]]:
         for place, (name, found) in enumerate(zip(scans, digits, strict=True), start=1)
     }
     remarks = [f"scan {number}: {scans[name][0].name}" for name, number in numbers.items()] if not own else []
-    return {number: Source(scans[name], answers[name]) for name, number in numbers.items()}, remarks
+    return {number: Source(scans[name], answers[name]) for name, number in numbers.items()}, left_out + remarks
 
 
 def _named(files: Mapping[Path, tuple[Path, ...]], folder: Path) -> dict[str, tuple[Path, ...]]:

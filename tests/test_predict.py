@@ -13,6 +13,8 @@ from data.phantom_raw import SLOPE, write_series
 from dataloaders.prediction.cleaning import cleaned
 from dataloaders.raw.preparation import reordered
 from tests.commands import only_run, train
+from tests.dicom_files import pixels
+from tests.dicom_files import write_series as write_dicom
 from util import checkpoints
 from util.volume import Geometry, read_volume, write_volume
 
@@ -200,9 +202,11 @@ def test_one_bad_file_does_not_stop_the_rest(segment, scan, tmp_path, capsys):
     for name in ("image_1", "label_1", "image_3"):  # the label is known as one and left out
         shutil.copy(scan(name), tmp_path / "in")
     (tmp_path / "in/image_2.nii.gz").write_bytes(scan("image_2").read_bytes()[:5000])
+    write_dicom(tmp_path / "in/series", pixels())[2].unlink()
     assert segment(tmp_path / "out", tmp_path / "in") == 1
     printed = capsys.readouterr()
-    assert "3 scans: 2 segmented, 0 were there, 1 failed" in printed.out
+    assert "4 scans: 2 segmented, 0 were there, 2 failed" in printed.out
+    assert f"series failed: {tmp_path}/in/series: a slice is missing between IM002.dcm and IM004.dcm" in printed.err
     assert f"image_2 failed: {tmp_path}/in/image_2.nii.gz: cannot be read, the file is damaged" in printed.err
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["image_1.nii.gz", "image_3.nii.gz"]
     assert not list((tmp_path / "out").glob(".*"))

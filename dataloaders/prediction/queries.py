@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.misc import is_dicom
 
+from dataloaders.raw import dicom
 from dataloaders.raw.intensities import require_training_values
 from dataloaders.raw.regrid import Preparation, onto_training_grid
 from dataloaders.raw.sources import Source, doubts, is_volume, read_source
@@ -30,9 +30,12 @@ def find_queries(paths: Sequence[Path], out: Path) -> dict[str, tuple[Path, ...]
     """
     found: dict[str, tuple[Path, ...]] = {}
     for path in paths:
-        scans = _scans_in(path, out.resolve()) if path.is_dir() else {_stem(path): _one_file(path)}
+        scans, left_out = _scans_in(path, out.resolve()) if path.is_dir() else ({_stem(path): _one_file(path)}, [])
         if not scans:
-            raise UserError(f"{path}: holds neither NIfTI files nor folders with DICOM series")
+            why = "; ".join(["holds neither NIfTI files nor folders with DICOM series", *left_out])
+            raise UserError(f"{path}: {why}")
+        for line in left_out:
+            print(line)
         for name, files in scans.items():
             if name in found:
                 raise UserError(f"{files[0]} and {found[name][0]}: both would be called {name}; rename one")
@@ -50,23 +53,25 @@ def _one_file(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def _scans_in(folder: Path, out: Path) -> dict[str, tuple[Path, ...]]:
+def _scans_in(folder: Path, out: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """Scans by name -> files, and what was left out."""
     found: dict[str, tuple[Path, ...]] = {}
+    others: list[Path] = []
     for root, folders, names in os.walk(folder):
         here = Path(root)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and (here / name).resolve() != out)
-        files = [here / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR"]
+        files = [here / name for name in sorted(names) if not name.startswith(".")]
         images = {file.name for file in files if file.name.startswith("image_")}
         place = here.relative_to(folder).parts
         for file in filter(is_volume, files):
             if file.name.replace("label_", "image_", 1) in images - {file.name}:
                 continue
             _add(found, "_".join((*place, _stem(file))), (file,))
-        # a damaged slice has lost its mark and must not be left out silently
-        slices = tuple(file for file in files if file.suffix.lower() == ".dcm" or is_dicom(file))
-        if slices:
-            _add(found, "_".join(place) or folder.resolve().name, slices)
-    return found
+        others += [file for file in files if not is_volume(file) and file.is_file()]
+    series, left_out = dicom.find_series(others)
+    for name, scan in dicom.name_series(series, folder).items():
+        _add(found, name, scan.files)
+    return found, dicom.remarks(series, left_out, folder)
 
 
 def _add(found: dict[str, tuple[Path, ...]], name: str, files: tuple[Path, ...]) -> None:
@@ -129,8 +134,9 @@ class Record:
 
 
 def digests(files: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of files by name."""
-    return {file.name: digest(file) for file in files}
+    """SHA-256 of files by their names below the folder that holds them all."""
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    return {file.relative_to(folder).as_posix(): digest(file) for file in files}
 
 
 def read_support(
@@ -147,9 +153,10 @@ def read_support(
     Raises:
         UserError: a file cannot be read, image and label do not lie on one grid, or nothing is labelled.
     """
-    source = Source(image_files(image_file), (label_file,))
+    files, left_out = _one_scan(image_file)
+    source = Source(files, (label_file,))
     image, label = read_source(source, None, trust_voxels)
-    warn(doubts(source, (image, label), trust_voxels))
+    warn([*left_out, *doubts(source, (image, label), trust_voxels)])
     require_training_values(image, preparation.plan, preparation.values, image_file, prepared=prepared)
     result = onto_training_grid(image, label, preparation, prepared=prepared)
     lost = set(np.unique(label.array).tolist()) - set(np.unique(result[1].array).tolist())
@@ -167,12 +174,16 @@ def image_files(path: Path) -> tuple[Path, ...]:
     Raises:
         UserError: the folder holds several scans or none.
     """
+    return _one_scan(path)[0]
+
+
+def _one_scan(path: Path) -> tuple[tuple[Path, ...], list[str]]:
     if not path.is_dir():
-        return _one_file(path)
-    found = list(_scans_in(path, path / RECORD).values())
+        return _one_file(path), []
+    found, left_out = _scans_in(path, path / RECORD)
     if len(found) != 1:
         raise UserError(f"{path}: holds {len(found)} scans, one is expected; name a file or the folder of a series")
-    return found[0]
+    return next(iter(found.values())), left_out
 
 
 def save_on_grid_of(files: Sequence[Path], image: Volume, file: Path, array: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.raw.dicom import read_series
+from dataloaders.raw import dicom
 from util.errors import UserError
 from util.volume import Volume, read_volume
 
@@ -68,7 +68,7 @@ def read_image(files: tuple[Path, ...]) -> tuple[Volume, list[Path]]:
         UserError: a file is damaged or missing, or the files are no series.
     """
     if is_series(files):
-        return read_series(files)
+        return dicom.read_series(files)
     (file,) = files
     return read_volume(file), []
 
@@ -78,14 +78,15 @@ def find_volumes(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_volume(path) and not path.name.startswith("."))
 
 
-def find_series(folder: Path) -> dict[Path, tuple[Path, ...]]:
-    """Folders below that hold files but no NIfTI, with their files: DICOM series."""
-    found = {}
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        slices = tuple(sorted(path for path in inner.rglob("*") if path.is_file() and not path.name.startswith(".")))
-        if slices and is_series(slices):
-            found[inner] = slices
-    return found
+def find_series(folder: Path) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
+    """DICOM series at any depth of a folder: a path below it that names each -> its files; and what was left out.
+
+    A path is that of the first folder below if no other series lies in it.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not is_volume(path))
+    series, left_out = dicom.find_series(path for path in paths if not path.name.startswith("."))
+    named = dicom.name_series(series, folder, short=True)
+    return {folder / name: scan.files for name, scan in named.items()}, dicom.remarks(series, left_out, folder)
 
 
 def is_volume(file: Path) -> bool:

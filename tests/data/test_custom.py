@@ -66,17 +66,25 @@ def test_the_file_is_not_written_over(hearts, tmp_path, capsys):
 
 
 def test_dicom_series_are_accepted_as_images(tmp_path, capsys):
+    """Also in two folders, with what was exported beside them."""
     phantom_raw.write_chaos(tmp_path / "raw", 1, 0, (8, 32, 32))
     folder = tmp_path / "raw/CHAOS_Train_Sets/Train_Sets/MR/1/T2SPIR"
     from dataloaders.raw.dicom import read_series
 
     image, _ = read_series(sorted((folder / "DICOM_anon").glob("*.dcm")))
-    shutil.copytree(folder / "DICOM_anon", tmp_path / "images/case_7")
+    shutil.copytree(folder / "DICOM_anon", tmp_path / "images/case_7/one")
+    (tmp_path / "images/case_7/two").mkdir()
+    for file in sorted((tmp_path / "images/case_7/one").iterdir())[::2]:
+        file.rename(tmp_path / "images/case_7/two" / file.stem)
+    (tmp_path / "images/case_7/two/README.txt").write_text("hello")
     write_volume(tmp_path / "answers/case_7_seg.nii.gz", (image.array > 300).astype(np.uint8), image.geometry)
     assert run(tmp_path, tmp_path / "out") == 0
     made = read_volume(tmp_path / "out/out_normalized/image_7.nii.gz")
     assert made.array.shape == (8, 32, 32)
-    assert "too few scans for folds" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "case_7: one series lies in 2 folders and is put together" in printed
+    assert "left out 1 x no DICOM file: case_7/two/README.txt" in printed
+    assert "too few scans for folds" in printed
 
 
 def test_negative_values_mean_ct(tmp_path, capsys):
