@@ -9,7 +9,6 @@ made it. Several checkpoints, and several supports, are averaged. A command that
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ import models
 from dataloaders.pairings import make_pairing
 from dataloaders.prediction.cleaning import cleaned
 from dataloaders.prediction.predictor import Predictor
-from dataloaders.prediction.queries import Record, digests, find_queries, image_files, read_support, save_on_grid_of
+from dataloaders.prediction.queries import RECORD, find_queries, image_files, jobs, read_support, save_on_grid_of
 from dataloaders.prediction.sheet import draw_sheet
 from dataloaders.raw.intensities import require_training_values
 from dataloaders.raw.regrid import Preparation, along_axes
@@ -31,8 +30,12 @@ from dataloaders.raw.sources import read_image
 from util import checkpoints
 from util.checkpoints import TrainedMethod
 from util.commands import guarded, named_label, parser, positive, warn
+from util.dataset import Dataset
 from util.errors import UserError
 from util.files import digest
+from util.finding import as_failures
+from util.manifest import Job, Manifest, open_manifest
+from util.names import distinct_labels, safe_names
 from util.runs import folders
 from util.runs.experiment import with_dataset_file
 from util.runs.processes import prepare_device
@@ -79,31 +82,47 @@ def choose_pairing(pairing: str, members: Sequence[TrainedMethod]) -> str:
     return pairing or ("volume" if volumes else "similar")
 
 
-def choose_organs(options: argparse.Namespace, labels: Sequence[np.ndarray], dataset: str) -> dict[int, str]:
-    """Id -> name of what is segmented: what --organs says, or all labels, by the data set's names if it knows them all.
+def choose_organs(options: argparse.Namespace, labels: Sequence[np.ndarray], member: TrainedMethod) -> dict[int, str]:
+    """Id -> name of what is segmented: what --organs says, or all labels.
+
+    Ids have the names of the checkpoint's data set only if every support is one of its own labels: elsewhere the same
+    number may stand for another organ.
 
     Raises:
-        UserError: --organs names an id that no support shows.
+        UserError: --organs names an id that no support shows, or one name or id twice.
     """
     present = sorted(set().union(*(np.unique(label).tolist() for label in labels)) - {0})
-    absent = [f"{name}={identifier}" for name, identifier in options.organs if identifier not in present]
+    named = {identifier: name for name, identifier in distinct_labels(options.organs).items()}
+    absent = [f"{name}={identifier}" for identifier, name in named.items() if identifier not in present]
     if absent:
         raise UserError(f"--organs {absent[0]}: no support shows this id; there are {present}")
-    if options.organs:
-        return {identifier: name for name, identifier in options.organs}
+    if named:
+        return named
+    dataset = member.options["dataset"]
     if dataset.endswith(".json") and Path(dataset).is_file():
         with_dataset_file({"dataset": dataset}, config)
     row = config.DATASETS.get(dataset)
-    known = {identifier: name for name, identifier in {**row.organs, **row.others}.items()} if row else {}
-    named = known if known.keys() >= set(present) else {}
-    return {identifier: named.get(identifier, f"label {identifier}") for identifier in present}
+    known = {}
+    if row and all(is_label_of(file, row, Path(member.options["data_root"])) for file in options.support_label):
+        known = {identifier: name for name, identifier in {**row.organs, **row.others}.items()}
+    return {identifier: known.get(identifier, f"label {identifier}") for identifier in present}
+
+
+def is_label_of(file: Path, dataset: Dataset, root: Path) -> bool:
+    """True if the file is, byte by byte, the label of a scan of the data set."""
+    folder = root / dataset.images
+    size = file.stat().st_size
+    alike = [path for path in sorted(folder.glob("label_*.nii.gz")) if path.stat().st_size == size]
+    return bool(alike) and digest(file) in map(digest, alike)
 
 
 def predict(options: argparse.Namespace) -> dict[str, str]:
     """Segment every query that is not segmented yet; returns what went wrong, by name."""
     if len(options.support_image) != len(options.support_label):
         raise UserError("--support-image and --support-label: every annotated image needs its label, in the same order")
-    queries = find_queries(options.query, options.out)
+    distinct_labels(options.organs)
+    queries, remarks, lost = find_queries(options.query, options.out)
+    print(*remarks, sep="\n", end="\n" * bool(remarks))
     device = prepare_device({"device": options.device, "threads": options.threads})
     members = load_members(options.checkpoint, device)
     options.pairing = choose_pairing(options.pairing, members)
@@ -111,44 +130,61 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     pairs = zip(options.support_image, options.support_label, strict=True)
     reading = {"trust_voxels": options.trust_label_voxels, "prepared": options.prepared}
     supports = [read_support(image, label, preparation, **reading) for image, label in pairs]
-    organs = choose_organs(options, [label.array for _, label in supports], members[0].options["dataset"])
+    organs = choose_organs(options, [label.array for _, label in supports], members[0])
     print(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
-    record = Record(options.out, settings(options, members, organs), overwrite=options.overwrite)
-    outputs = {name: output_files(options, name, organs) for name in queries}
-    todo = {name: files for name, files in queries.items() if not record.is_done(name, files, outputs[name])}
+    todo = jobs(queries, options.out, list(safe_names(organs.values()).values()) if options.probabilities else [])
     pairing = make_pairing(options.pairing, parts=options.parts, shots=options.shots)
     predictor = Predictor(members, supports, organs, pairing, device, options.memory_gb)
-    failures = {}
-    with tqdm(total=len(todo) * len(organs), unit="organ", disable=None) as bar:
-        for place, (name, files) in enumerate(todo.items(), start=1):
+    existing = [file for job in todo.values() for file in job.outputs if file.exists()]
+    facts = {"settings": settings(options, members, organs)}
+    with open_manifest(options.out / RECORD, facts, todo, existing=existing, overwrite=options.overwrite) as manifest:
+        failures, there = segment(predictor, todo, manifest, options)
+    done = len(queries) - there - len(failures)
+    print(f"{len(queries)} scans: {done} segmented, {there} were there, {len(failures)} failed")
+    print(f"{manifest.file}, look at {options.out}/*.png")
+    return {**failures, **as_failures(lost)}
+
+
+def segment(
+    predictor: Predictor, todo: Mapping[str, Job], manifest: Manifest, options: argparse.Namespace
+) -> tuple[dict[str, str], int]:
+    """Segment what is not on record; returns what went wrong by name, and how many scans were there."""
+    failures: dict[str, str] = {}
+    there, organs = 0, len(predictor.organs)
+    with tqdm(total=len(todo) * organs, unit="organ", disable=None) as bar:
+        for place, (name, job) in enumerate(todo.items(), start=1):
             bar.set_description(name)
             try:
-                record.add(name, files, one_query(predictor, files, outputs[name], options, bar))
+                sources = job.digests()
+                if job.is_done(manifest.scans.get(name), sources):
+                    there += 1
+                else:
+                    manifest.forget(name, job)
+                    volumes = one_query(predictor, job, options, bar)
+                    manifest.add(name, job.record(sources, millilitres=volumes))
             except UserError as error:
                 failures[name] = str(error)
             except MemoryError:
-                failures[name] = f"{files[0]}: not enough memory for this scan"
+                failures[name] = f"{job.sources[0]}: not enough memory for this scan"
             except Exception as error:  # libraries fail in many ways; one bad scan must not cost the others
-                failures[name] = f"{files[0]}: unexpected {type(error).__name__}: {error}"
-            bar.update(place * len(organs) - bar.n)
-    done = len(todo) - len(failures)
-    print(f"{len(queries)} scans: {done} segmented, {len(queries) - len(todo)} were there, {len(failures)} failed")
-    print(f"{record.file}, look at {options.out}/*.png")
-    return failures
+                failures[name] = f"{job.sources[0]}: unexpected {type(error).__name__}: {error}"
+            if name in failures and name not in manifest.scans:
+                job.remove()  # no part of a result
+            bar.update(place * organs - bar.n)
+    return failures, there
 
 
-def one_query(
-    predictor: Predictor, files: tuple[Path, ...], outputs: Sequence[Path], options: argparse.Namespace, bar: tqdm
-) -> dict[str, float]:
+def one_query(predictor: Predictor, job: Job, options: argparse.Namespace, bar: tqdm) -> dict[str, float]:
     """Segment one scan and write all its files; returns the volume of every organ in ml.
 
     If several organs claim a voxel, the highest probability wins.
     """
+    files = job.sources
     image, _ = read_image(files)
     preparation = predictor.preparation
     warn(f"{files[0]}: {doubt}" for doubt in image.doubts)
     require_training_values(image, preparation.plan, preparation.values, files[0], prepared=options.prepared)
-    labels_file, picture, *probability_files = outputs
+    labels_file, picture, *probability_files = job.outputs
     best = np.full(image.array.shape, 0.5, np.float32)
     labels = np.zeros(image.array.shape, np.uint8 if max(predictor.organs) < 256 else np.int16)
     for place, (identifier, probability) in enumerate(predictor.probabilities(image, prepared=options.prepared)):
@@ -162,16 +198,9 @@ def one_query(
     if preparation.axial:  # other planes are shown as the method saw them
         shown = [along_axes(volume, AXIAL) for volume in shown]
     draw_sheet(picture, *shown, predictor.organs)
-    save_on_grid_of(files, image, labels_file, labels)  # last: with it the scan is done
+    save_on_grid_of(files, image, labels_file, labels)
     voxel = float(np.prod(image.geometry.spacing)) / 1000
     return {name: round(int((labels == i).sum()) * voxel, 3) for i, name in predictor.organs.items()}
-
-
-def output_files(options: argparse.Namespace, name: str, organs: Mapping[int, str]) -> list[Path]:
-    """Segmentation, contact sheet, and on request the probabilities of every organ."""
-    names = [re.sub(r"[^\w.-]+", "_", organ) for organ in organs.values()] if options.probabilities else []
-    wanted = [options.out / "probabilities" / f"{name}_{organ}.nii.gz" for organ in names]
-    return [options.out / f"{name}.nii.gz", options.out / f"{name}.png", *wanted]
 
 
 def settings(options: argparse.Namespace, members: Sequence[TrainedMethod], organs: Mapping[int, str]) -> dict:
@@ -179,7 +208,7 @@ def settings(options: argparse.Namespace, members: Sequence[TrainedMethod], orga
     same = ("pairing", "parts", "shots", "largest_component", "fill_holes", "prepared", "trust_label_voxels")
     return {
         "checkpoints": [member.sha256 for member in members],
-        "supports": [digests(image_files(file)) for file in options.support_image],
+        "supports": [sorted(map(digest, image_files(file))) for file in options.support_image],
         "support labels": [digest(file) for file in options.support_label],
         "organs": {str(identifier): name for identifier, name in organs.items()},
         **{name: getattr(options, name) for name in same},

@@ -14,28 +14,34 @@ from data.parts import command
 from data.parts.convert import Converter
 from dataloaders.raw.preparation import Plan
 from dataloaders.raw.sources import Source
+from util.finding import find_files
 
 NUMBERS = (1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39)
 PLAN = Plan(spacing=(1.25, 1.25, 7.7), size=256, percentile=99.5)
 
 
-def find(raw: Path) -> tuple[dict[int, Source], list[str]]:
-    """Patients with labels by number, and a remark on those without (the challenge's test set)."""
+def find(raw: Path) -> tuple[dict[int, Source], list[str], list[str]]:
+    """Patients with labels by number, remarks on what was left out (the challenge's test set), what cannot be read."""
     found: dict[int, Source] = {}
-    unlabelled = 0
-    for folder in sorted(path for path in raw.rglob("T2SPIR") if path.is_dir() and path.parent.name.isdigit()):
+    there, unlabelled = find_files(raw), []
+    folders = {parent for path in there.files for parent in path.parents if parent.name == "T2SPIR"}
+    for folder in sorted(path for path in folders if path.parent.name.isdigit()):
         number, ground = int(folder.parent.name), folder / "Ground"
         if not ground.is_dir():
-            unlabelled += 1
+            unlabelled.append(number)
             continue
-        slices, pictures = sorted((folder / "DICOM_anon").glob("*.dcm")), sorted(ground.glob("*.png"))
+        slices, pictures = (
+            tuple(path for path in there.files if path.parent == place and path.suffix.lower() == ending)
+            for place, ending in ((folder / "DICOM_anon", ".dcm"), (ground, ".png"))
+        )
         problem = ""
         if number in found:
             problem = f"{folder}: patient {number} is also in another folder; name the folder of one download"
         elif not slices or not pictures:
             problem = f"{folder}: {len(slices)} DICOM files, {len(pictures)} pictures; unpack the download again"
-        found[number] = Source(tuple(slices), tuple(pictures), problem)
-    return found, [f"{unlabelled} patients without labels left out"] if unlabelled else []
+        found[number] = Source(slices, pictures, problem)
+    without = [f"{len(unlabelled)} patients without labels left out: {unlabelled}"] if unlabelled else []
+    return found, there.remarks + without, there.lost
 
 
 CONVERTER = Converter(
@@ -48,6 +54,7 @@ CONVERTER = Converter(
     legacy=replace(PLAN, legacy=True),
     ids={0: 0, 63: 1, 126: 2, 189: 3, 252: 4},
     organs={1: "liver", 2: "right kidney", 3: "left kidney", 4: "spleen"},
+    names="MR/<patient's number>/T2SPIR/DICOM_anon/*.dcm with T2SPIR/Ground/*.png",
 )
 
 

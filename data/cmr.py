@@ -15,23 +15,24 @@ from pathlib import Path
 from data.parts import command
 from data.parts.convert import Converter
 from dataloaders.raw.preparation import Plan
-from dataloaders.raw.sources import Source, one_of_each
+from dataloaders.raw.sources import Source, left_out, one_of_each
+from util.finding import find_files
 
 PLAN = Plan(spacing=(1.25, 1.25, 7.99), size=256, percentile=99.5)
-NAME = re.compile(r"patient(\d+)_C0(_manual|_gd)?\.nii(\.gz)?")
+NAME = re.compile(r"patient(\d+)_C0(_manual|_gd)?\.nii(\.gz)?", re.IGNORECASE)
 ORGANS = {200: "LV myocardium", 500: "LV blood pool", 600: "right ventricle"}
 
 
-def find(raw: Path) -> tuple[dict[int, Source], list[str]]:
-    """Labelled scans by patient, and a remark on those without label."""
+def find(raw: Path) -> tuple[dict[int, Source], list[str], list[str]]:
+    """Labelled scans by patient, remarks on what was left out, what cannot be read."""
     images: dict[int, list[Path]] = {}
     labels: dict[int, list[Path]] = {}
-    for path in sorted(raw.rglob("patient*_C0*.nii*")):
+    there = find_files(raw)
+    for path in there.files:
         if match := NAME.fullmatch(path.name):
             (labels if match[2] else images).setdefault(int(match[1]), []).append(path)
     found = {number: one_of_each(images[number], labels[number]) for number in sorted(set(images) & set(labels))}
-    without = sorted(set(images) - set(found))
-    return found, [f"{len(without)} scans without label left out: patients {without}"] if without else []
+    return found, left_out(there, images, labels), there.lost
 
 
 CONVERTER = Converter(
@@ -43,6 +44,8 @@ CONVERTER = Converter(
     legacy=replace(PLAN, orient=False, legacy=True),
     ids={0: 0, **{value: value for value in ORGANS}},
     organs=ORGANS,
+    names="patientN_C0.nii.gz with patientN_C0_manual.nii.gz or patientN_C0_gd.nii.gz (the scans of MyoPS are another "
+    "set, whose labels hold 1220, oedema, and 2221, scar, besides: python -m data.custom prepares them)",
 )
 
 

@@ -4,9 +4,9 @@
     python training.py with dataset=data/MINE/MINE.json
 
 IMAGES holds NIfTI files, or a folder with a DICOM series for every scan; LABELS one NIfTI file per scan with whole
-numbers, on the grid of its image. An image and a label belong together if their names are equal but for words such
-as img, label, seg, or else if the only numbers in them are. What is guessed (spacing, CT or MR, folds) is said, and
-can be said otherwise: by the options, and in the JSON file.
+numbers, on the grid of its image. An image and a label belong together if their names are equal but for words such as
+img, label, seg, or else if the only numbers are that tell the names of a folder apart. The pairs are shown. What is
+guessed (spacing, CT or MR, folds) is said, and can be said otherwise: by the options, and in the JSON file.
 """
 
 import argparse
@@ -22,70 +22,107 @@ import numpy as np
 from data.parts import command
 from data.parts.convert import Converter, convert
 from data.parts.guess import INTENSITIES, guess_plan
-from data.parts.manifest import MANIFEST
 from dataloaders.raw.preparation import Plan
-from dataloaders.raw.sources import Source, find_series, find_volumes
+from dataloaders.raw.sources import Source, find_series
 from util.commands import guarded, named_label, parser
+from util.dataset import from_file
 from util.errors import UserError
-from util.files import write_text
+from util.files import digest, write_text
+from util.finding import VOLUMES, find_files, is_volume, others, stem, with_voxels
+from util.manifest import Manifest
+from util.names import distinct_labels
 
 FOLDS = 5
 SUPERVOXELS = 5000  # smallest supervoxel in voxels, as for the abdominal sets
 WORDS = re.compile(r"(?<![a-z])(image|img|scan|label|seg|segmentation|mask|manual|gt|ct|mr|0000)(?![a-z])")
 
 
-def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str]]:
-    """Pairs of images and labels by number: the one in the name if it is unique, else counted.
+Files = Mapping[str, tuple[Path, ...]]  # by a name
+
+
+def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str], list[str]]:
+    """Pairs of images and labels by number: the one in the name if it is the only one, else counted.
+
+    Returns:
+        the scans; remarks, which show the pairs and what was left out; what could not be read.
 
     Raises:
-        UserError: a folder is missing, an image has no label, or names cannot be told apart.
+        UserError: a folder is missing or empty, or names cannot be told apart or do not correspond.
     """
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; name one with the images and one with the labels")
+    there, answers_there = find_files(images, deep=False), find_files(labels, deep=False)
     series, left_out = find_series(images)
-    scans = _named({path: (path,) for path in find_volumes(images)} | series, images)
-    answers = _named({path: (path,) for path in find_volumes(labels)}, labels)
-    without = sorted(set(scans) - set(answers))
-    if without and len(without) < len(scans):
-        raise UserError(f"{scans[without[0]][0]}: no label of this name in {labels}; {len(without)} images lack one")
-    if without:  # no name fits: numbers alone may
-        scans, answers = _by_number(scans, images), _by_number(answers, labels)
-        if set(scans) - set(answers):
-            raise UserError(f"{images}, {labels}: the names of images and labels do not correspond; rename them alike")
-    digits = [re.findall(r"\d+", name) for name in scans]
-    own = all(len(found) == 1 for found in digits) and len({int(found[0]) for found in digits}) == len(scans)
-    numbers = {
-        name: int(found[0]) if own else place
-        for place, (name, found) in enumerate(zip(scans, digits, strict=True), start=1)
+    scans = _named({path: with_voxels(path) for path in filter(is_volume, there.files)} | series, images)
+    answers = _named({path: with_voxels(path) for path in filter(is_volume, answers_there.files)}, labels)
+    if not set(scans) & set(answers):  # no name fits: numbers alone may
+        scans, answers = _by_number(scans), _by_number(answers)
+        if not scans or set(scans) - set(answers):
+            raise UserError(
+                f"{images}, {labels}: the names of images and labels do not correspond; give image and label one name"
+            )
+    numbers = _numbers(scans)
+    found = {
+        number: Source(scans[name], answers.get(name, ()), _problem(scans[name][0], name in answers, labels))
+        for name, number in numbers.items()
     }
-    remarks = [f"scan {number}: {scans[name][0].name}" for name, number in numbers.items()] if not own else []
-    return {number: Source(scans[name], answers[name]) for name, number in numbers.items()}, left_out + remarks
+    remarks = [f"scan {n}: {' and '.join(_shown(files) for _, files in source.pair)}" for n, source in found.items()]
+    remarks += [f"{answers[name][0]}: no image of this name, left out" for name in sorted(set(answers) - set(scans))]
+    series_folders = {parent for files in series.values() for file in files for parent in file.parents}
+    remarks += [
+        f"{path}: a folder without DICOM series, left out" for path in there.folders if path not in series_folders
+    ]
+    remarks += [f"{path}: a folder, left out" for path in answers_there.folders]
+    remarks += left_out
+    for folder, taken in ((there, scans), (answers_there, answers)):
+        remarks += folder.remarks + others(folder.files, [file for files in taken.values() for file in files])
+    return found, remarks, there.lost + answers_there.lost
+
+
+def _problem(image: Path, has_label: bool, labels: Path) -> str:
+    return "" if has_label else f"{image}: no label of this name in {labels}"
+
+
+def _shown(files: tuple[Path, ...]) -> str:
+    """A file, or the folder of a series, with the folder that it lies in."""
+    path = files[0] if is_volume(files[0]) else files[0].parent
+    return "/".join(path.parts[-2:])
 
 
 def _named(files: Mapping[Path, tuple[Path, ...]], folder: Path) -> dict[str, tuple[Path, ...]]:
     """Files by what remains of their names without the words that only say what they are."""
     named: dict[str, tuple[Path, ...]] = {}
     for path, members in sorted(files.items()):
-        whole = path.name.removesuffix(".gz").removesuffix(".nii").lower()
+        whole = (stem(path) if is_volume(path) else path.name).lower()
         name = re.sub(r"[\W_]+", " ", WORDS.sub("", whole.replace("_", " "))).strip() or whole
         if name in named:
             raise UserError(f"{path} and {named[name][0]}: the names differ in nothing that counts; rename one")
         named[name] = members
     if not named:
-        raise UserError(f"{folder}: holds neither NIfTI files nor folders with DICOM series")
+        raise UserError(f"{folder}: holds neither volumes ({', '.join(VOLUMES)}) nor folders with DICOM series")
     return named
 
 
-def _by_number(named: Mapping[str, tuple[Path, ...]], folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The same by the last number of the name."""
-    found = {}
-    for name, files in named.items():
-        digits = re.findall(r"\d+", name)
-        if not digits or str(int(digits[-1])) in found:
-            raise UserError(f"{folder}: the names of images and labels do not correspond; rename them alike")
-        found[str(int(digits[-1]))] = files
-    return found
+def _by_number(named: Files) -> dict[str, tuple[Path, ...]]:
+    """The same by the only number that tells the names apart; empty where there is no such number.
+
+    Of `pat1_session2` and `pat2_session1` nothing says which number is the patient's.
+    """
+    texts = {re.sub(r"\d+", "#", name) for name in named}
+    numbers = [[int(digits) for digits in re.findall(r"\d+", name)] for name in named]
+    if any(len(found) != 1 for found in numbers):
+        if len(texts) > 1:
+            return {}
+        places = [at for at, values in enumerate(zip(*numbers, strict=True)) if len(set(values)) > 1]
+        numbers = [[found[at] for at in places] for found in numbers]
+    keys = [str(*found) if len(found) == 1 else "" for found in numbers]
+    return dict(zip(keys, named.values(), strict=True)) if all(keys) and len(set(keys)) == len(keys) else {}
+
+
+def _numbers(scans: Files) -> dict[str, int]:
+    """Scan numbers by name: the only number of each name where all have one and none twice, else 1, 2, ..."""
+    digits = [re.findall(r"\d+", name) for name in scans]
+    own = [int(found[0]) for found in digits if len(found) == 1]
+    unique = len(own) == len(set(own)) == len(scans)
+    return dict(zip(scans, own if unique else range(1, len(scans) + 1), strict=True))
 
 
 def guess_folds(numbers: Sequence[int]) -> list[dict]:
@@ -95,26 +132,24 @@ def guess_folds(numbers: Sequence[int]) -> list[dict]:
     return [{"support": parts[(at + 1) % count][0], "query": part} for at, part in enumerate(parts)]
 
 
-def describe(out: Path, folder: str, plan: Plan, organs: Mapping[str, int], others: Mapping[str, int]) -> dict:
+def describe(folder: str, numbers: Sequence[int], plan: Plan, organs: Mapping[str, int], others: Mapping) -> dict:
     """The data set's JSON file, from what was prepared."""
-    prepared = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["scans"]
     return {
         "images": folder,
         "modality": "MR" if plan.percentile else "CT",  # scaled values mean the same in every scan, too
         "supervoxel_size": SUPERVOXELS,
         "organs": dict(organs),
         "others": dict(others),
-        "folds": guess_folds([int(number) for number in prepared]),
+        "folds": guess_folds(numbers),
     }
 
 
-def name_labels(out: Path, organs: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+def name_labels(scans: Mapping[str, Mapping], organs: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
     """Tested organs, and what else the labels hold; without names every id is an organ.
 
     Raises:
         UserError: a named id is in no label.
     """
-    scans = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["scans"]
     ids = sorted({int(i) for scan in scans.values() for i in scan["label_voxels"]})
     absent = [name for name, identifier in organs.items() if identifier not in ids]
     if absent:
@@ -123,51 +158,67 @@ def name_labels(out: Path, organs: Mapping[str, int]) -> tuple[dict[str, int], d
     return (dict(organs), rest) if organs else (rest, {})
 
 
-def write_description(out: Path, content: dict) -> Path:
-    """Write OUT/<OUT's name>.json unless it is there: it may have been edited."""
-    file = out / f"{out.resolve().name}.json"
-    if file.exists():
-        print(f"{file} is kept as it is; remove it to have it guessed again")
-    else:
-        write_text(file, json.dumps(content, indent=1) + "\n")
-    return file
+def write_description(file: Path, content: dict, manifest: Manifest) -> dict:
+    """Write the JSON file, unless a person edited it; returns what is in it then.
+
+    Raises:
+        UserError: it was edited and describes no data set.
+    """
+    if file.exists() and manifest.notes.get(file.name) != digest(file):
+        print(f"{file} is kept as it is, somebody edited it; remove it to have it guessed again")
+        from_file(file)  # which refuses what is no description
+        return json.loads(file.read_text("utf-8"))
+    write_text(file, json.dumps(content, indent=1) + "\n")
+    manifest.notes[file.name] = digest(file)
+    manifest.write()
+    return content
 
 
-def prepare_own(options: argparse.Namespace) -> dict[int, str]:
+def prepare_own(options: argparse.Namespace) -> dict[int | str, str]:
     """Convert, describe, and say what was done; returns the failures."""
-    sources, remarks = find(options.images, options.labels)
-    plan, guesses = guess_plan(sources, options.size or 256, "scaled" if options.window else options.intensities)
+    named = distinct_labels(options.organs)
+    found = find(options.images, options.labels)
+    plan, guesses = guess_plan(found[0], options.size or 256, "scaled" if options.window else options.intensities)
     plan = command.chosen_plan(options, plan, replace(plan, legacy=True, orient=False))
     if options.window:
         plan = replace(plan, window=tuple(options.window), percentile=None)
     name = options.out.resolve().name
-    folder = f"{name.lower()}_normalized"
-    raw = Path(*_common(options.images, options.labels))
-    converter = Converter(name, folder, (), lambda _: (sources, remarks + guesses), plan, plan, None, {})
-    failures = convert(
+    folder, file = f"{name.lower()}_normalized", options.out / f"{name}.json"
+    sources, remarks, lost = found
+    organs_by_id = {identifier: organ for organ, identifier in named.items()}
+    converter = Converter(
+        name, folder, (), lambda _: (sources, remarks + guesses, lost), plan, plan, None, organs_by_id
+    )
+
+    def finish(manifest: Manifest) -> None:
+        numbers = sorted(map(int, manifest.scans))
+        content = describe(folder, numbers, plan, *name_labels(manifest.scans, named))
+        say_what_is_there(file, folder, write_description(file, content, manifest))
+
+    return convert(
         converter,
-        raw,
+        Path(*_common(options.images, options.labels)),
         options.out,
         plan,
         trust_voxels=options.trust_label_voxels,
         accept_doubts=options.accept_doubtful_headers,
         jobs=options.jobs,
         overwrite=options.overwrite,
+        finish=finish,
     )
-    if len(failures) == len(sources):
-        return failures
-    organs, others = name_labels(options.out, dict(options.organs))
-    content = describe(options.out, folder, plan, organs, others)
-    file = write_description(options.out, content)
-    print(f"organs {', '.join(f'{name} ({i})' for name, i in organs.items())}; {len(content['folds'])} folds guessed")
-    if not content["folds"]:
+
+
+def say_what_is_there(file: Path, folder: str, content: Mapping) -> None:
+    """Organs and folds of the JSON file, and what to do next."""
+    organs, folds, size = content["organs"], content["folds"], content["supervoxel_size"]
+    print(f"organs {', '.join(f'{name} ({i})' for name, i in organs.items())}; {len(folds)} folds in {file}")
+    if not folds:
         print("too few scans for folds: at least 4 are needed, or write your own into the file")
     print(
-        f"edit {file} as you like, then:\n  python -m supervoxels.generate {options.out / folder} "
-        f"{options.out / f'supervoxels_{SUPERVOXELS}'} --min-size {SUPERVOXELS}\n  python -m data.check {file}\n"
+        f"edit {file} as you like, then:\n  python -m supervoxels.generate {file.parent / folder} "
+        f"{file.parent / f'supervoxels_{size}'} --min-size {size}\n  python -m data.check {file}\n"
         f"  python training.py with dataset={file}"
     )
-    return failures
 
 
 def _common(images: Path, labels: Path) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ fat-suppressed MR as in CHAOST2: contrast, thick slices, texture, blur, coil sen
 writes the data set.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from data.parts.anatomy import draw_patient, paint
 from util.commands import at_least, guarded, jobs, parser
-from util.errors import UserError
-from util.files import write_text
+from util.manifest import Job, open_manifest
 from util.parallel import each_scan
 from util.volume import Geometry, write_volume
 
@@ -113,50 +111,38 @@ def _smooth_noise(shape, millimetres: float, spacing, generator: np.random.Gener
     return noise / noise.std()
 
 
-def write_scans(folder: str | Path, scans: int, seed: int, size: int, slices: int, jobs: int) -> dict[int, str]:
+def write_scans(
+    folder: str | Path, scans: int, seed: int, size: int, slices: int, jobs: int, overwrite: bool = False
+) -> dict[int, str]:
     """Write the missing ones of scans 1..`scans` below `folder`, say how many; return what went wrong, by number.
 
     Raises:
         UserError: the folder holds a phantom of other parameters, or cannot be written.
     """
-    folder = Path(folder)
-    _claim(folder, {"recipe": RECIPE, "seed": seed, "size": size, "slices": slices})
-    missing = [number for number in range(1, scans + 1) if not all(path.is_file() for path in _paths(folder, number))]
-    work = each_scan(_write_scan, {n: (folder, seed, n, size, slices) for n in missing}, jobs, "phantom")
-    failures = {number: done.failure for number, done in work if done.failure}
-    written = len(missing) - len(failures)
-    print(f"{folder}: {written} scan(s) written, {scans - len(missing)} were there")
+    folder, facts = Path(folder), {"recipe": RECIPE, "seed": seed, "size": size, "slices": slices}
+    todo = {str(number): Job(folder, (), folder, _paths(folder, number)) for number in range(1, scans + 1)}
+    existing, failures = (folder / FOLDER).glob("*.nii.gz"), {}
+    with open_manifest(folder / MANIFEST, facts, todo, existing=existing, overwrite=overwrite) as manifest:
+        missing = {n: job for n, job in todo.items() if not job.is_done(manifest.scans.get(n), {})}
+        calls = {name: (job, seed, int(name), size, slices) for name, job in missing.items()}
+        for name, done in each_scan(_write_scan, calls, jobs, "phantom", lambda job, *_: job.outputs[0]):
+            if done.failure:
+                failures[int(name)] = done.failure
+            else:
+                manifest.add(name, done.result)
+    print(f"{folder}: {len(missing) - len(failures)} scan(s) written, {scans - len(missing)} were there")
     return failures
-
-
-def _claim(folder: Path, parameters: dict[str, int]) -> None:
-    """Note the parameters in a new folder; refuse a folder made with others."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; name a folder to write to")
-    manifest = folder / MANIFEST
-    if manifest.is_file():
-        try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{manifest}: not JSON ({error}); remove {folder} and generate it again") from error
-        if found != parameters:
-            raise UserError(f"{manifest}: the scans here were made with {found}, not {parameters}; "
-                            "choose another folder, or remove this one")  # fmt: skip
-    elif any(folder.glob(f"{FOLDER}/*.nii.gz")):
-        raise UserError(f"{folder}: holds scans but no {MANIFEST} that says how they were made; "
-                        "choose another folder, or remove this one")  # fmt: skip
-    else:
-        write_text(manifest, json.dumps(parameters) + "\n")
 
 
 def _paths(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / FOLDER / f"image_{number}.nii.gz", folder / FOLDER / f"label_{number}.nii.gz"
 
 
-def _write_scan(folder: Path, seed: int, number: int, size: int, slices: int) -> None:
+def _write_scan(job: Job, seed: int, number: int, size: int, slices: int) -> dict:
     scan = phantom_scan(seed, number, size, slices)
-    for path, array in zip(_paths(folder, number), (scan.image, scan.label), strict=True):
+    for path, array in zip(job.outputs, (scan.image, scan.label), strict=True):
         write_volume(path, array, scan.geometry)
+    return job.record({})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -173,9 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--size", type=at_least(16), default=256, help="rows and columns over 320 x 320 mm (256)")
     command.add_argument("--slices", type=at_least(4), default=32, help="slices over 246.4 mm (default: 32)")
     command.add_argument("--jobs", type=jobs, default=-1, help="scans computed at once (default: one per core)")
-    options = command.parse_args(arguments)
-    numbers = (options.scans, options.seed, options.size, options.slices, options.jobs)
-    return guarded(lambda: write_scans(options.out, *numbers))
+    command.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
+    options = vars(command.parse_args(arguments))
+    return guarded(lambda: write_scans(options.pop("out"), **options))
 
 
 if __name__ == "__main__":

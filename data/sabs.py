@@ -15,14 +15,15 @@ from pathlib import Path
 from data.parts import command
 from data.parts.convert import Converter
 from dataloaders.raw.preparation import Plan
-from dataloaders.raw.sources import Source, one_of_each
+from dataloaders.raw.sources import Source, left_out, one_of_each
 from util.errors import UserError
+from util.finding import find_files
 
 # 512 pixels: 32 off at each side leave 448, a spacing 1.75 times as large leaves 256
 PLAN = Plan(size=256, window=(-125, 275), border=1 / 16, shrink=1.75)
 NUMBER_OF = {name: number for number, name in enumerate((*range(1, 11), *range(21, 41)))}
-IMAGE = re.compile(r"(?:img(\d{4})|(DET\d+)_avg)\.nii(?:\.gz)?")
-LABEL = re.compile(r"(?:label(\d{4})|(DET\d+)_avg_seg)\.nii(?:\.gz)?")
+IMAGE = re.compile(r"(?:img(\d{4})|(DET\d+)_avg)\.nii(?:\.gz)?", re.IGNORECASE)
+LABEL = re.compile(r"(?:label(\d{4})|(DET\d+)_avg_seg)\.nii(?:\.gz)?", re.IGNORECASE)
 ORGANS = {
     1: "spleen",
     2: "right kidney",
@@ -40,15 +41,16 @@ ORGANS = {
 }
 
 
-def find(raw: Path) -> tuple[dict[int, Source], list[str]]:
-    """Labelled scans by number, and a remark on those without label (the challenge's test set).
+def find(raw: Path) -> tuple[dict[int, Source], list[str], list[str]]:
+    """Labelled scans by number, remarks on what was left out, such as the challenge's test set; what cannot be read.
 
     Raises:
         UserError: files of both layouts, or one that is none of the training scans.
     """
     images: dict[str, list[Path]] = {}
     labels: dict[str, list[Path]] = {}
-    for path in sorted(raw.rglob("*.nii*")):
+    there = find_files(raw)
+    for path in there.files:
         if match := IMAGE.fullmatch(path.name):
             images.setdefault(match[1] or match[2], []).append(path)
         elif match := LABEL.fullmatch(path.name):
@@ -61,8 +63,7 @@ def find(raw: Path) -> tuple[dict[int, Source], list[str]]:
         raise UserError(f"{images[strange[0]][0]}: is none of the 30 training scans img0001-img0010, img0021-img0040")
     numbers = {name: NUMBER_OF[int(name)] if name.isdigit() else place for place, name in enumerate(labelled)}
     found = {number: one_of_each(images[name], labels[name]) for name, number in numbers.items()}
-    without = len(images) - len(labelled)
-    return found, [f"{without} images without label left out"] if without else []
+    return found, left_out(there, images, labels), there.lost
 
 
 CONVERTER = Converter(
@@ -74,6 +75,7 @@ CONVERTER = Converter(
     legacy=replace(PLAN, size=None, orient=False, legacy=True),  # 257 wide, the last row and column blank
     ids={0: 0, **{identifier: identifier for identifier in ORGANS}},
     organs={identifier: ORGANS[identifier] for identifier in (1, 2, 3, 6)},
+    names="img0001.nii.gz with label0001.nii.gz, or DET0000101_avg.nii.gz with DET0000101_avg_seg.nii.gz",
 )
 
 

@@ -5,11 +5,9 @@ were made, and a run with other parameters is refused: labels of two kinds never
 """
 
 import contextlib
-import json
-import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,12 +18,12 @@ import SimpleITK as sitk
 from supervoxels.segmentation import supervoxels
 from supervoxels.superpixels import superpixels
 from util.errors import UserError
-from util.files import write_text
+from util.finding import as_failures, few, numbered
+from util.manifest import Job, open_manifest
 from util.parallel import each_scan
 from util.volume import Volume, read_volume, write_volume
 
-IMAGE_NAME = re.compile(r"image_(\d+)\.nii\.gz")
-OUTPUT_NAME = re.compile(r"superpix-MIDDLE_(\d+)\.nii\.gz")
+OUTPUT = "superpix-MIDDLE"
 # loaders pick up everything called super*, so this file must not be
 MANIFEST = "parameters.json"
 
@@ -76,7 +74,7 @@ def generate(
     backend: str = "loky",
     scheduler: str | None = None,
     overwrite: bool = False,
-) -> dict[int, str]:
+) -> dict[int | str, str]:
     """Make the missing supervoxels of every scan in `images` and return what went wrong: `{scan number: sentence}`.
 
     Raises
@@ -84,55 +82,61 @@ def generate(
     UserError
         The folder holds no scan, `out` was made with other parameters, or one scan alone exceeds `max_memory`.
     """
-    scans = numbered(images, IMAGE_NAME)
+    scans, remarks, lost = numbered(images, "image")
+    print(*remarks, sep="\n", end="\n" * bool(remarks), file=sys.stderr)
     if not scans:
-        raise UserError(f"{images}: no image_<number>.nii.gz in this folder; prepare the data set first")
-    claim_folder(out, parameters, overwrite)
-    outputs = {number: out / f"superpix-MIDDLE_{number}.nii.gz" for number in scans}
-    waiting = [number for number in scans if not is_done(scans[number], outputs[number])]
-    if len(waiting) < len(scans):
-        print(f"{out}: {len(scans) - len(waiting)} of {len(scans)} scans are done already", file=sys.stderr)
-    if not waiting:
-        return {}
-    jobs = worker_count([scans[number] for number in waiting], parameters, jobs, threads, max_memory)
-    with workers(backend, jobs, scheduler) as work:
-        tasks = {number: (scans[number], outputs[number], parameters, threads) for number in waiting}
-        return {number: done.failure for number, done in each_scan(work, tasks, jobs) if done.failure}
+        raise UserError(f"{images}: no image_<number>.nii.gz in this folder; prepare the data set first; {few(lost)}")
+    todo = {str(n): Job(images, (scan,), out, (out / f"{OUTPUT}_{n}.nii.gz",)) for n, scan in scans.items()}
+    existing, failures = out.glob(f"{OUTPUT}_*.nii.gz"), as_failures(lost)
+    with open_manifest(out / MANIFEST, asdict(parameters), todo, existing=existing, overwrite=overwrite) as manifest:
+        sources: dict[str, dict[str, str]] = {}
+        for name, job in todo.items():
+            try:
+                sources[name] = job.digests()
+            except UserError as error:
+                failures[int(name)] = str(error)
+        waiting = {n: todo[n] for n in sources if not todo[n].is_done(manifest.scans.get(n), sources[n])}
+        if len(waiting) < len(sources):
+            print(f"{out}: {len(sources) - len(waiting)} of {len(scans)} scans are done already", file=sys.stderr)
+        if not waiting:
+            return failures
+        jobs = worker_count([job.sources[0] for job in waiting.values()], parameters, jobs, threads, max_memory)
+        for name, job in waiting.items():
+            manifest.forget(name, job)
+        with workers(backend, jobs, scheduler) as work:
+            tasks = {name: (job, sources[name], parameters, threads) for name, job in waiting.items()}
+            for name, done in each_scan(work, tasks, jobs, file=lambda job, *_: job.sources[0]):
+                if done.failure:
+                    failures[int(name)] = done.failure
+                else:
+                    manifest.add(name, done.result)
+    return failures
 
 
-def generate_one(image: Path, output: Path, parameters: Parameters | SliceParameters, threads: int) -> None:
-    """Make one file.
+def generate_one(job: Job, sources: Mapping[str, str], parameters: Parameters | SliceParameters, threads: int) -> dict:
+    """Make one file; returns what is put on record.
 
     Raises
     ------
     UserError
         The scan cannot be read or cut into supervoxels, or the file cannot be written.
     """
+    image, output = job.sources[0], job.outputs[0]
     scan = read_volume(image)
     try:
         labels = parameters.labels(scan, threads)
     except ValueError as error:
         raise UserError(f"{image}: {error}") from error
+    if not labels.any():
+        raise UserError(f"{image}: {_nothing(scan.array)}")
     write_volume(output, labels, scan.geometry)
+    return job.record(sources)
 
 
-def numbered(folder: Path, name: re.Pattern) -> dict[int, Path]:
-    """Files of `folder` whose whole name matches, in increasing order of their number."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    matches = ((name.fullmatch(path.name), path) for path in folder.iterdir())
-    return dict(sorted((int(match[1]), path) for match, path in matches if match))
-
-
-def is_done(image: Path, output: Path) -> bool:
-    """True where `output` is at least as new as `image` and its header tells the same shape.
-
-    Headers are enough, because files appear whole or not at all.
-    """
-    try:
-        return output.stat().st_mtime >= image.stat().st_mtime and shape(output) == shape(image)
-    except (OSError, RuntimeError):
-        return False
+def _nothing(image: np.ndarray) -> str:
+    if image.min() == image.max():
+        return f"every voxel has the value {image.min():g}, there is nothing to make supervoxels of"
+    return f"its values, {image.min():g} to {image.max():g}, are nowhere above the threshold; no supervoxel is left"
 
 
 def shape(path: Path) -> tuple[int, ...]:
@@ -141,47 +145,6 @@ def shape(path: Path) -> tuple[int, ...]:
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return reader.GetSize()
-
-
-def claim_folder(out: Path, parameters: Parameters | SliceParameters, overwrite: bool) -> None:
-    """Check that what `out` holds was made with `parameters`, and write them down if it is new or to be overwritten.
-
-    Old files go before the new parameters are written: no interrupted run leaves one kind under the other's name.
-    """
-    manifest = out / MANIFEST
-    existing = numbered(out, OUTPUT_NAME) if out.is_dir() else {}
-    found = read_manifest(manifest)
-    if overwrite:
-        for path in existing.values():
-            path.unlink()
-    elif found is None and existing:
-        raise UserError(
-            f"{out}: holds {len(existing)} supervoxel file(s) without {MANIFEST}, so they were not made by "
-            "this command; choose another folder, or replace them with --overwrite"
-        )
-    elif found is not None and found != asdict(parameters):
-        wanted = asdict(parameters)
-        differing = ", ".join(
-            f"{key} {found.get(key)} and not {wanted.get(key)}"
-            for key in sorted(found | wanted)
-            if found.get(key) != wanted.get(key)
-        )
-        raise UserError(
-            f"{out}: was made with other parameters ({differing}); choose another folder, or replace its "
-            "files with --overwrite"
-        )
-    write_text(manifest, json.dumps(asdict(parameters), indent=2) + "\n")
-
-
-def read_manifest(manifest: Path) -> dict | None:
-    """The parameters a folder was made with, None if none are written down."""
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{manifest}: cannot be read ({error}); delete it and use --overwrite") from error
-    return content if isinstance(content, dict) else {}
 
 
 def worker_count(

@@ -1,6 +1,7 @@
 """Segmenting one's own scans: the same organ on any grid, headers kept, mistakes as sentences, nothing done twice."""
 
 import json
+import os
 import shutil
 
 import nibabel
@@ -170,7 +171,7 @@ def test_what_is_done_is_not_done_again(segment, scan, tmp_path, capsys):
     assert "2 scans: 1 segmented, 1 were there, 0 failed" in capsys.readouterr().out
     assert (out / "image_1.nii.gz").stat().st_mtime_ns == before
     assert segment(out, scan("image_1"), pairing="whole") == 1
-    assert "holds segmentations made with other pairing; choose another folder" in failure(capsys)
+    assert "made with other parameters (pairing similar and not whole); choose another folder" in failure(capsys)
     assert segment(out, scan("image_1"), pairing="whole", overwrite=True) == 0
     assert (out / "image_1.nii.gz").stat().st_mtime_ns > before
     (out / "image_1.png").unlink()
@@ -292,12 +293,90 @@ def test_wrong_calls_are_one_sentence(segment, run, scan, tmp_path, capsys):
         assert line.startswith("error: ") and expected in line
 
 
-def test_names_are_those_of_the_data_set_only_where_it_knows_all(segment, scan, tmp_path, capsys):
+def test_names_are_those_of_the_data_set_only_where_the_label_is_its_own(segment, scan, tmp_path, capsys):
     label = read_volume(scan("label_4"))
     write_volume(tmp_path / "label.nii.gz", label.array.astype(np.int16) * 300, label.geometry)
     assert segment(tmp_path / "out", scan("image_1"), support_label=tmp_path / "label.nii.gz") == 0
     assert "segmenting label 300 (300), label 600 (600)" in capsys.readouterr().out
     assert read_volume(tmp_path / "out/image_1.nii.gz").array.max() > 255
+
+
+def test_names_that_are_not_distinct_are_refused_before_work(segment, scan, tmp_path, capsys):
+    for organs in (["kidney=2", "kidney=3"], ["liver=1", "leber=1"], ["kidney/L=2", "kidney L=3"]):
+        assert segment(tmp_path / "out", scan("image_1"), organs=organs, probabilities=True) == 1
+        assert failure(capsys).startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_of_a_label_that_is_not_the_data_sets_own_have_no_names(segment, scan, tmp_path, capsys):
+    """1 and 2 may be spleen and liver in it; only a label that is known byte by byte is known."""
+    label = read_volume(scan("label_4"))
+    write_volume(tmp_path / "label.nii.gz", np.array([0, 2, 0, 0, 1], np.uint8)[label.array], label.geometry)
+    assert segment(tmp_path / "out", scan("image_1"), support_label=tmp_path / "label.nii.gz") == 0
+    assert "segmenting label 1 (1), label 2 (2)" in capsys.readouterr().out
+    assert set(record(tmp_path / "out")["scans"]["image_1"]["millilitres"]) == {"label 1", "label 2"}
+
+
+def record(out) -> dict:
+    return json.loads((out / "predictions.json").read_text())
+
+
+def test_supports_are_refused_if_image_and_label_are_exchanged_or_one(segment, scan, tmp_path, capsys):
+    exchanged = {"support_image": scan("label_4"), "support_label": scan("image_4")}
+    assert segment(tmp_path / "out", scan("image_1"), **exchanged) == 1
+    assert "are image and label exchanged?" in failure(capsys)
+    assert segment(tmp_path / "out", scan("image_1"), support_image=scan("label_4")) == 1
+    assert "has the same voxels as its label" in failure(capsys)
+
+
+def test_results_damaged_since_are_made_again_and_those_of_an_earlier_call_are_no_scans(
+    segment, scan, tmp_path, capsys
+):
+    for number in (1, 2, 3):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copy(scan(f"image_{number}"), tmp_path / f"in/scan_{number}.nii.gz")
+    out = tmp_path / "in/out"
+    assert segment(out, tmp_path / "in", organs="spleen=4") == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / "scan_1.nii.gz").write_bytes(b"")
+    (out / "scan_2.nii.gz").write_bytes(before[out / "scan_2.nii.gz"][:-30])
+    changed = bytearray(before[out / "scan_3.nii.gz"])
+    changed[len(changed) // 2] ^= 1
+    (out / "scan_3.nii.gz").write_bytes(changed)
+    assert segment(out, tmp_path / "in", organs="spleen=4") == 0
+    assert "3 scans: 3 segmented, 0 were there" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert segment(tmp_path / "in/two", tmp_path / "in", organs="spleen=4", pairing="whole") == 0
+    told = capsys.readouterr().out
+    assert "3 scans: 3 segmented" in told and "out: holds results of an earlier call (predictions.json)" in told
+
+
+def test_overwriting_one_scan_leaves_the_others_or_no_mixture(segment, scan, tmp_path, capsys):
+    assert segment(tmp_path, scan("image_1"), scan("image_2"), organs="spleen=4") == 0
+    kept = record(tmp_path)["scans"]["image_2"]
+    assert segment(tmp_path, scan("image_1"), overwrite=True, organs="spleen=4") == 0
+    assert record(tmp_path)["scans"]["image_2"] == kept
+    assert segment(tmp_path, scan("image_1"), overwrite=True, organs="liver=1") == 0
+    assert "removed image_2, made with other parameters" in capsys.readouterr().out
+    assert set(record(tmp_path)["scans"]) == {"image_1"} and not (tmp_path / "image_2.nii.gz").exists()
+
+
+def test_what_is_no_scan_is_named_and_a_scan_that_is_gone_fails(segment, scan, tmp_path, capsys):
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    shutil.copy(scan("image_1"), folder / "a.nii.gz")
+    volume = read_volume(scan("image_2"))
+    write_volume(folder / "deep/b.nrrd", volume.array, volume.geometry)
+    (folder / "notes.txt").write_text("x")
+    (folder / "gone.nii.gz").symlink_to("nowhere.nii.gz")
+    os.mkfifo(folder / "pipe.nii.gz")
+    assert segment(tmp_path / "out", folder, organs="spleen=4") == 1
+    told = capsys.readouterr()
+    assert (
+        "2 scans: 2 segmented" in told.out and "1 other file left out" in told.out and "pipe.nii.gz: is a" in told.out
+    )
+    assert "gone.nii.gz failed: is a link to nowhere.nii.gz" in told.err
+    assert read_volume(tmp_path / "out/deep_b.nii.gz").geometry.matches(volume.geometry)
 
 
 def test_cleaning_up():

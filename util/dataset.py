@@ -1,12 +1,13 @@
 """What the program knows about a data set and a fold: rows of the tables in config.py."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from util.errors import UserError
+from util.finding import numbered
+from util.names import safe_names
 
 MODALITIES = ("MR", "CT")
 
@@ -88,7 +89,7 @@ class Dataset:
         """Numbers of the scans on disk, ascending.
 
         Raises:
-            UserError: the folder is missing or holds no image.
+            UserError: the folder is missing or holds no image, or one that is not named as it must be.
         """
         folder = Path(root) / self.images
         if not folder.is_dir():
@@ -96,11 +97,12 @@ class Dataset:
                 f"{folder}: no such folder; name its parent with data_root=..., or prepare the data set "
                 "(data/README.md; the phantom: python -m data.phantom)"
             )
-        found = [re.fullmatch(r"image_(\d+)\.nii\.gz", path.name) for path in folder.iterdir()]
-        numbers = sorted(int(match.group(1)) for match in found if match)
-        if not numbers:
+        found, wrong, lost = numbered(folder, "image")
+        if wrong or lost:
+            raise UserError(f"{(wrong + lost)[0]}; rename it, or move it to another folder")
+        if not found:
             raise UserError(f"{folder}: holds no image_N.nii.gz")
-        return numbers
+        return list(found)
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def from_file(path: str | Path) -> tuple[Dataset, list[dict]]:
     ids = [*content["organs"].values(), *content.get("others", {}).values()]
     if not content["organs"] or not all(isinstance(number, int) and number > 0 for number in ids):
         raise UserError(f"{path}: organs and others are names with label ids above 0, at least one organ")
+    safe_names([*content["organs"], *content.get("others", {})])
     folds = content.pop("folds")
     places = {
         key: str(path.resolve().parent / content[key])

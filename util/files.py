@@ -9,6 +9,8 @@ from pathlib import Path
 
 from util.errors import UserError
 
+TEMPORARY = r"\.[0-9a-f]{8}\..+"  # names of files that are not whole yet
+
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:

@@ -6,26 +6,30 @@ all; OUT/preparation.json says from which files (SHA-256), with which parameters
 every scan. A scan whose sources, parameters and results are as recorded is not touched again.
 """
 
-import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from data.parts.manifest import MANIFEST, claim, is_done, record, write_manifest
 from data.parts.montage import Tile, draw_montage, make_tile
 from dataloaders.raw.intensities import windowed
 from dataloaders.raw.preparation import Plan, prepare
-from dataloaders.raw.sources import Source, doubts, read_source
+from dataloaders.raw.sources import Source, doubts, kept_shares, read_source
 from util.errors import UserError
-from util.files import digest
+from util.finding import as_failures, few, find_files
+from util.manifest import Job, Manifest, open_manifest
 from util.parallel import each_scan
-from util.volume import read_volume, write_volume
+from util.volume import Volume, read_volume, write_volume
 
+MANIFEST = "preparation.json"
 MONTAGE = "montage.png"
+LIBRARIES = ("numpy", "SimpleITK", "nibabel", "pydicom")
 LEAST_LEFT = 25  # of 255 grey levels
 RECIPE = 2  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
+KEPT = 0.8  # share of an organ's volume; if less is left after the preparation, it is said
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,23 @@ class Converter:
         name: of the data set, as in config.py.
         folder: for the scans, below OUT.
         expected: scan numbers of the complete download.
-        find: RAW -> scan number -> its files, and remarks on what was left out.
+        find: RAW -> scan number -> its files; remarks on what was left out; what cannot be read and may be a scan.
         plan: how its scans are prepared.
         legacy: the same as published.
         ids: value in the raw labels -> id in the prepared ones; None keeps them all.
         organs: id -> name, those that should be there.
+        names: what its files are called, for a message.
     """
 
     name: str
     folder: str
     expected: tuple[int, ...]
-    find: Callable[[Path], tuple[dict[int, Source], list[str]]]
+    find: Callable[[Path], tuple[dict[int, Source], list[str], list[str]]]
     plan: Plan
     legacy: Plan
     ids: Mapping[int, int] | None
     organs: Mapping[int, str]
+    names: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,7 @@ class Task:
 
     number: int
     source: Source
-    raw: Path
-    folder: Path
+    job: Job
     plan: Plan
     ids: Mapping[int, int] | None
     trust_voxels: bool
@@ -88,45 +93,59 @@ def convert(
     accept_doubts: bool = False,
     jobs: int = -1,
     overwrite: bool = False,
-) -> dict[int, str]:
+    finish: Callable[[Manifest], None] = lambda _: None,
+) -> dict[int | str, str]:
     """Prepare every scan of a download that is not prepared yet; print what was found and done.
 
+    Args:
+        converter, plan: what to prepare, and how.
+        raw, out: folders.
+        trust_voxels: labels lie on their images whatever their headers say.
+        jobs: scans at once.
+        overwrite: replace these scans.
+        finish: called at the end where at least one scan is prepared, while no other command works in OUT.
+
     Returns:
-        what went wrong: scan number -> sentence.
+        what went wrong: scan number, or a file -> sentence.
 
     Raises:
-        UserError: RAW holds no scan, or OUT was made with other parameters.
+        UserError: RAW holds no scan, or OUT was made with other parameters or from other scans of these numbers.
     """
     if not raw.is_dir():
         raise UserError(f"{raw}: no such folder; name the folder the download was unpacked to")
-    sources, remarks = converter.find(raw)
+    sources, remarks, lost = converter.find(raw)
     if not sources:
-        raise UserError(f"{raw}: holds no scan of {converter.name}; data/README.md shows what the tree looks like")
+        names = [path.relative_to(raw).as_posix() for path in find_files(raw).files]
+        found = [f"found {len(names)} other files: {few(names)}"] * bool(names) + lost[:1]
+        raise UserError("; ".join([f"{raw}: holds no scan of {converter.name}", f"expected {converter.names}", *found]))
     for line in (counts(converter, sources), *remarks):
         print(line)
-    parameters = {"recipe": RECIPE, **json.loads(json.dumps(asdict(plan))), "trust_label_voxels": trust_voxels}
-    manifest = claim(out, converter.folder, converter.name, parameters, overwrite)
-    write_manifest(out / MANIFEST, manifest)  # at once: a killed command must find its own folder again
-    tasks = [
-        Task(
-            number,
-            source,
-            raw,
-            out / converter.folder,
-            plan,
-            converter.ids,
-            trust_voxels,
-            accept_doubts,
-            manifest["scans"].get(str(number)),
-        )
-        for number, source in sorted(sources.items())
-    ]
-    outcomes = run(tasks, out, manifest, converter.name, jobs)
-    tiles = {number: outcome.tile for number, outcome in outcomes.items() if outcome.tile}
-    if tiles:
-        draw_montage(out / MONTAGE, f"{converter.name}, prepared", tiles)
-    report(converter, out, outcomes)
-    return {number: outcome.failure for number, outcome in outcomes.items() if outcome.failure}
+    facts = {
+        "dataset": converter.name,
+        "parameters": {"recipe": RECIPE, **asdict(plan), "trust_label_voxels": trust_voxels},
+    }
+    folder = out / converter.folder
+    todo = {str(number): job_of(number, source, raw, folder) for number, source in sorted(sources.items())}
+    existing = folder.glob("*_*.nii.gz")
+    with open_manifest(out / MANIFEST, facts, todo, existing=existing, overwrite=overwrite) as manifest:
+        tasks = [
+            Task(number, source, todo[name], plan, converter.ids, trust_voxels, accept_doubts, manifest.scans.get(name))
+            for name, (number, source) in zip(todo, sorted(sources.items()), strict=True)
+        ]
+        outcomes = run(tasks, manifest, converter.name, jobs)
+        tiles = {number: outcome.tile for number, outcome in outcomes.items() if outcome.tile}
+        if tiles:
+            draw_montage(out / MONTAGE, f"{converter.name}, prepared", tiles)
+        report(converter, out, manifest, outcomes)
+        if tiles:
+            finish(manifest)
+    failures = {number: outcome.failure for number, outcome in outcomes.items() if outcome.failure}
+    return {**failures, **as_failures(lost)}
+
+
+def job_of(number: int, source: Source, raw: Path, folder: Path) -> Job:
+    """A scan's files, before and after."""
+    return Job(raw, source.files, folder, tuple(folder / f"{kind}_{number}.nii.gz" for kind in ("image", "label")))
 
 
 def counts(converter: Converter, sources: Mapping[int, Source]) -> str:
@@ -149,16 +168,16 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def run(tasks: list[Task], out: Path, manifest: dict, name: str, jobs: int) -> dict[int, Outcome]:
+def run(tasks: list[Task], manifest: Manifest, name: str, jobs: int) -> dict[int, Outcome]:
     """Work on the scans side by side; the manifest grows with every one, so a killed command loses at most those."""
     outcomes = {}
     scans = {task.number: (task,) for task in tasks}
     for number, done in each_scan(one_scan, scans, jobs, name, lambda task: task.source.image[0]):
         outcome = outcomes[number] = done.result or Outcome(failure=done.failure)
-        manifest["scans"].pop(str(number), None)
         if outcome.record:
-            manifest["scans"][str(number)] = outcome.record
-        write_manifest(out / MANIFEST, manifest)
+            manifest.add(str(number), outcome.record)
+        else:
+            manifest.forget(str(number), scans[number][0].job)
     return outcomes
 
 
@@ -168,10 +187,10 @@ def one_scan(task: Task) -> Outcome:
     Raises:
         UserError: a file is damaged, or image and label do not fit together.
     """
-    image, label = (task.folder / f"{kind}_{task.number}.nii.gz" for kind in ("image", "label"))
+    image, label = task.job.outputs
     try:
-        sources = {file.relative_to(task.raw).as_posix(): digest(file) for file in task.source.files}
-        if is_done(task.recorded, sources, (image, label)):
+        sources = task.job.digests()
+        if task.job.is_done(task.recorded, sources):
             return Outcome(task.recorded, make_tile(read_volume(image), read_volume(label)))
         scan = read_source(task.source, task.ids, task.trust_voxels)
         doubtful = doubts(task.source, scan, task.trust_voxels)
@@ -184,25 +203,54 @@ def one_scan(task: Task) -> Outcome:
                 f"the window {first:g} to {last:g} leaves next to nothing; prepare it apart from the others"
             )
         result = prepare(*scan, task.plan)
+        shares = kept_shares(scan[1], result[1])
+        if not any(shares.values()):
+            size, spacing = result[1].array.shape[1:], result[1].geometry.spacing
+            raise UserError(
+                f"{task.source.label[0]}: nothing that it shows lies within the {size[0]} x {size[1]} pixels of "
+                f"{spacing[0]:.3g} x {spacing[1]:.3g} mm that are kept; choose another --size or --spacing"
+            )
         for path, volume in zip((image, label), result, strict=True):
             write_volume(path, volume.array, volume.geometry)
-        line = record(sources, (image, label), result) | ({"doubts": doubtful} if doubtful else {})
-        return Outcome(line, make_tile(*result), fresh=True)
+        facts = facts_of(task, result, shares) | ({"doubts": doubtful} if doubtful else {})
+        return Outcome(task.job.record(sources, **facts), make_tile(*result), fresh=True)
     except BaseException:
-        for path in (image, label):  # no half of a scan, and none of sources that are no longer there
-            path.unlink(missing_ok=True)
+        task.job.remove()  # no half of a scan, and none of sources that are no longer there
         raise
 
 
-def report(converter: Converter, out: Path, outcomes: Mapping[int, Outcome]) -> None:
-    """Say what was done, and which organs a scan does not show."""
-    done = [outcome for outcome in outcomes.values() if outcome.record]
-    fresh = sum(outcome.fresh for outcome in done)
+def facts_of(task: Task, result: tuple[Volume, Volume], shares: Mapping[int, float]) -> dict:
+    """What the manifest says of a scan besides its files."""
+    image, label = result
+    ids, voxels = np.unique(label.array, return_counts=True)
+    return {
+        **{kind: files[0].relative_to(task.job.base).as_posix() for kind, files in task.source.pair},
+        "shape": list(image.array.shape),
+        "spacing": list(image.geometry.spacing),
+        "label_voxels": {str(int(i)): int(n) for i, n in zip(ids, voxels, strict=True) if i},
+        "cut": {str(i): round(share, 3) for i, share in shares.items() if share < KEPT},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+    }
+
+
+def report(converter: Converter, out: Path, manifest: Manifest, outcomes: Mapping[int, Outcome]) -> None:
+    """Say what was done, and which organs a scan does not show, or not wholly."""
+    done = {number: outcome.record for number, outcome in outcomes.items() if outcome.record}
+    fresh = sum(outcome.fresh for outcome in outcomes.values())
     print(f"{converter.name}: {fresh} prepared, {len(done) - fresh} were ready, {len(outcomes) - len(done)} failed")
-    for number, outcome in outcomes.items():
-        if outcome.record:
-            print(*(f"  scan {number}: {doubt}\n" for doubt in outcome.record.get("doubts", ())), sep="", end="")
-            missing = [name for i, name in converter.organs.items() if str(i) not in outcome.record["label_voxels"]]
-            if missing:
-                print(f"  scan {number} does not show: {', '.join(missing)}")
+    for number, record in done.items():
+        print(*(f"  scan {number}: {doubt}\n" for doubt in record.get("doubts", ())), sep="", end="")
+        cut = {int(i): share for i, share in record.get("cut", {}).items()}
+        missing = [
+            name for i, name in converter.organs.items() if str(i) not in record["label_voxels"] and i not in cut
+        ]
+        if missing:
+            print(f"  scan {number} does not show: {', '.join(missing)}")
+        for i, share in cut.items():
+            what = f"keeps only {share:.0%} of" if share else "has lost"
+            print(
+                f"  scan {number} {what} {converter.organs.get(i, f'label {i}')}: outside of what is kept, or too small"
+            )
+    if earlier := sorted(set(map(int, manifest.scans)) - set(outcomes)):
+        print(f"{out} also holds scans of earlier calls: {ranges(earlier)}")
     print(f"{out / converter.folder}, {out / MANIFEST}, look at {out / MONTAGE}")

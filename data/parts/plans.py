@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from data import chaost2, cmr, sabs
-from data.parts.manifest import MANIFEST
+from data.parts.convert import MANIFEST
 from dataloaders.raw.preparation import Plan
 from util.dataset import Dataset
 from util.errors import UserError

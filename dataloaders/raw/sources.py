@@ -2,16 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from dataloaders.raw import dicom
 from util.errors import UserError
-from util.volume import Volume, read_volume
+from util.finding import Found, few, is_nifti, is_volume, others, with_voxels
+from util.volume import Geometry, Volume, read_volume
 
 GEOMETRY_TOLERANCE = 1e-2  # mm and cosines; headers are float32 and written by many programs
+GRID_TOLERANCE = 0.1  # voxels, between the corners of a label and of its image once it is turned
+T = TypeVar("T", int, str)
+MANY_VALUES = 30  # in a label; with more, its voxels must be alike where they touch
 
 
 @dataclass(frozen=True)
@@ -30,12 +38,26 @@ class Source:
         """All of them."""
         return self.image + self.label
 
+    @property
+    def pair(self) -> tuple[tuple[str, tuple[Path, ...]], ...]:
+        """Image and label, as far as they are there, by these words."""
+        return tuple((kind, files) for kind, files in (("image", self.image), ("label", self.label)) if files)
+
 
 def one_of_each(images: Sequence[Path], labels: Sequence[Path]) -> Source:
     """The source of two NIfTI files; a problem if there are several candidates."""
     several = next((files for files in (images, labels) if len(files) > 1), None)
     problem = f"{several[0]}: there is also {several[1]}; leave one of them" if several else ""
-    return Source((images[0],), (labels[0],), problem)
+    return Source(with_voxels(images[0]), with_voxels(labels[0]), problem)
+
+
+def left_out(there: Found, images: Mapping[T, list[Path]], labels: Mapping[T, list[Path]]) -> list[str]:
+    """Remarks on images without label, labels without image, and what else was found."""
+    remarks = list(there.remarks)
+    for one, other, what in ((images, labels, "scans without label"), (labels, images, "labels without scan")):
+        if without := sorted(set(one) - set(other)):
+            remarks.append(f"{len(without)} {what} left out: {', '.join(map(str, without))}")
+    return remarks + others(there.files, (path for files in (*images.values(), *labels.values()) for path in files))
 
 
 def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: bool) -> tuple[Volume, Volume]:
@@ -46,8 +68,10 @@ def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: boo
         ids: value in the label files -> id in the prepared label; None keeps all values.
         trust_voxels: a label whose header says another place than the image's is taken to lie on the image.
 
+    A label that its header places on the image's own grid, stored in another order, is put into the image's order.
+
     Raises:
-        UserError: a file is damaged or missing, shapes or places differ, a label value is unknown.
+        UserError: a file is damaged or missing, shapes or places differ, a label value is unknown or it is an image.
     """
     if source.problem:
         raise UserError(source.problem)
@@ -55,9 +79,9 @@ def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: boo
     label = (
         Volume(_read_pictures(source.label, slices, image), image.geometry)
         if source.label[0].suffix == ".png"
-        else _read_label(source.label[0], image, trust_voxels)
+        else _read_label(source, image, trust_voxels)
     )
-    where = source.label[0] if len(source.label) == 1 else source.label[0].parent
+    where = source.label[0].parent if source.label[0].suffix == ".png" else source.label[0]
     return image, Volume(_ids(label.array, ids, where), image.geometry, label.doubts)
 
 
@@ -69,13 +93,7 @@ def read_image(files: tuple[Path, ...]) -> tuple[Volume, list[Path]]:
     """
     if is_series(files):
         return dicom.read_series(files)
-    (file,) = files
-    return read_volume(file), []
-
-
-def find_volumes(folder: Path) -> list[Path]:
-    """NIfTI files of a folder by name."""
-    return sorted(path for path in folder.iterdir() if is_volume(path) and not path.name.startswith("."))
+    return read_volume(files[0]), []
 
 
 def find_series(folder: Path) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
@@ -89,13 +107,8 @@ def find_series(folder: Path) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
     return {folder / name: scan.files for name, scan in named.items()}, dicom.remarks(series, left_out, folder)
 
 
-def is_volume(file: Path) -> bool:
-    """True for a file that is named as a NIfTI file."""
-    return file.name.endswith((".nii", ".nii.gz"))
-
-
 def is_series(files: tuple[Path, ...]) -> bool:
-    """True for DICOM files; anything that is not named as a NIfTI file."""
+    """True for DICOM files; anything that is not named as a volume."""
     return not is_volume(files[0])
 
 
@@ -105,20 +118,73 @@ def doubts(source: Source, volumes: Sequence[Volume], trust_voxels: bool) -> lis
     return [f"{file}: {doubt}" for file, volume in zip(files, volumes, strict=False) for doubt in volume.doubts]
 
 
-def _read_label(file: Path, image: Volume, trust_voxels: bool) -> Volume:
-    label = read_volume(file)
+def kept_shares(before: Volume, after: Volume) -> dict[int, float]:
+    """Label id -> share of its volume that is left of it; `before` on its own grid, `after` prepared."""
+    volumes = []
+    for volume in (before, after):
+        ids, counts = np.unique(volume.array[volume.array > 0].astype(int), return_counts=True)
+        size = float(np.prod(volume.geometry.spacing))
+        volumes.append({i: count * size for i, count in zip(ids.tolist(), counts.tolist(), strict=True)})
+    return {i: volumes[1].get(i, 0.0) / size for i, size in volumes[0].items()}
+
+
+def _read_label(source: Source, image: Volume, trust_voxels: bool) -> Volume:
+    file, label = source.label[0], read_volume(source.label[0])
+    told = all(_tells_place(path) for path in (file, source.image[0]))
+    turned = laid_onto(label, image) if told else None
+    if label.array.shape == image.array.shape and label.geometry.matches(image.geometry, GEOMETRY_TOLERANCE):
+        return label
+    if turned is not None and trust_voxels:
+        raise UserError(
+            f"{file}: its header says that it lies on its image stored in another order, so --trust-label-voxels would "
+            "turn it; leave the option out"
+        )
+    if turned is not None:
+        return Volume(turned, image.geometry, label.doubts)
     if label.array.shape != image.array.shape:
         raise UserError(
             f"{file}: has shape {label.array.shape} (slices, rows, columns), its image {image.array.shape}; "
             "both must be the same scan"
         )
-    if not trust_voxels and not label.geometry.matches(image.geometry, GEOMETRY_TOLERANCE):
+    if not trust_voxels:
+        hint = "resample it onto the image" if told else "if the voxels do correspond, use --trust-label-voxels"
         raise UserError(
             f"{file}: its header places it elsewhere than the image (spacing {_text(label.geometry.spacing)} against "
             f"{_text(image.geometry.spacing)} mm, origin {_text(label.geometry.origin)} against "
-            f"{_text(image.geometry.origin)}, or the direction); if the voxels do correspond, use --trust-label-voxels"
+            f"{_text(image.geometry.origin)}, or the direction); {hint}"
         )
     return label
+
+
+def _tells_place(file: Path) -> bool:
+    """False for a NIfTI header that carries neither of its two transforms."""
+    if not is_nifti(file):
+        return True
+    header = nibabel.load(file).header
+    return bool(header["sform_code"] or header["qform_code"])
+
+
+def laid_onto(label: Volume, image: Volume) -> np.ndarray | None:
+    """The voxels of a label in the order of an image whose grid it lies on; None where it lies elsewhere.
+
+    Args:
+        label, image: `(D, H, W)`; axes may be exchanged and reversed against each other.
+    """
+    to_image = np.linalg.solve(_affine(image.geometry), _affine(label.geometry))  # voxel (x, y, z) -> voxel (x, y, z)
+    order = io_orientation(to_image)
+    array = apply_orientation(label.array.T, order).T
+    if array.shape != image.array.shape:
+        return None
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in array.shape[::-1]))]).T
+    moved = to_image @ inv_ornt_aff(order, label.array.shape[::-1]) @ corners
+    return np.ascontiguousarray(array) if np.abs(moved - corners).max() < GRID_TOLERANCE else None
+
+
+def _affine(geometry: Geometry) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
+    affine[:3, 3] = geometry.origin
+    return affine
 
 
 def _read_pictures(files: tuple[Path, ...], slices: list[Path], image: Volume) -> np.ndarray:
@@ -129,7 +195,7 @@ def _read_pictures(files: tuple[Path, ...], slices: list[Path], image: Volume) -
     if without or alone:
         raise UserError(
             f"{folder}: {len(pictures)} label pictures for {len(stems)} DICOM slices; "
-            + (f"no picture for {_few(without)}" if without else f"no slice for {_few(alone)}")
+            + (f"no picture for {few(without)}" if without else f"no slice for {few(alone)}")
             + "; unpack the download again"
         )
     return np.stack([_picture(pictures[stem], image.array.shape[1:]) for stem in stems])
@@ -147,13 +213,17 @@ def _picture(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def _ids(label: np.ndarray, ids: Mapping[int, int] | None, where: Path) -> np.ndarray:
     values = np.unique(label)
+    if len(values) > MANY_VALUES and _alike(label) < 0.5:
+        raise UserError(
+            f"{where}: has {len(values)} values that differ from voxel to voxel, as an image has and no label; are "
+            "image and label exchanged?"
+        )
+    known = "known are whole numbers up to 32767" if ids is None else f"known are {', '.join(map(str, sorted(ids)))}"
     if ids is None:
         ids = {int(value): int(value) for value in values if 0 <= value <= 32767 and value == int(value)}
     strange = [f"{value:g}" for value in values if value not in ids and value != 0]
     if strange:
-        raise UserError(
-            f"{where}: holds the label value(s) {_few(strange)}; known are {', '.join(map(str, sorted(ids)))}"
-        )
+        raise UserError(f"{where}: holds the label value(s) {few(strange)}; {known}")
     if not label.any():
         raise UserError(f"{where}: shows no organ at all; is it the right label?")
     result = np.zeros(label.shape, np.int16)
@@ -163,8 +233,10 @@ def _ids(label: np.ndarray, ids: Mapping[int, int] | None, where: Path) -> np.nd
     return result
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _alike(label: np.ndarray) -> float:
+    """Share of the voxels above 0 that are equal to the next one in their row."""
+    own, after = label[..., :-1], label[..., 1:]
+    return float((own == after)[own > 0].mean()) if (own > 0).any() else 1.0
 
 
 def _text(values: tuple[float, ...]) -> str:

@@ -166,8 +166,8 @@ def test_scans_without_label_are_left_out_and_counted(small, tmp_path, capsys):
     (raw["cmr"] / "patient1_C0_manual.nii.gz").unlink()
     for kind, remark in (
         ("chaost2", "1 patients without labels left out"),
-        ("sabs", "1 images without label left out"),
-        ("cmr", "1 scans without label left out: patients [1]"),
+        ("sabs", "1 scans without label left out: 0001"),
+        ("cmr", "1 scans without label left out: 1"),
     ):
         assert run(kind, raw[kind], tmp_path / "out" / kind, *TINY[kind]) == 0
         printed = capsys.readouterr().out
@@ -284,6 +284,51 @@ def test_labels_with_another_header_are_accepted_on_request(small, tmp_path):
     raw = Path(shutil.copytree(small["sabs"], tmp_path / "raw"))
     damage.other_spacing(raw)
     assert run("sabs", raw, tmp_path / "out", *TINY["sabs"], "--trust-label-voxels") == 0
+
+
+def test_names_of_another_set_are_named_with_those_expected(small, tmp_path, capsys):
+    for path in small["cmr"].glob("patient1_*"):
+        name = path.name.replace("patient1_C0_manual", "myops_training_101_gd").replace(
+            "patient1", "myops_training_101"
+        )
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "raw" / name)
+    assert run("cmr", tmp_path / "raw", tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert "expected patientN_C0.nii.gz with patientN_C0_manual.nii.gz" in told and "1220" in told and "2221" in told
+    assert "found 2 other files: myops_training_101_C0.nii.gz, myops_training_101_gd.nii.gz" in told
+
+
+def test_linked_patients_are_found_and_gone_ones_said(small, tmp_path, capsys):
+    raw = Path(shutil.copytree(small["chaost2"], tmp_path / "raw"))
+    patients = damage.first_patient(raw).parent.parent
+    (patients / "1").rename(tmp_path / "elsewhere")
+    (patients / "1").symlink_to(tmp_path / "elsewhere")
+    (patients / "77").symlink_to("nowhere")
+    assert run("chaost2", raw, tmp_path / "out", *TINY["chaost2"]) == 0
+    told = capsys.readouterr().out
+    assert "CHAOST2: 2 prepared" in told and f"{patients}/77: is a link to nowhere, which is not there" in told
+
+
+def test_two_commands_in_one_folder_lose_nothing(small, tmp_path):
+    """The second is refused in one sentence while the first works, and goes on when that was killed."""
+    options = [str(small["cmr"]), str(tmp_path / "out"), *map(str, TINY["cmr"]), "--jobs", "1"]
+    raw = make_raw("cmr", tmp_path / "raw", 8, (8, 32, 32))
+    slow = ["--spacing", "1.2", "1.2", "2", "--size", "192", "--jobs", "1"]
+    command = [sys.executable, "-m", "data.cmr", str(raw), str(tmp_path / "out"), *slow]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "out").glob("preparation.json")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        second = subprocess.run(
+            [sys.executable, "-m", "data.cmr", *options], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if first.poll() is None:
+            first.kill()
+    assert second.returncode == 1 and second.stderr.count("\n") == 1
+    assert "works there; wait for its end" in second.stderr or "other parameters" in second.stderr
+    assert cmr.main([str(raw), str(tmp_path / "out"), *slow]) == 0
+    assert len(json.loads((tmp_path / "out/preparation.json").read_text())["scans"]) == 8
 
 
 @pytest.mark.parametrize("kind", list(COMMANDS))

@@ -13,7 +13,7 @@ from data import custom, phantom_raw
 from supervoxels.generate import main as generate
 from tests.commands import score, train
 from util.dataset import from_file
-from util.volume import read_volume, write_volume
+from util.volume import Geometry, read_volume, write_volume
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,9 @@ def test_own_scans_become_a_data_set_that_can_be_trained_and_tested(hearts, tmp_
     assert sorted(number for fold in folds for number in fold["query"]) == [1, 2, 3, 4, 5, 6]
     assert all(fold["support"] not in fold["query"] for fold in folds)
     assert (
-        generate([str(out / "hearts_normalized"), str(dataset.segment_folder(out)), "--min-size", "60", "--jobs", "1"])
+        generate(
+            [str(out / "hearts_normalized"), str(dataset.segment_folder(tmp_path)), "--min-size", "60", "--jobs", "1"]
+        )
         == 0
     )
     updates = (f"dataset={out / 'HEARTS.json'}", f"runs={tmp_path / 'runs'}", "train.steps=1", "episode.min_size=5")
@@ -62,7 +64,7 @@ def test_the_file_is_not_written_over(hearts, tmp_path, capsys):
     content = {**json.loads(file.read_text()), "supervoxel_size": 77}
     file.write_text(json.dumps(content))
     assert run(hearts, tmp_path / "A") == 0
-    assert "is kept as it is" in capsys.readouterr().out and json.loads(file.read_text()) == content
+    assert "is kept as it is, somebody edited it" in capsys.readouterr().out and json.loads(file.read_text()) == content
 
 
 def test_dicom_series_are_accepted_as_images(tmp_path, capsys):
@@ -138,15 +140,153 @@ def test_a_scan_whose_place_is_in_doubt_is_prepared_only_if_that_is_accepted(hea
     np.testing.assert_allclose(*middles, atol=4)
 
 
-def test_names_that_do_not_correspond_are_refused(hearts, tmp_path, capsys):
+def tiny_pair(root: Path, image: str, label: str, shift: float = 0.0, wide: int = 1) -> None:
+    """An image and a label of 4 x 12 x 12 voxels at these names, with an organ at the left edge."""
+    draw = np.random.default_rng(len(str(shift)))
+    array = draw.integers(0, 300, (4, 12, 12 * wide)).astype(np.int16)
+    organs = np.zeros(array.shape, np.uint8)
+    organs[1:3, 3:9, 1:5], organs[1:3, 3:9, 6:9] = 1, 2
+    geometry = Geometry((20.0, 20.0, 20.0), (shift, 0.0, 0.0))
+    write_volume(root / "images" / f"{image}.nii.gz", array, geometry)
+    write_volume(root / "answers" / f"{label}.nii.gz", organs, geometry)
+
+
+def tiny_set(root: Path, *names: str, **options) -> Path:
+    for at, name in enumerate(names):
+        tiny_pair(root, name, name, float(at), **options)
+    return root
+
+
+def custom_run(root: Path, out: Path, *options) -> int:
+    values = (root / "images", root / "answers", out, "--jobs", 1, "--size", 12, "--spacing", 20, 20, 20, *options)
+    return custom.main([str(value) for value in values])
+
+
+def prepared(out: Path) -> dict:
+    return json.loads((out / "preparation.json").read_text())["scans"]
+
+
+def test_one_number_that_does_not_fit_is_no_pairing(hearts, tmp_path, capsys):
     shutil.copytree(hearts / "images", tmp_path / "images")
     shutil.copytree(hearts / "answers", tmp_path / "answers")
     (tmp_path / "answers/seg-3.nii.gz").rename(tmp_path / "answers/seg-33.nii.gz")
     assert run(tmp_path, tmp_path / "out") == 1
     assert "do not correspond" in capsys.readouterr().err
-    (tmp_path / "answers/seg-33.nii.gz").rename(tmp_path / "answers/heart-3.nii.gz")
-    assert run(tmp_path, tmp_path / "out") == 1
-    assert "no label of this name" in capsys.readouterr().err
+
+
+def test_images_without_label_and_labels_without_image_are_said_and_the_others_done(tmp_path, capsys):
+    tiny_set(tmp_path, "scan_1", "scan_2", "scan_3")
+    (tmp_path / "answers/scan_2.nii.gz").rename(tmp_path / "answers/scan_5.nii.gz")
+    assert custom_run(tmp_path, tmp_path / "out") == 1
+    told = capsys.readouterr()
+    assert f"scan 2 failed: {tmp_path}/images/scan_2.nii.gz: no label of this name" in told.err
+    assert f"{tmp_path}/answers/scan_5.nii.gz: no image of this name, left out" in told.out
+    assert set(prepared(tmp_path / "out")) == {"1", "3"}
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("pat1_session2", "organs_pat1_rater1"), ("pat2_session1", "organs_pat2_rater2")],  # the last is not it
+        [("pat1_visit2", "rater1_pat1"), ("pat2_visit1", "rater2_pat2")],
+        [("a1_b2", "c1_d2"), ("a3_b4", "c3_d4")],
+        [("anna", "one"), ("bert", "two")],
+        [("x1", "y2"), ("x2", "y3")],
+    ],
+)
+def test_names_with_several_numbers_are_never_guessed(tmp_path, capsys, pairs):
+    for image, label in pairs:
+        tiny_pair(tmp_path, image, label)
+    assert custom_run(tmp_path, tmp_path / "out") == 1
+    assert "do not correspond; give image and label one name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("heart-1", "seg-of-01"), ("heart-2", "seg-of-02")],
+        [("study2020_p07_t2", "r1_p07"), ("study2020_p11_t2", "r1_p11")],  # the others are the same in all
+        [("CT pat1_visit2", "pat1_visit2_mask"), ("CT pat2_visit1", "pat2_visit1_mask")],  # the names are equal
+    ],
+)
+def test_pairs_are_shown_before_the_work_and_recorded(tmp_path, capsys, pairs):
+    for image, label in pairs:
+        tiny_pair(tmp_path, image, label)
+    assert custom_run(tmp_path, tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    for record, (image, label) in zip(prepared(tmp_path / "out").values(), pairs, strict=True):
+        assert f"images/{image}.nii.gz and answers/{label}.nii.gz" in shown
+        assert (record["image"], record["label"]) == (f"images/{image}.nii.gz", f"answers/{label}.nii.gz")
+
+
+def test_organs_that_are_cropped_away_are_named_scan_by_scan(tmp_path, capsys):
+    tiny_set(tmp_path, "scan_1", "scan_2")
+    values = (tmp_path / "images", tmp_path / "answers", tmp_path / "out", "--jobs", 1, "--spacing", 20, 20, 20)
+    assert custom.main([*map(str, values), "--size", "8", "--organs", "spleen=1", "liver=2"]) == 0
+    assert "scan 1 keeps only 75% of spleen: outside of what is kept, or too small" in capsys.readouterr().out
+    assert prepared(tmp_path / "out")["2"]["cut"] == {"1": 0.75}
+    wide = tiny_set(tmp_path / "wide", "scan_1", "scan_2", wide=3)
+    assert custom_run(wide, tmp_path / "none") == 1
+    told = capsys.readouterr()
+    assert told.err.count("nothing that it shows lies within the 12 x 12 pixels") == 2
+    assert "folds" not in told.out and not (tmp_path / "none/none.json").exists()
+
+
+def test_halves_of_a_data_set_come_together_and_a_second_cohort_is_refused(tmp_path, capsys):
+    halves = [tiny_set(tmp_path / half, *names) for half, names in (("a", ("s_1", "s_2")), ("b", ("s_3", "s_4")))]
+    out = tmp_path / "OUT"
+    for half in halves:
+        assert custom_run(half, out) == 0
+    assert set(prepared(out)) == {"1", "2", "3", "4"}
+    assert "OUT also holds scans of earlier calls: 1-2" in capsys.readouterr().out
+    assert len(from_file(out / "OUT.json")[1]) == 2
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert custom_run(tiny_set(tmp_path / "c", "x_9", "s_5", "s_1"), out) == 1
+    assert "already holds a scan 1, from" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_the_data_set_file_says_what_is_printed_until_somebody_edits_it(tmp_path, capsys):
+    tiny_set(tmp_path, "scan_1", "scan_2", "scan_3", "scan_4")
+    last, file = tmp_path / "images/scan_4.nii.gz", tmp_path / "OUT/OUT.json"
+    whole = last.read_bytes()
+    last.write_bytes(whole[:300])
+    assert custom_run(tmp_path, tmp_path / "OUT", "--organs", "liver=1") == 1
+    assert "0 folds" in capsys.readouterr().out and json.loads(file.read_text())["folds"] == []
+    last.write_bytes(whole)
+    assert custom_run(tmp_path, tmp_path / "OUT", "--organs", "spleen=2") == 0
+    assert "organs spleen (2); 2 folds" in capsys.readouterr().out
+    content = json.loads(file.read_text())
+    assert len(content["folds"]) == 2 and content["organs"] == {"spleen": 2}
+    file.write_text(json.dumps({**content, "organs": {"milt": 2}, "folds": []}))
+    assert custom_run(tmp_path, tmp_path / "OUT", "--organs", "liver=1") == 0
+    assert "organs milt (2); 0 folds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("organs", [("kidney=1", "kidney=2"), ("a=1", "b=1"), ("x/y=1", "x y=2"), ("..=1",)])
+def test_names_that_are_not_distinct_are_refused_before_work(tmp_path, capsys, organs):
+    assert custom_run(tiny_set(tmp_path, "scan_1"), tmp_path / "out", "--organs", *organs) == 1
+    assert capsys.readouterr().err.startswith("error: ") and not (tmp_path / "out").exists()
+
+
+def test_other_formats_and_folders_that_are_linked_or_gone(tmp_path, capsys):
+    tiny_set(tmp_path, "scan_1", "scan_2")
+    for kind in ("images", "answers"):
+        volume = read_volume(tmp_path / kind / "scan_2.nii.gz")
+        for number, ending in ((4, ".nrrd"), (5, ".mha")):
+            write_volume(tmp_path / kind / f"scan_{number}{ending}", volume.array, volume.geometry)
+        shutil.copy(tmp_path / kind / "scan_2.nii.gz", tmp_path / kind / "scan_3.NII.GZ")
+        (tmp_path / kind / "notes.txt").write_text("x")
+        (tmp_path / kind / "more").mkdir()
+        shutil.copy(tmp_path / kind / "scan_1.nii.gz", tmp_path / kind / "more")
+    (tmp_path / "images/scan_9.nii.gz").symlink_to("nowhere.nii.gz")
+    assert custom_run(tmp_path, tmp_path / "out") == 1
+    told = capsys.readouterr()
+    assert set(prepared(tmp_path / "out")) == {"1", "2", "3", "4", "5"}
+    assert f"1 other file left out: {tmp_path}/images/notes.txt" in told.out
+    assert told.out.count("more: a folder without DICOM series, left out") == 2
+    assert f"{tmp_path}/images/scan_9.nii.gz failed: is a link to nowhere.nii.gz" in told.err
 
 
 def test_organs_that_no_label_shows_are_refused(hearts, tmp_path, capsys):

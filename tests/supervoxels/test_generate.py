@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import config
 from supervoxels import supervoxels
 from supervoxels.generate import main
 from supervoxels.superpixels import superpixels
@@ -106,6 +106,40 @@ def test_a_damaged_output_is_made_again(images, tmp_path):
     assert _files(out) == before
 
 
+def test_an_output_that_was_cut_or_exchanged_is_made_again(images, tmp_path):
+    """Its header and its date are as they should be."""
+    out = tmp_path / "out"
+    assert _generate(images, out) == 0
+    before = _files(out)
+    cut, other = out / "superpix-MIDDLE_2.nii.gz", out / "superpix-MIDDLE_10.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    shutil.copy(out / "superpix-MIDDLE_1.nii.gz", other)
+    assert _generate(images, out) == 0
+    assert _files(out) == before
+
+
+def test_scans_of_one_number_and_scans_of_one_value_are_said(images, tmp_path, capsys):
+    write_volume(images / "image_3.nii.gz", np.full((4, 20, 24), 7, np.int16), GEOMETRY)
+    shutil.copy(images / "image_1.nii.gz", images / "image_4.nii")
+    assert _generate(images, tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert f"scan 3 failed: {images}/image_3.nii.gz: every voxel has the value 7" in told
+    assert f"{images}/image_4.nii left out: only image_4.nii.gz is read" in told
+    assert not (tmp_path / "out/superpix-MIDDLE_3.nii.gz").exists()
+    shutil.copy(images / "image_1.nii.gz", images / "image_001.nii.gz")
+    assert _generate(images, tmp_path / "out") == 1
+    assert "image_1.nii.gz and image_001.nii.gz: both are number 1" in capsys.readouterr().err
+
+
+def test_scans_of_another_folder_with_the_same_numbers_are_refused(images, tmp_path, capsys):
+    assert _generate(images, tmp_path / "out") == 0
+    others = Path(shutil.copytree(images, tmp_path / "others"))
+    assert _generate(others, tmp_path / "out") == 0  # the same scans
+    _scans(others, (1,), shape=(5, 20, 24))
+    assert _generate(others, tmp_path / "out") == 1
+    assert f"already holds a scan 1, from {images}" in capsys.readouterr().err
+
+
 def test_one_bad_scan_does_not_stop_the_others(images, tmp_path, capsys):
     whole = (images / "image_2.nii.gz").read_bytes()
     (images / "image_2.nii.gz").write_bytes(whole[: len(whole) // 2])
@@ -134,7 +168,7 @@ def test_files_of_unknown_origin_are_refused(images, tmp_path, capsys):
     assert _generate(images, out) == 0
     (out / "parameters.json").unlink()
     assert _generate(images, out) == 1
-    assert "were not made by this command" in capsys.readouterr().err
+    assert "no parameters.json that says how they were made" in capsys.readouterr().err
 
 
 def test_a_folder_without_scans_and_one_that_is_missing_are_errors(tmp_path, capsys):
@@ -151,12 +185,13 @@ def test_memory_below_one_scan_is_refused(images, tmp_path, capsys):
 
 
 def test_a_data_set_is_found_by_its_name(images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(config.DATASETS, "TINY", Dataset("images", "MR", 50, {}, supervoxels="supervoxels_50"))
+    row = Dataset("images", "MR", 50, {}, "supervoxels_50")
+    monkeypatch.setattr("supervoxels.generate.DATASETS", {"TINY": row})
     assert main(["TINY", "--data-root", str(tmp_path), "--backend", "threading"]) == 0
     assert _generate(images, tmp_path / "plain") == 0
     assert _files(tmp_path / "supervoxels_50") == _files(tmp_path / "plain")
     assert main(["HUGE"]) == 1
-    assert "HUGE: no such data set, config.py knows CHAOST2" in capsys.readouterr().err
+    assert "config.py knows TINY" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""One process works in a folder at a time, and what counts as done is what is on record, byte by byte."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from util.errors import UserError
+from util.manifest import Job, claimed, open_manifest
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for cohort in ("in", "other"):
+        (tmp_path / cohort).mkdir()
+        for name in ("1", "2", "3"):
+            (tmp_path / cohort / name).write_text(f"{cohort} {name}")
+    return tmp_path
+
+
+def jobs(root: Path, *names: str, cohort: str = "in") -> dict[str, Job]:
+    base, home = root / cohort, root / "out"
+    return {name: Job(base, (base / name,), home, (home / f"{name}.txt",)) for name in names}
+
+
+def work(todo: dict[str, Job], *, overwrite: bool = False, **facts) -> list[str]:
+    """Do what is not done, as the commands do; returns what that was."""
+    home, fresh = next(iter(todo.values())).home, []
+    with open_manifest(home / "made.json", facts, todo, existing=home.glob("*.txt"), overwrite=overwrite) as manifest:
+        for name, job in todo.items():
+            sources = job.digests()
+            if not job.is_done(manifest.scans.get(name), sources):
+                manifest.forget(name, job)
+                job.outputs[0].write_text(f"{facts} {job.sources[0].read_text()}")
+                manifest.add(name, job.record(sources))
+                fresh.append(name)
+    return fresh
+
+
+def record(root: Path) -> dict:
+    return json.loads((root / "out/made.json").read_text())
+
+
+def test_only_what_is_missing_damaged_or_of_other_sources_is_made_again(folder):
+    todo = jobs(folder, "1", "2", "3")
+    assert work(todo, size=1) == ["1", "2", "3"] and work(todo, size=1) == []
+    kept = todo["3"].outputs[0].stat()
+    todo["1"].outputs[0].write_text("")
+    todo["2"].sources[0].write_text("another scan")
+    content = todo["3"].outputs[0].read_text()
+    assert work(todo, size=1) == ["1", "2"]
+    todo["3"].outputs[0].write_text(content[::-1])  # same size, same date
+    os.utime(todo["3"].outputs[0], ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert work(todo, size=1) == ["3"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["1.txt", "2.txt", "3.txt", "made.json"]
+
+
+def test_scans_of_a_second_call_join_those_of_the_first_in_order(folder):
+    assert work(jobs(folder, "3"), size=1) == ["3"]
+    assert work(jobs(folder, "1", cohort="other"), size=1) == ["1"]
+    assert list(record(folder)["scans"]) == ["1", "3"] and record(folder)["size"] == 1
+
+
+def test_another_scan_of_the_same_name_is_refused_until_it_is_overwritten(folder):
+    work(jobs(folder, "1", "2"), size=1)
+    before = (folder / "out/1.txt").read_bytes()
+    with pytest.raises(UserError, match=r"already holds a scan 1, from .*/in; choose another folder"):
+        work(jobs(folder, "1", "3", cohort="other"), size=1)
+    assert (folder / "out/1.txt").read_bytes() == before and set(record(folder)["scans"]) == {"1", "2"}
+    (folder / "other/1").write_text("in 1")  # the same scan at another place is the same scan
+    assert work(jobs(folder, "1", cohort="other"), size=1) == []
+    (folder / "other/1").write_text("other 1")
+    assert work(jobs(folder, "1", cohort="other"), size=1, overwrite=True) == ["1"]
+    assert set(record(folder)["scans"]) == {"1", "2"}
+
+
+def test_a_file_of_another_scan_is_not_replaced(folder):
+    work(jobs(folder, "1"), size=1)
+    todo = jobs(folder, "2")
+    todo["2"] = Job(todo["2"].base, todo["2"].sources, todo["2"].home, jobs(folder, "1")["1"].outputs)
+    with pytest.raises(UserError, match="is the result of another scan, 1"):
+        work(todo, size=1)
+
+
+def test_other_parameters_are_refused_and_overwriting_leaves_no_mixture(folder, capsys):
+    work(jobs(folder, "1", "2"), size=1, plan={"spacing": [1, 2]})
+    with pytest.raises(UserError, match=r"other parameters \(size 1 and not 2, spacing \[1, 2\] and not \[1, 3\]\)"):
+        work(jobs(folder, "1"), size=2, plan={"spacing": [1, 3]})
+    assert work(jobs(folder, "1"), size=2, plan={"spacing": [1, 2]}, overwrite=True) == ["1"]
+    assert "removed 2, made with other parameters (size 1 and not 2)" in capsys.readouterr().out
+    assert list(record(folder)["scans"]) == ["1"] and not (folder / "out/2.txt").exists()
+
+
+def test_overwriting_one_scan_forgets_that_one_alone(folder):
+    work(jobs(folder, "1", "2"), size=1)
+    kept = record(folder)["scans"]["2"]
+    assert work(jobs(folder, "1"), size=1, overwrite=True) == ["1"]
+    assert record(folder)["scans"]["2"] == kept
+
+
+def test_files_of_unknown_origin_and_damaged_records_are_refused(folder):
+    (folder / "out").mkdir()
+    (folder / "out/1.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds 1\.txt but no made\.json that says how they were made"):
+        work(jobs(folder, "1"), size=1)
+    with pytest.raises(UserError, match="remove them first"):
+        work(jobs(folder, "2"), size=1, overwrite=True)
+    assert (folder / "out/1.txt").read_text() == "mine"
+    for damage in ("{", "[]", '{"scans": []}', '{"scans": {"1": 2}}', '{"scans": {"1": {"sources": 3}}}'):
+        (folder / "out/made.json").write_text(damage)
+        with pytest.raises(UserError, match="is damaged"):
+            work(jobs(folder, "1"), size=1)
+    (folder / "file").write_text("")
+    with pytest.raises(UserError, match="is a file; name a folder"), claimed(folder / "file"):
+        pass
+
+
+def test_a_record_leads_to_no_file_outside(folder):
+    work(jobs(folder, "1"), size=1)
+    content = record(folder)
+    content["scans"]["1"]["outputs"]["../in/2"] = ""
+    (folder / "out/made.json").write_text(json.dumps(content))
+    work(jobs(folder, "1"), size=1, overwrite=True)
+    assert (folder / "in/2").exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from util.manifest import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_and_one_that_was_killed_blocks_nobody(folder):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, folder / "out"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"process {holder.pid} on .* works there; wait for its end"):
+            work(jobs(folder, "1"), size=1)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    (folder / "out/.0123abcd.1.txt").write_text("half a file")
+    assert work(jobs(folder, "1"), size=1) == ["1"]
+    assert not list((folder / "out").glob(".*"))
+
+
+def _insist(root: Path, name: str) -> None:
+    """A process that tries until it is let in."""
+    for _ in range(2000):
+        try:
+            work(jobs(root, name), size=1)
+            return
+        except UserError as error:
+            if "works there" not in str(error):
+                raise
+            time.sleep(0.002)
+
+
+def test_many_processes_lose_no_record(folder):
+    names = [str(number) for number in range(1, 9)]
+    for name in names:
+        (folder / "in" / name).write_text(name)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_insist, args=(folder, name)) for name in names]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * len(names)
+    assert list(record(folder)["scans"]) == names
