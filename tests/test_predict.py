@@ -279,7 +279,7 @@ def test_wrong_calls_are_one_sentence(segment, run, scan, tmp_path, capsys):
         ([query], {"checkpoint": tmp_path / "foreign.pt"}, "foreign.pt: not a checkpoint of this program"),
         ([query], {"checkpoint": tmp_path / "old.pt"}, "does not say how its training scans were prepared"),
         ([query], {"checkpoint": [run, tmp_path / "other.pt"]}, "an ensemble needs one preparation"),
-        ([query], {"checkpoint": tmp_path / "empty"}, "no such checkpoint"),
+        ([query], {"checkpoint": tmp_path / "empty"}, "this folder holds no checkpoint"),
         ([query], {"support_image": [query, query]}, "every annotated image needs its label"),
         ([query], {"organs": "heart=9"}, "--organs heart=9: no support shows this id; there are [1, 2, 3, 4]"),
         ([query], {"device": "cuda:99"}, "not available here"),

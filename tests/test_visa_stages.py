@@ -67,7 +67,7 @@ def test_registration_then_two_stages_then_propagation(data, results):
     score("method=visa", *places)
     with (run(results, "visa", 3) / "scores.csv").open() as handle:
         rows = list(csv.DictReader(handle))
-    assert {row["match"] for row in rows} == {"propagate"}
+    assert {row["pairing"] for row in rows} == {"propagate"}
     assert {row["checkpoint"] for row in rows} == {str(folders.latest_checkpoint(run(results, "visa", 2)))}
 
 
@@ -204,4 +204,4 @@ def test_published_schedules(updates, rates):
 
 def test_visa_has_the_options_of_alpnet():
     extra = models.defaults("visa").keys() - models.defaults("alpnet").keys()
-    assert extra == {"continuity", "ramp"} and models.defaults("alpnet").keys() < models.defaults("visa").keys()
+    assert extra == {"continuity_weight", "ramp"} and models.defaults("alpnet").keys() < models.defaults("visa").keys()

@@ -58,7 +58,7 @@ def test_scores_join_those_of_slices(tiny, trained, capsys, updates):
         truth = read_volume(tiny / f"PHANTOM/phantom_MR_normalized/label_{row['scan']}.nii.gz")
         prediction = read_volume(run / f"predictions/{row['organ'].replace(' ', '_')}_{row['scan']}.nii.gz")
         assert prediction.geometry.matches(truth.geometry)
-        if row["match"] == "volume":
+        if row["pairing"] == "volume":
             assert float(row["slices"]) == 16
             organ = truth.array == {"liver": 1, "right kidney": 2}[row["organ"]]
             assert float(row["dice"]) == pytest.approx(overlap(prediction.array == 1, organ)[0], abs=1e-6)
