@@ -117,7 +117,7 @@ def training_step(series: Series, fold: int, seed: int) -> Step:
         resume = [f"resume={unfinished}"] if unfinished else []
         return ["training.py", "with", *series.own, f"fold={fold}", f"seed={seed}", *resume]
 
-    return Step(_name(fold, seed), words, lambda: trained(series, fold, seed)[0])
+    return Step(f"fold {fold}, seed {seed}", words, lambda: trained(series, fold, seed)[0])
 
 
 def test_step(series: Series, fold: int, seed: int, protocol: str, training: Step) -> Step:
@@ -131,7 +131,7 @@ def test_step(series: Series, fold: int, seed: int, protocol: str, training: Ste
         checkpoint = training.done()
         return checkpoint and tested(series, fold, protocol, checkpoint)
 
-    return Step(_name(fold, seed), words, done)
+    return Step(training.name, words, done)
 
 
 def report_step(series: Series, tests: Sequence[Step]) -> Step:
@@ -152,10 +152,6 @@ def report_step(series: Series, tests: Sequence[Step]) -> Step:
 def note_report(series: Series, tests: Sequence[Step]) -> None:
     """Remember what the report was made of."""
     write_text(series.report_folder / REPORTED, "".join(f"{test.done()}\n" for test in tests))
-
-
-def _name(fold: int, seed: int) -> str:
-    return f"fold {fold}, seed {seed}"
 
 
 def trained(series: Series, fold: int, seed: int) -> tuple[Path | None, Path | None]:

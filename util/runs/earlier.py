@@ -23,13 +23,7 @@ def builds_on(options: Mapping) -> dict[str, dict[str, Any]]:
 def earlier_checkpoint(
     option: str, options: Mapping, numbers: list[int], dataset: Dataset
 ) -> tuple[Path, dict[str, Any]]:
-    """File and content of the checkpoint behind one of the options of `builds_on`.
-
-    Args:
-        option: such as "train.start".
-        options: of this run.
-        numbers: of the scans it trains on.
-        dataset: of this run.
+    """File and content of the checkpoint behind an option of `builds_on`, for a run that trains on scans `numbers`.
 
     Raises:
         UserError: there is none, it is one of another method, or it saw what this training must not.
@@ -65,17 +59,7 @@ def _command(options: Mapping, change: Mapping) -> str:
 def require_same_fold(
     content: Mapping[str, Any], path: Path, options: Mapping[str, Any], numbers: list[int], dataset: Dataset
 ) -> None:
-    """Refuse to build on a checkpoint that was trained on other scans, or on slices that this run must not see.
-
-    Args:
-        content: of the checkpoint; `path`: its file.
-        options: of this run.
-        numbers: of the scans it trains on.
-        dataset: of this run.
-
-    Raises:
-        UserError: naming what differs.
-    """
+    """Raise a UserError if a checkpoint was trained on other scans, or on slices that this run must not see."""
     theirs = content["config"]
     if theirs["dataset"] != options["dataset"] or content["training_scans"] != numbers:
         raise UserError(
