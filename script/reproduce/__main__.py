@@ -23,10 +23,11 @@ from pathlib import Path
 import config
 import models
 from script.reproduce import slurm
-from script.reproduce.series import ROOT, Series, Step, note_report, report_step, steps_of
+from script.reproduce.series import REPORTED, ROOT, Series, Step, report_step, steps_of
 from util.commands import guarded, parser
 from util.dataset import choose_fold
 from util.errors import UserError
+from util.files import write_text
 from util.runs.experiment import resolved
 from util.runs.folders import run_folder
 
@@ -84,8 +85,8 @@ def run_all(series: Series, *, report: bool) -> dict[str, str]:
         if report and not failures:
             tests = tests_of(series)
             made = run_steps([report_step(series, tests)], run, failures)
-            if made and not failures:
-                note_report(series, tests)
+            if made and not failures:  # what it was made of
+                write_text(series.report_folder / REPORTED, "".join(f"{test.done()}\n" for test in tests))
             count += made
     if not count and not failures:
         print("everything is there already")

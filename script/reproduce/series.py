@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from util.errors import UserError
-from util.files import write_text
 from util.runs import folders
 from util.runs.earlier import builds_on
 
@@ -147,11 +146,6 @@ def report_step(series: Series, tests: Sequence[Step]) -> Step:
         return out if note.is_file() and note.read_text(encoding="utf-8").splitlines() == runs else None
 
     return Step("report", words, done)
-
-
-def note_report(series: Series, tests: Sequence[Step]) -> None:
-    """Remember what the report was made of."""
-    write_text(series.report_folder / REPORTED, "".join(f"{test.done()}\n" for test in tests))
 
 
 def trained(series: Series, fold: int, seed: int) -> tuple[Path | None, Path | None]:

@@ -18,7 +18,7 @@ from util.errors import UserError
 from util.evaluation.metrics import COLUMNS
 from util.pictures import grey, pixel_size, upright
 from util.report.gather import Comparison
-from util.volume import Geometry, Volume, read_volume
+from util.volume import Volume, read_volume
 
 BUDGET = 10_000_000  # characters of all pictures of a page
 LARGEST = 384  # pixels; larger slices are shown smaller
@@ -88,50 +88,39 @@ def overlays(comparison: Comparison, score: str) -> dict[str, Any]:
     cases = choose_cases(comparison, score)
     if not cases:
         raise NothingToShow(f"no scan has the score {score}")
-    scans: dict[Path, Display] = {}
+    scans: dict[str, Display] = {}
     with tqdm(cases, unit="scan", desc="reading predictions") as progress:  # closed before an error is printed
         shown = [_read(case, score, scans) for case in progress]
     wanted: dict[str, set[int]] = {}
     for case in shown:
         wanted.setdefault(case["image"], set()).update(range(case["first"], case["first"] + case["slices"]))
-    images = _pictures({str(file): scan for file, scan in scans.items()}, wanted)
-    return {"cases": shown, "images": images, "score": COLUMNS[score].heading, "digits": COLUMNS[score].digits}
+    return {
+        "cases": shown,
+        "images": _pictures(scans, wanted),
+        "score": COLUMNS[score].heading,
+        "digits": COLUMNS[score].digits,
+    }
 
 
-@dataclass(frozen=True)
 class Display:
-    """A scan as it is shown: upright, not larger than LARGEST.
+    """A volume as it is shown: upright, not larger than LARGEST; `image` holds its grey values `(D, H, W)`, uint8."""
 
-    Attributes:
-        image: grey values `(D, H, W)`, uint8.
-        shape: of the file.
-        geometry: of the file.
-        step: every so many pixels of the file are shown.
-    """
-
-    image: np.ndarray
-    shape: tuple[int, ...]
-    geometry: Geometry
-    step: int = 1
-
-    @classmethod
-    def of(cls, volume: Volume) -> "Display":
-        """From a volume as it is stored."""
-        step = -(-max(volume.array.shape[1:]) // LARGEST)
-        image = upright(volume.array, volume.geometry)[:, ::step, ::step]
-        return cls(grey(image), volume.array.shape, volume.geometry, step)
+    def __init__(self, volume: Volume) -> None:
+        self.shape, self.geometry = volume.array.shape, volume.geometry
+        self.step = -(-max(self.shape[1:]) // LARGEST)  # every so many pixels are shown
+        self.image = grey(self.turned(volume.array))
 
     def turned(self, array: np.ndarray) -> np.ndarray:
         """An array `(D, H, W)` of the file as it is shown."""
         return upright(array, self.geometry)[:, :: self.step, :: self.step]
 
 
-def _read(case: Case, score: str, scans: dict[Path, Display]) -> dict[str, Any]:
+def _read(case: Case, score: str, scans: dict[str, Display]) -> dict[str, Any]:
     """A case with truth and predictions on the slices where there is anything to see."""
     image_file, label_file, identifier = _sources(next(iter(case.rows.values())))
-    if image_file not in scans:
-        scans[image_file] = Display.of(_volume(image_file))
-    scan = scans[image_file]
+    if str(image_file) not in scans:
+        scans[str(image_file)] = Display(_volume(image_file))
+    scan = scans[str(image_file)]
     truth = _mask(label_file, scan, image_file) == identifier
     predictions = {label: _mask(_prediction_file(row), scan, image_file) > 0 for label, row in case.rows.items()}
     anything = np.logical_or.reduce([truth, *predictions.values()])

@@ -9,6 +9,8 @@ from util.dataset import Dataset
 from util.errors import UserError
 from util.runs import folders
 
+COMMON = ("dataset", "fold", "setting", "organs", "data_root", "runs")  # what both trainings must be told
+
 
 def builds_on(options: Mapping) -> dict[str, dict[str, Any]]:
     """What must be trained on the same fold before: the option that names its checkpoint -> what is different there."""
@@ -41,19 +43,14 @@ def earlier_checkpoint(
     except UserError as error:
         if options[section][key] != "newest":
             raise
-        raise UserError(f"{error}; {option} needs it: {_command({**options, **change}, change)}") from error
+        keys = ["method", *(["stage", "encoder"] if "method" not in change else []), *COMMON]
+        words = " ".join(f"{key}={change.get(key, options[key])}" for key in keys)
+        raise UserError(f"{error}; {option} needs it: python training.py with {words}") from error
     content = load_checkpoint(path)
     if content["method"] != change.get("method", content["method"]):
         raise UserError(f"{option}={path}: is a checkpoint of method={content['method']}, not of {change['method']}")
     require_same_fold(content, path, options, numbers, dataset)
     return path, content
-
-
-def _command(options: Mapping, change: Mapping) -> str:
-    """What a user types to make the training that is missing."""
-    keys = ["dataset", "fold", "setting", "organs", "data_root", "runs"]
-    keys = ["method", *keys] if "method" in change else ["method", "stage", "encoder", *keys]
-    return "python training.py with " + " ".join(f"{key}={options[key]}" for key in keys)
 
 
 def require_same_fold(
