@@ -114,10 +114,9 @@ def show(rows: Sequence[dict], options: Mapping) -> None:
 def chosen_pairing(options: Mapping) -> Pairing:
     """How slices meet, from the `test.*` keys."""
     test, published = options["test"], {}
-    if options["protocol"] == "published" and test["pairing"] in ("parts", "propagate"):
-        published = {"part_rule": habits(options).part_rule, "whole_volume": False}
-    if options["protocol"] == "published" and test["pairing"] == "propagate":
-        published["anchored"] = False
+    if options["protocol"] == "published":
+        parts = {"part_rule": habits(options).part_rule, "whole_volume": False}
+        published = {"parts": parts, "propagate": {**parts, "anchored": False}}.get(test["pairing"], {})
     chosen = {name: test[name] for name in ("parts", "shots", "shots_of")}
     return make_pairing(test["pairing"], **chosen, **published)
 
@@ -193,12 +192,8 @@ def warn_of_leak(options: Mapping, trained: Mapping, path: Path) -> None:
         dataset = config.DATASETS[options["dataset"]]
         seen = set(dataset.chosen(options["organs"])) - set(dataset.chosen(trained.get("organs", "all")))
         if seen:
-            log.warning(
-                "%s was trained with organs=%s removed: it may have seen %s",
-                path,
-                trained.get("organs", "all"),
-                ", ".join(sorted(seen)),
-            )
+            text = "%s was trained with organs=%s removed: it may have seen %s"
+            log.warning(text, path, trained.get("organs", "all"), ", ".join(sorted(seen)))
 
 
 def shared_intensities(options: Mapping, fold: Fold) -> tuple[float, float] | None:
@@ -207,26 +202,18 @@ def shared_intensities(options: Mapping, fold: Fold) -> tuple[float, float] | No
         return None
     dataset, root = config.DATASETS[options["dataset"]], Path(options["data_root"])
     by_training = options["scans"]["normalise"] == "training"
-    return training_intensities(
-        dataset, root, fold.training(dataset.scans(root)) if by_training else sorted(fold.tested)
-    )
+    numbers = fold.training(dataset.scans(root)) if by_training else sorted(fold.tested)
+    return training_intensities(dataset, root, numbers)
 
 
 def describe(result: Result, file: str, options: Mapping, members: Sequence[TrainedMethod]) -> dict[str, Any]:
     """A row of scores.csv: the scores, what they were obtained with, and the file of the prediction."""
-    test, trained = options["test"], members[0].options
+    test = options["test"]
+    known = {**test, **options, **{key: members[0].options[key] for key in ("encoder", "setting", "seed")}}
+    columns = ("method", "encoder", "dataset", "setting", "fold", "seed", "protocol", "pairing", "shots", "shots_of")
     return {
         **result.row,
-        "method": options["method"],
-        "encoder": trained["encoder"],
-        "dataset": options["dataset"],
-        "setting": trained["setting"],
-        "fold": options["fold"],
-        "seed": trained["seed"],
-        "protocol": options["protocol"],
-        "pairing": test["pairing"],
-        "shots": test["shots"],
-        "shots_of": test["shots_of"],
+        **{column: known[column] for column in columns},
         "supports": "pooled" if test["pool"] else test["supports"],
         "checkpoint": "+".join(member.name for member in members),
         "checkpoint_sha256": "+".join(member.sha256 for member in members),

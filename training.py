@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,8 @@ def about(options: Mapping, data: TrainingData) -> dict[str, Any]:
     plan = plan_of(options["dataset"], config.DATASETS[options["dataset"]], Path(options["data_root"]))
     geometries, values = zip(*((scan.geometry, scan.values) for scan in data.scans), strict=True)
     return {
-        "method": options["method"],
+        **{key: options[key] for key in ("method", "encoder", "stride")},
         "arguments": options["model"],
-        "encoder": options["encoder"],
-        "stride": options["stride"],
         "config": options,
         "intensities": data.intensities,
         "preparation": observe(plan, geometries, data.side, values).as_plain(),
@@ -160,10 +159,11 @@ def leave_flows(method: nn.Module, data: TrainingData, reach: int, checkpoint: P
     return True
 
 
+@dataclass
 class Trainer:
     """A method, its optimiser and its episodes on one device.
 
-    Args:
+    Attributes:
         method: on the device, in training mode.
         episodes: numbered.
         options: of the whole run, plain values, as `options` in config.py names them.
@@ -171,24 +171,22 @@ class Trainer:
         folder: of the run, for checkpoints; None writes nothing.
         device: where the method lives.
         ranks: the processes that train together; each takes its share of the episodes, gradients are averaged.
+        step: updates made so far.
     """
 
-    def __init__(
-        self,
-        method: FewShotMethod,
-        episodes: TrainingEpisodes,
-        options: Mapping,
-        about: Mapping,
-        folder: Path | None,
-        device: torch.device,
-        ranks: Ranks,
-    ) -> None:
-        self.method, self.episodes, self.options, self.about = method, episodes, options, about
-        self.folder, self.device, self.ranks = folder, device, ranks
-        self.train = options["train"]
-        self.optimiser = make_optimiser(method, self.train)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.train["precision"] == "float16")
-        self.step = 0
+    method: FewShotMethod
+    episodes: TrainingEpisodes
+    options: Mapping
+    about: Mapping
+    folder: Path | None
+    device: torch.device
+    ranks: Ranks
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.train = self.options["train"]
+        self.optimiser = make_optimiser(self.method, self.train)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train["precision"] == "float16")
 
     def run(self, writers: Sequence[Writer], stop: list) -> float:
         """Train to the last step and return the last mean loss.

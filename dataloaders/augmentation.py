@@ -5,6 +5,7 @@ image. A new one is a class with `draw` and `image` (and `mask`, if it moves vox
 its `episode.*` key in config.py.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -49,8 +50,10 @@ class Gamma(Change):
         return cls(generator.uniform(*options["gamma"]))
 
     def image(self, image: np.ndarray, extremes: Extremes) -> np.ndarray:
-        """See `change_gamma`."""
-        return change_gamma(image, self.exponent, extremes)
+        """`r ((x - m + 1e-5) / r) ** g + m` with m the lowest intensity and r the range plus 1e-5."""
+        low, high = extremes
+        span = high - low + 1e-5
+        return span * ((image - low + 1e-5) / span) ** self.exponent + low
 
 
 @dataclass(frozen=True)
@@ -137,13 +140,34 @@ class Warp(Change):
             elastic=elastic,
         )
 
-    def image(self, image: np.ndarray, extremes: Extremes) -> np.ndarray:
-        """See `warp_image`."""
-        return warp_image(image, self)
+    def image(self, image: np.ndarray, extremes: Extremes | None = None) -> np.ndarray:
+        """Affine (bilinear, border 0, the mean of a z-scored scan), then elastic."""
+        size, flags = image.shape[::-1], cv2.INTER_LINEAR
+        image = cv2.warpAffine(image, self.matrix(image.shape)[:2], size, flags=flags, borderValue=0)
+        return image if self.noise is None else displace(image, *self.displacement())
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Interpolated, then rounded; 0.5 becomes 0."""
-        return np.rint(warp_image(mask, self))
+        return np.rint(self.image(mask))
+
+    def displacement(self) -> tuple[np.ndarray, np.ndarray]:
+        """The elastic displacement of rows and of columns, each `(H, W)` float32, in pixels."""
+        columns, rows = (cv2.GaussianBlur(2 * field - 1, (21, 21), 5.0) * self.elastic for field in self.noise)
+        return rows.astype(np.float32), columns.astype(np.float32)
+
+    def matrix(self, shape: tuple[int, int]) -> np.ndarray:
+        """Forward map `(3, 3)` float32 on (x, y, 1): zoom after shear after shift after rotation.
+
+        Rotation and zoom turn about the centre; the shear matrix is not centred, as published.
+        """
+        centre, angle = (shape[1] / 2, shape[0] // 2), np.deg2rad(self.shear)
+        rotation, zoom = (
+            np.vstack((cv2.getRotationMatrix2D(centre, *turn), (0, 0, 1)))
+            for turn in ((self.rotation, 1.0), (0.0, self.zoom))
+        )
+        shift = np.array([[1, 0, self.shift[0]], [0, 1, self.shift[1]], [0, 0, 1]])
+        shear = np.array([[1, -np.sin(angle), 0], [0, np.cos(angle), 0], [0, 0, 1]])
+        return (zoom @ shear @ shift @ rotation).astype(np.float32)
 
 
 # the order in which changes are drawn and applied, by `episode.augment`; ALPNet's gamma is last
@@ -176,8 +200,7 @@ def draw_changes(
         return [tuple(draw()) for _ in range(1 + queries)]
     changes = draw()
     on_query = generator.random(len(changes)) > 0.5
-    support = tuple(change for change, elsewhere in zip(changes, on_query, strict=True) if not elsewhere)
-    query = tuple(change for change, here in zip(changes, on_query, strict=True) if here)
+    support, query = (tuple(itertools.compress(changes, here)) for here in (~on_query, on_query))
     return [support, *[query] * queries]
 
 
@@ -188,41 +211,6 @@ def apply_changes(changes: Sequence[Change], image: np.ndarray, mask: np.ndarray
     return image, mask
 
 
-def change_gamma(image: np.ndarray, exponent: float, extremes: Extremes) -> np.ndarray:
-    """`r ((x - m + 1e-5) / r) ** g + m` with m the lowest intensity and r the range plus 1e-5."""
-    low, high = extremes
-    span = high - low + 1e-5
-    return span * ((image - low + 1e-5) / span) ** exponent + low
-
-
-def warp_image(image: np.ndarray, warp: Warp) -> np.ndarray:
-    """`(H, W)` float -> `(H, W)`: affine (bilinear, border 0, the mean of a z-scored scan), then elastic."""
-    height, width = image.shape
-    matrix = affine_matrix(warp, image.shape)[:2]
-    image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=0)
-    return image if warp.noise is None else displace(image, *displacement(warp.noise, warp.elastic))
-
-
-def affine_matrix(warp: Warp, shape: tuple[int, int]) -> np.ndarray:
-    """Forward map `(3, 3)` float32 on (x, y, 1): zoom after shear after shift after rotation.
-
-    Rotation and zoom turn about the centre; the shear matrix [[1, -sin a], [0, cos a]] is not centred, as published.
-    """
-    centre = (shape[1] / 2, shape[0] // 2)
-    angle = np.deg2rad(warp.shear)
-    rotation = _square(cv2.getRotationMatrix2D(centre, warp.rotation, 1.0))
-    shift = np.array([[1, 0, warp.shift[0]], [0, 1, warp.shift[1]], [0, 0, 1]])
-    shear = np.array([[1, -np.sin(angle), 0], [0, np.cos(angle), 0], [0, 0, 1]])
-    zoom = _square(cv2.getRotationMatrix2D(centre, 0.0, warp.zoom))
-    return (zoom @ shear @ shift @ rotation).astype(np.float32)
-
-
-def displacement(noise: np.ndarray, factor: float, sigma: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
-    """Uniform noise `(2, H, W)` in [0, 1) -> displacement of rows and of columns, each `(H, W)` float32, in pixels."""
-    smooth = [cv2.GaussianBlur(2 * field - 1, (21, 21), sigma) * factor for field in noise]
-    return smooth[1].astype(np.float32), smooth[0].astype(np.float32)
-
-
 def displace(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Sample `image` at (row + rows, column + columns), bilinear, reflecting at the border.
 
@@ -230,7 +218,3 @@ def displace(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
     """
     y, x = np.indices(image.shape, dtype=np.float32)
     return cv2.remap(image.astype(np.float32), x + columns, y + rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-
-
-def _square(matrix: np.ndarray) -> np.ndarray:
-    return np.vstack((matrix, (0, 0, 1)))

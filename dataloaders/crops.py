@@ -9,7 +9,7 @@ from dataloaders.augmentation import BiasField, Change, Gamma, Noise, draw_chang
 from dataloaders.episodes import TrainingEpisodes
 from dataloaders.samplers import Choice, CropsSampler
 from dataloaders.scans import Scan
-from dataloaders.volume_augmentation import Affine, ColumnSlice, Still, VolumeWarp
+from dataloaders.volume_augmentation import Affine, ColumnSlice, Still
 from util.errors import UserError
 
 View = tuple[np.ndarray, np.ndarray]  # an image and its mask
@@ -63,7 +63,8 @@ class CropEpisodes(TrainingEpisodes):
         Only the voxels of its slices are computed, those of the image only in the crop.
         """
         depth, height, width = map(min, scan.image.shape, self.crop)
-        before, warp, after = _split(changes)
+        at = next((index for index, change in enumerate(changes) if change.moves), len(changes))
+        before, (warp, *after) = changes[:at], changes[at:] or [Still()]
         whole = (scan.segments == segment).view(np.uint8)
         mask = warp.region(whole, (start, 0, 0), (depth, *whole.shape[1:]), order=0)
         rows, columns = crop_origins(mask.any(0), (height, width), place)
@@ -76,24 +77,14 @@ class CropEpisodes(TrainingEpisodes):
         return image, mask[:, rows : rows + height, columns : columns + width]
 
 
-def _split(changes: Sequence[Change]) -> tuple[Sequence[Change], VolumeWarp, Sequence[Change]]:
-    """Changes before the one that moves voxels, this one, and those after it."""
-    for index, change in enumerate(changes):
-        if change.moves:
-            return changes[:index], change, changes[index + 1 :]
-    return (), Still(), changes
-
-
 def crop_origins(shown: np.ndarray, size: tuple[int, int], place: Sequence[float]) -> tuple[int, ...]:
     """First row and column of a crop around what is shown: mask `(H, W)` -> two integers; (0, 0) if it is empty."""
     if not shown.any():
         return 0, 0
     origins = []
-    for axis in (0, 1):
-        seen = np.flatnonzero(shown.any(1 - axis))
-        last = shown.shape[axis] - size[axis]
-        low, high = crop_bounds(int(seen[0]), int(seen[-1]), size[axis], last)
-        origins.append(low + int(place[axis] * (high - low + 1)))
+    for seen, whole, part, at in zip(np.nonzero(shown), shown.shape, size, place, strict=True):
+        low, high = crop_bounds(int(seen.min()), int(seen.max()), part, whole - part)
+        origins.append(low + int(at * (high - low + 1)))
     return tuple(origins)
 
 

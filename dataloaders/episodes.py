@@ -51,7 +51,10 @@ class TrainingEpisodes(Dataset):
         generator = np.random.default_rng((self.seed, number))
         choice = self.sampler.draw(generator)
         views = self._carried(choice) if choice.carried else self._augmented(choice, generator)
-        images, masks = (_tensor(arrays) for arrays in zip(*views, strict=True))
+        images, masks = (
+            torch.from_numpy(np.stack(arrays).astype(np.float32, copy=False))[None]
+            for arrays in zip(*views, strict=True)
+        )
         return Episode(
             support_images=images[:, :1, None],
             support_masks=masks[:, :1],
@@ -76,12 +79,11 @@ class TrainingEpisodes(Dataset):
         """Image and mask of the support as they are, and of every query with the superpixel carried there."""
         scan, z = self.scans[choice.scan], choice.support_slice
         mask = (scan.segments[z] == choice.segment).astype(np.float32)
-        views = [(scan.image[z], mask)]
-        for query in choice.query_slices:
-            unknown = np.full_like(mask, IGNORE)
-            found = self.carrier.carry(choice.scan, mask, z, query) if self.carrier else unknown
-            views.append((scan.image[query], found))
-        return views
+        found = [
+            self.carrier.carry(choice.scan, mask, z, query) if self.carrier else np.full_like(mask, IGNORE)
+            for query in choice.query_slices
+        ]
+        return [(scan.image[z], mask), *zip(scan.image[list(choice.query_slices)], found, strict=True)]
 
 
 def episode_loader(
@@ -147,8 +149,3 @@ def _leave_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
-
-
-def _tensor(arrays: Sequence[np.ndarray]) -> Tensor:
-    """n times `(*)` -> `(1, n, *)` float32."""
-    return torch.from_numpy(np.stack(arrays).astype(np.float32, copy=False))[None]

@@ -30,12 +30,6 @@ def write_flows(folder: Path, scans: Sequence[Scan], reach: int, register: Regis
 
     A table is `(2 reach, D, 2, H, W)` float16: `[o, z]` leads from slice z to slice z + `offsets(reach)[o]`.
 
-    Args:
-        folder: where to.
-        scans: with image.
-        reach: farthest slice that is registered.
-        register: the network.
-
     Raises:
         UserError: a file cannot be written.
     """

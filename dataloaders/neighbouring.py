@@ -15,9 +15,6 @@ class NeighbouringSampler(SliceSampler):
     superpixel there would have to look at it.
 
     Args:
-        superpixels: `(D, H, W)` volumes, one per training scan.
-        min_size: smallest area in pixels.
-        excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
         realistic: probability of a task between neighbours; the others are synthetic, as in SliceSampler.
         reach: farthest neighbour, in slices (the paper's m).
         queries: "one": one neighbour, drawn uniformly; "all": the 2 reach neighbours, ascending; slices that lack one
@@ -40,9 +37,7 @@ class NeighbouringSampler(SliceSampler):
         super().__init__(superpixels, min_size=min_size, excluded=excluded)
         self.realistic, self.together = realistic, queries == "all"
         self.count = 2 * reach if self.together else 1
-        usable = [np.ones(len(volume), bool) for volume in superpixels]
-        if excluded is not None:
-            usable = [~removed for removed in excluded]
+        usable = [~removed for removed in excluded or [np.zeros(len(volume), bool) for volume in superpixels]]
         around = [neighbours(usable[scan], z, reach) for scan, z, _ in self._slices]
         keep = [len(found) >= self.count or (not self.together and realistic == 0) for found in around]
         self._slices = [entry for entry, kept in zip(self._slices, keep, strict=True) if kept]

@@ -10,6 +10,29 @@ from util.evaluation.tasks import Annotated, Group
 
 
 @dataclass(frozen=True)
+class Query:
+    """What is known of the scan to segment.
+
+    Attributes:
+        depth: its slices.
+        extent: those that show the organ, ascending; only "parts" and "propagate" look at it. None = unknown.
+        depths: slices of every support scan.
+    """
+
+    depth: int
+    extent: np.ndarray | None
+    depths: Mapping[int, int]
+
+    @property
+    def between(self) -> np.ndarray:
+        """All slices from the first to the last that shows the organ."""
+        return np.arange(self.extent[0], self.extent[-1] + 1)
+
+
+Parted = Sequence[tuple[Annotated, ...]]  # the annotated slices of every part
+
+
+@dataclass(frozen=True)
 class Pairing:
     """What all pairings have in common: the `test.*` keys of these names.
 
@@ -23,7 +46,7 @@ class Pairing:
     shots: int = 1
     shots_of: str = "slices"
 
-    def annotated(self, shown: Mapping[int, np.ndarray]) -> list[tuple[Annotated, ...]]:
+    def annotated(self, shown: Mapping[int, np.ndarray]) -> Parted:
         """The annotated slices of every part, given the slices that show the organ in every support scan."""
         shots = self.shots if self.shots_of == "slices" else 1
         chosen = {scan: slices[support_indices(len(slices), self.parts * shots)] for scan, slices in shown.items()}
@@ -32,60 +55,40 @@ class Pairing:
             for k in range(self.parts)
         ]
 
-    def groups(
-        self,
-        annotated: Sequence[tuple[Annotated, ...]],
-        depth: int,
-        extent: np.ndarray | None,
-        depths: Mapping[int, int],
-    ) -> tuple[Group, ...]:
-        """The groups of a task.
-
-        Args:
-            annotated: support slices of every part.
-            depth: slices of the query.
-            extent: query slices that show the organ; only "parts" and "propagate" look at it. None = unknown.
-            depths: slices of every support scan.
-        """
-        runs = self.runs(annotated, depth, extent, depths)
-        pairs = zip(annotated, runs, strict=True)
+    def groups(self, annotated: Parted, query: Query) -> tuple[Group, ...]:
+        """The groups of a task."""
+        pairs = zip(annotated, self.runs(annotated, query), strict=True)
         return tuple(Group(part, tuple(run.tolist())) for part, run in pairs if len(run))
 
-    def runs(
-        self,
-        annotated: Sequence[tuple[Annotated, ...]],
-        depth: int,
-        extent: np.ndarray | None,
-        depths: Mapping[int, int],
-    ) -> list[np.ndarray]:
-        """The query slices of every part; arguments as in `groups`."""
-        return np.array_split(np.arange(depth), len(annotated))
+    def runs(self, annotated: Parted, query: Query) -> list[np.ndarray]:
+        """The query slices of every part."""
+        return np.array_split(np.arange(query.depth), len(annotated))
 
-    def scored(self, groups: Sequence[Group], depth: int, extent: np.ndarray) -> tuple[int, ...]:
+    def scored(self, groups: Sequence[Group], query: Query) -> tuple[int, ...]:
         """Slices that count for the protocol's score: those that show the organ, or all of a scan that lacks it."""
-        return tuple(extent.tolist()) if len(extent) else tuple(range(depth))
+        return tuple(query.extent.tolist()) if len(query.extent) else tuple(range(query.depth))
 
-    def similar(self, extent: np.ndarray | None) -> bool:
+    def similar(self, query: Query) -> bool:
         """True if the groups' query slices are found by what they look like (`Task.similar`)."""
         return False
 
 
 class Whole(Pairing):
-    """EP2: the middle slice of the organ, for every slice of the query."""
+    """EP2: the middle slice of the organ, for every slice of the query, all of which are scored."""
 
-    def annotated(self, shown: Mapping[int, np.ndarray]) -> list[tuple[Annotated, ...]]:
+    def annotated(self, shown: Mapping[int, np.ndarray]) -> Parted:
         """As of one part."""
         return super(Whole, replace(self, parts=1)).annotated(shown)
 
-    def scored(self, groups: Sequence[Group], depth: int, extent: np.ndarray) -> tuple[int, ...]:
+    def scored(self, groups: Sequence[Group], query: Query) -> tuple[int, ...]:
         """All slices."""
-        return tuple(range(depth))
+        return tuple(range(query.depth))
 
 
 class Volume(Whole):
     """Every slice that shows the organ in the support is annotated, for every slice of the query (ADNet 3D)."""
 
-    def annotated(self, shown: Mapping[int, np.ndarray]) -> list[tuple[Annotated, ...]]:
+    def annotated(self, shown: Mapping[int, np.ndarray]) -> Parted:
         """One part of all these slices."""
         return [tuple((scan, int(z)) for scan, slices in shown.items() for z in slices)]
 
@@ -93,23 +96,17 @@ class Volume(Whole):
 class Position(Pairing):
     """Every slice goes to the part whose annotated slices lie nearest in relative height; truth is not looked at."""
 
-    def runs(
-        self,
-        annotated: Sequence[tuple[Annotated, ...]],
-        depth: int,
-        extent: np.ndarray | None,
-        depths: Mapping[int, int],
-    ) -> list[np.ndarray]:
+    def runs(self, annotated: Parted, query: Query) -> list[np.ndarray]:
         """By relative height in the scan."""
-        heights = [np.mean([(z + 0.5) / depths[scan] for scan, z in part]) for part in annotated]
-        nearest = np.abs((np.arange(depth)[:, None] + 0.5) / depth - heights).argmin(1)
+        heights = [np.mean([(z + 0.5) / query.depths[scan] for scan, z in part]) for part in annotated]
+        nearest = np.abs((np.arange(query.depth)[:, None] + 0.5) / query.depth - heights).argmin(1)
         return [np.flatnonzero(nearest == part) for part in range(len(annotated))]
 
 
 class Similar(Pairing):
     """Every slice goes to the part that it looks like; truth is not looked at."""
 
-    def similar(self, extent: np.ndarray | None) -> bool:
+    def similar(self, query: Query) -> bool:
         """Always."""
         return True
 
@@ -130,33 +127,27 @@ class Parts(Position):
     part_rule: str = "chunks"
     whole_volume: bool = True
 
-    def runs(
-        self,
-        annotated: Sequence[tuple[Annotated, ...]],
-        depth: int,
-        extent: np.ndarray | None,
-        depths: Mapping[int, int],
-    ) -> list[np.ndarray]:
+    def runs(self, annotated: Parted, query: Query) -> list[np.ndarray]:
         """Chunks of the extent."""
+        depth, extent = query.depth, query.extent
         if not len(extent):
-            return super().runs(annotated, depth, extent, depths)
+            return super().runs(annotated, query)
+        if self.part_rule == "unclamped":
+            return unclamped_walks(query.between, self.parts)
         if self.part_rule == "chunks":
             chunk_of = assign_chunks(extent, depth, self.parts)
         else:
-            extent = np.arange(extent[0], extent[-1] + 1)
-            if self.part_rule == "unclamped":
-                return unclamped_walks(extent, self.parts)
-            chunk_of = assign_extent(extent[0], extent[-1], depth, self.parts)
+            extent, chunk_of = query.between, assign_extent(extent[0], extent[-1], depth, self.parts)
         looked_at = np.arange(depth) if self.whole_volume else extent
         return [looked_at[chunk_of[looked_at] == part] for part in range(self.parts)]
 
-    def scored(self, groups: Sequence[Group], depth: int, extent: np.ndarray) -> tuple[int, ...]:
+    def scored(self, groups: Sequence[Group], query: Query) -> tuple[int, ...]:
         """The extent; with "unclamped", what is seen twice counts twice, and what is lost does not count."""
         if self.part_rule == "unclamped":
             return tuple(z for group in groups for z in group.query_slices)
-        if self.part_rule == "extent" and len(extent):
-            return tuple(range(extent[0], extent[-1] + 1))
-        return super().scored(groups, depth, extent)
+        if self.part_rule == "extent" and len(query.extent):
+            return tuple(query.between.tolist())
+        return super().scored(groups, query)
 
 
 @dataclass(frozen=True)
@@ -169,31 +160,24 @@ class Propagate(Parts):
 
     anchored: bool = True
 
-    def groups(
-        self,
-        annotated: Sequence[tuple[Annotated, ...]],
-        depth: int,
-        extent: np.ndarray | None,
-        depths: Mapping[int, int],
-    ) -> tuple[Group, ...]:
+    def groups(self, annotated: Parted, query: Query) -> tuple[Group, ...]:
         """Groups with a pivot."""
-        if self.similar(extent):
-            runs = np.array_split(np.arange(depth), len(annotated))
+        if self.similar(query):
+            runs = Pairing.runs(self, annotated, query)
             pivots = [run[len(run) // 2] if len(run) else 0 for run in runs]
         else:
-            runs = self.runs(annotated, depth, extent, depths)
-            shown = extent if self.part_rule == "chunks" else np.arange(extent[0], extent[-1] + 1)
+            runs = self.runs(annotated, query)
+            shown = query.extent if self.part_rule == "chunks" else query.between
             pivots = shown[support_indices(len(shown), len(annotated))]
-        walks = zip(annotated, runs, pivots, strict=True)
         return tuple(
             Group(part, tuple(run.tolist()), int(run[np.abs(run - pivot).argmin()]), self.anchored)
-            for part, run, pivot in walks
+            for part, run, pivot in zip(annotated, runs, pivots, strict=True)
             if len(run)
         )
 
-    def similar(self, extent: np.ndarray | None) -> bool:
+    def similar(self, query: Query) -> bool:
         """If nothing shows where the organ lies."""
-        return extent is None or not len(extent)
+        return query.extent is None or not len(query.extent)
 
 
 PAIRINGS: dict[str, type[Pairing]] = {
@@ -212,19 +196,12 @@ def make_pairing(kind: str, *, parts: int = 3, shots: int = 1, shots_of: str = "
     Raises:
         UserError: a number that this pairing would not use.
     """
-    idle = {"parts": parts != 3} if kind in ("whole", "volume") else {}
-    idle["shots"] = kind == "volume" and shots != 1 and shots_of == "slices"
-    for name, said in idle.items():
-        if said:
-            raise UserError(f"{name}={locals()[name]}: has no effect with pairing={kind}; leave it away")
+    idle = {"parts": parts} if kind in ("whole", "volume") and parts != 3 else {}
+    if kind == "volume" and shots_of == "slices" and shots != 1:
+        idle["shots"] = shots
+    for name, value in idle.items():
+        raise UserError(f"{name}={value}: has no effect with pairing={kind}; leave it away")
     return PAIRINGS[kind](parts=parts, shots=shots, shots_of=shots_of, **published)
-
-
-def fractions(parts: int) -> list[float]:
-    """Relative positions of the support slices, in this order of operations: 1/(2n) + k/n rounds differently."""
-    if parts == 1:
-        return [0.5]
-    return [1 / (2 * parts) + k * ((1 - 1 / parts) / (parts - 1)) for k in range(parts)]
 
 
 def support_indices(count: int, parts: int) -> list[int]:
@@ -234,7 +211,10 @@ def support_indices(count: int, parts: int) -> list[int]:
         >>> support_indices(12, parts=3)
         [2, 6, 10]
     """
-    return [int(fraction * count) for fraction in fractions(parts)]
+    if parts == 1:
+        return [int(0.5 * count)]
+    # in this order of operations: 1/(2n) + k/n rounds differently
+    return [int((1 / (2 * parts) + k * ((1 - 1 / parts) / (parts - 1))) * count) for k in range(parts)]
 
 
 def chunk_borders(count: int, parts: int) -> list[int]:
@@ -245,14 +225,11 @@ def chunk_borders(count: int, parts: int) -> list[int]:
 def assign_chunks(extent: np.ndarray, depth: int, parts: int) -> np.ndarray:
     """Chunk `(D,)` of every slice: in the extent by its borders, elsewhere that of the nearest one below (or above)."""
     position = np.searchsorted(extent, np.arange(depth), side="right") - 1
-    borders = chunk_borders(len(extent), parts)
-    return np.searchsorted(borders, position.clip(min=0), side="right") - 1
+    return np.searchsorted(chunk_borders(len(extent), parts), position.clip(min=0), side="right") - 1
 
 
 def assign_extent(first: int, last: int, depth: int, parts: int) -> np.ndarray:
     """Part `(D,)` of every slice by its place between the organ's first and last slice, clamped [alpnet 11]."""
-    if first == last:
-        return np.zeros(depth, dtype=int)
     return part_of(np.arange(depth), first, last, parts).clip(0, parts - 1)
 
 
@@ -264,16 +241,13 @@ def unclamped_walks(extent: np.ndarray, parts: int) -> list[np.ndarray]:
         extent: all slices from the first to the last that shows the organ.
         parts: how many.
     """
-    first, last = int(extent[0]), int(extent[-1])
-    numbers = dict(zip(extent.tolist(), part_of(extent, first, last, parts).tolist(), strict=True))
+    numbers = part_of(extent, extent[0], extent[-1], parts)
     walks = []
     for part, index in enumerate(support_indices(len(extent), parts)):
-        low = high = int(extent[index])
-        while numbers.get(high + 1) == part:
-            high += 1
-        while numbers.get(low - 1) == part:
-            low -= 1
-        walks.append(np.arange(low, high + 1))
+        other = np.flatnonzero(numbers != part)
+        low = max(other[other < index], default=-1) + 1
+        high = min(other[other > index], default=len(extent))
+        walks.append(extent[low:high])
     return walks
 
 

@@ -6,11 +6,12 @@ neighbouring folds share a scan, the support is a position in the sorted test sc
 organ are never looked at.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from dataloaders.pairings import Pairing, Parts, slices_showing
+from dataloaders.pairings import Pairing, Parts, Query, slices_showing
 from util.dataset import Fold
 from util.errors import UserError
 from util.evaluation.tasks import Task
@@ -72,57 +73,36 @@ def make_tasks(
     """
     pairing = pairing or Parts()
     tested, tasks = [fold.support, *fold.query], []
-    for query in fold.query:
-        for organ, identifier in organs.items():
-            extent = slices_showing(label(query), identifier)
-            if not len(extent) and not absent:
+    wanted = pairing.shots if pairing.shots_of == "scans" else 1
+    for query, (organ, identifier) in itertools.product(fold.query, organs.items()):
+        extent = slices_showing(label(query), identifier)
+        for support in tested if rotate else [fold.support]:
+            shown = slices_showing(label(support), identifier)
+            if (not len(extent) and not absent) or support == query:
                 continue
-            for support in tested if rotate else [fold.support]:
-                shown = slices_showing(label(support), identifier)
-                if not len(shown) and support == fold.support:
-                    raise UserError(
-                        f"scan {fold.support} is the support but shows no {organ} (id {identifier}); "
-                        "choose another support scan for this fold in config.py"
-                    )
-                if support == query or not len(shown):
-                    continue
-                further = [scan for scan in (*tested, *spare) if scan not in (support, query)]
-                wanted = pairing.shots if pairing.shots_of == "scans" else 1
-                supports = _support_scans({support: shown}, further, label, organ, identifier, wanted)
-                tasks.append(_task(organ, identifier, query, supports, label, extent, pairing))
+            if not len(shown) and support == fold.support:
+                raise UserError(
+                    f"scan {fold.support} is the support but shows no {organ} (id {identifier}); "
+                    "choose another support scan for this fold in config.py"
+                )
+            if not len(shown):
+                continue
+            further = [scan for scan in (*tested, *spare) if scan not in (support, query)]
+            supports = {support: shown, **_further_supports(further, label, identifier, wanted - 1)}
+            if len(supports) < wanted:
+                raise UserError(
+                    f"test.shots={wanted} scans: only {len(supports)} scans beside the query show the {organ}"
+                )
+            known = Query(len(label(query)), extent, {scan: len(label(scan)) for scan in supports})
+            groups = pairing.groups(pairing.annotated(supports), known)
+            scored = pairing.scored(groups, known)
+            tasks.append(Task(organ, identifier, tuple(supports), query, groups, scored, pairing.similar(known)))
     return tasks
 
 
-def _task(
-    organ: str,
-    identifier: int,
-    query: int,
-    supports: Mapping[int, np.ndarray],
-    label: Callable[[int], np.ndarray],
-    extent: np.ndarray,
-    pairing: Pairing,
-) -> Task:
-    depth, depths = len(label(query)), {scan: len(label(scan)) for scan in supports}
-    groups = pairing.groups(pairing.annotated(supports), depth, extent, depths)
-    scored = pairing.scored(groups, depth, extent)
-    return Task(organ, identifier, tuple(supports), query, groups, scored, pairing.similar(extent))
-
-
-def _support_scans(
-    shown: dict[int, np.ndarray],
-    further: Sequence[int],
-    label: Callable[[int], np.ndarray],
-    organ: str,
-    identifier: int,
-    wanted: int,
+def _further_supports(
+    scans: Sequence[int], label: Callable[[int], np.ndarray], identifier: int, wanted: int
 ) -> dict[int, np.ndarray]:
-    """The support scans of a task with the slices that show the organ: `shown`, and others until there are enough."""
-    for scan in further:
-        if len(shown) == wanted:
-            break
-        slices = slices_showing(label(scan), identifier)
-        if len(slices):
-            shown[scan] = slices
-    if len(shown) < wanted:
-        raise UserError(f"test.shots={wanted} scans: only {len(shown)} scans beside the query show the {organ}")
-    return shown
+    """The first scans that show the organ, with the slices that do; labels of no more scans than needed are read."""
+    showing = ((scan, slices_showing(label(scan), identifier)) for scan in scans)
+    return dict(itertools.islice(((scan, slices) for scan, slices in showing if len(slices)), wanted))

@@ -1,7 +1,11 @@
-"""Which episode: choices of numbers from tables computed once. Nothing is cut or drawn upon here."""
+"""Which episode: choices of numbers from tables computed once. Nothing is cut or drawn upon here.
+
+Every sampler takes the supervoxels or superpixels `(D, H, W)` of the training scans, the smallest area `min_size`, and
+`excluded`: for every scan the slices, booleans `(D,)`, that are never used (setting 2), or None.
+"""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,12 +42,9 @@ class NeighboursSampler:
     distribution that this rejection produces is computed once, so a draw is one look into a table and always ends.
 
     Args:
-        supervoxels: `(D, H, W)` volumes, one per training scan.
-        min_size: smallest area in pixels.
-        size_of: "first": asked of the first slice (ADNet); "larger": of the larger of the two (Q-Net family).
+        size_of: "first": min_size is asked of the first slice (ADNet); "larger": of the larger one (Q-Net family).
         consecutive: True pairs slices within runs of consecutive ones (Q-Net family); False pairs neighbours in the
             list, even if the supervoxel is interrupted between them [adnet D7].
-        excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
 
     Raises:
         UserError: no scan offers a single pair.
@@ -59,10 +60,7 @@ class NeighboursSampler:
         excluded: Sequence[np.ndarray] | None = None,
     ) -> None:
         rows, weights = [], []
-        for scan, volume in enumerate(supervoxels):
-            areas = slice_areas(volume)
-            if excluded is not None:
-                areas[:, excluded[scan]] = 0
+        for scan, areas in enumerate(_usable_areas(supervoxels, excluded)):
             scan_rows, scan_weights = _pairs(areas, min_size, size_of, consecutive)
             rows += [(scan, *row) for row in scan_rows]
             weights += scan_weights
@@ -89,11 +87,6 @@ class SliceSampler:
     A slice is drawn uniformly among those with a superpixel, then a superpixel uniformly among those it shows. The
     papers' code draws a number below the largest one instead, vacant numbers included [alpnet D3].
 
-    Args:
-        superpixels: `(D, H, W)` volumes, one per training scan.
-        min_size: smallest area in pixels.
-        excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
-
     Raises:
         UserError: no slice is left.
     """
@@ -102,11 +95,10 @@ class SliceSampler:
         self, superpixels: Sequence[np.ndarray], *, min_size: int = 1, excluded: Sequence[np.ndarray] | None = None
     ) -> None:
         self._slices: list[tuple[int, int, np.ndarray]] = []
-        for scan, volume in enumerate(superpixels):
-            areas = slice_areas(volume)[1:]
-            for z in np.flatnonzero((areas >= min_size).any(0)):
-                if excluded is None or not excluded[scan][z]:
-                    self._slices.append((scan, int(z), np.flatnonzero(areas[:, z] >= min_size) + 1))
+        for scan, areas in enumerate(_usable_areas(superpixels, excluded)):
+            large = areas[1:] >= max(min_size, 1)
+            for z in np.flatnonzero(large.any(0)):
+                self._slices.append((scan, int(z), np.flatnonzero(large[:, z]) + 1))
         if not self._slices:
             raise UserError(f"no superpixel of the training scans has episode.min_size={min_size} pixels; lower it")
 
@@ -124,11 +116,9 @@ class CropsSampler:
     which matters only in lists longer than `spread`.)
 
     Args:
-        supervoxels: `(D, H, W)` volumes, one per training scan.
         depth: slices of a crop; a scan with fewer is one crop.
         min_size: a crop holds more voxels of the supervoxel than this.
         spread: see above.
-        excluded: `(D,)` boolean per scan, slices never used (setting 2), or None.
 
     Raises:
         UserError: no scan offers a single crop.
@@ -179,6 +169,15 @@ def slice_areas(volume: np.ndarray) -> np.ndarray:
     return np.bincount(keys.ravel(), minlength=count * depth).reshape(depth, count).T
 
 
+def _usable_areas(segments: Sequence[np.ndarray], excluded: Sequence[np.ndarray] | None) -> Iterator[np.ndarray]:
+    """`slice_areas` of every scan, 0 on excluded slices."""
+    for scan, volume in enumerate(segments):
+        areas = slice_areas(volume)
+        if excluded is not None:
+            areas[:, excluded[scan]] = 0
+        yield areas
+
+
 def window_sums(counts: np.ndarray, depth: int) -> np.ndarray:
     """Sums over windows of `depth` (or all) consecutive slices: `(ids, D)` -> `(ids, D - depth + 1)`."""
     depth = min(depth, counts.shape[1])
@@ -192,11 +191,8 @@ def _pairs(areas: np.ndarray, min_size: int, size_of: str, consecutive: bool) ->
     The published code draws among the segments that two slices show, and gives up the scan if they are not consecutive.
     The scan is then drawn less often, by the factor accepted / (accepted + given up).
     """
-    pairs_of = {}
-    for segment in np.flatnonzero(areas[1:].any(1)) + 1:
-        slices = np.flatnonzero(areas[segment])
-        if len(slices) >= 2:
-            pairs_of[int(segment)] = _neighbours(slices, consecutive)
+    several = np.flatnonzero(np.count_nonzero(areas[1:], axis=1) >= 2) + 1
+    pairs_of = {segment: _neighbours(np.flatnonzero(areas[segment]), consecutive) for segment in several.tolist()}
     rows, weights, given_up = [], [], 0.0
     for segment, groups in pairs_of.items():
         given_up += (not groups) / len(pairs_of)

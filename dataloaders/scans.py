@@ -149,14 +149,11 @@ def _read_label(file: Path, image, image_file: Path) -> np.ndarray:
 def _read_segments(dataset: Dataset, root: Path, number: int, kind: str, image, image_file: Path) -> np.ndarray:
     file = dataset.segment_file(root, number, kind)
     if not file.is_file():
+        options = f"--min-size {dataset.supervoxel_size}"
         if kind == "superpixels":
             options = f"--slices --patient-threshold {dataset.patient_threshold:g}"
-        else:
-            options = f"--min-size {dataset.supervoxel_size}"
-        raise UserError(
-            f"{file}: no {kind} yet; make them with: "
-            f"python -m supervoxels.generate {image_file.parent} {file.parent} {options}"
-        )
+        command = f"python -m supervoxels.generate {image_file.parent} {file.parent} {options}"
+        raise UserError(f"{file}: no {kind} yet; make them with: {command}")
     # published files carry no geometry [supervoxels S6], so only the shape is compared
     return _integers(_read_beside(file, image, image_file).array, np.int32, file)
 

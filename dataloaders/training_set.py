@@ -123,24 +123,23 @@ def make_carrier(options: dict, dataset: Dataset, scans: list[Scan]) -> Carrier 
     """
     if "episode.registration" not in builds_on(options):
         return None
-    numbers = [scan.number for scan in scans]
-    checkpoint, _ = earlier_checkpoint("episode.registration", options, numbers, dataset)
-    carry = options["episode"]["carry"]
-    reach = 1 if carry == "chained" else options["episode"]["reach"]
-    return Carrier(read_flows(checkpoint, scans, reach), carry)
+    checkpoint, _ = earlier_checkpoint("episode.registration", options, [scan.number for scan in scans], dataset)
+    carry, reach = options["episode"]["carry"], options["episode"]["reach"]
+    return Carrier(read_flows(checkpoint, scans, 1 if carry == "chained" else reach), carry)
 
 
 def make_sampler(
     episode: dict, scans: list[Scan], habits: Bookkeeping, excluded: Sequence[np.ndarray] | None
 ) -> Sampler:
     """The sampler of the `episode.*` keys over the training scans without their excluded slices `(D,)`."""
-    segments = [scan.segments for scan in scans]
     common = {"min_size": episode["min_size"], "excluded": excluded}
-    if episode["sampler"] == "slice":
+    segments, kind = [scan.segments for scan in scans], episode["sampler"]
+    if kind == "slice":
         return SliceSampler(segments, **common)
-    if episode["sampler"] == "neighbouring":
-        keys = ("realistic", "reach", "queries")
-        return NeighbouringSampler(segments, **common, **{key: episode[key] for key in keys})
-    if episode["sampler"] == "crops":
+    if kind == "neighbouring":
+        return NeighbouringSampler(
+            segments, **common, **{key: episode[key] for key in ("realistic", "reach", "queries")}
+        )
+    if kind == "crops":
         return CropsSampler(segments, depth=episode["crop"][0], **common)
     return NeighboursSampler(segments, size_of=habits.size_of, consecutive=habits.consecutive, **common)

@@ -33,14 +33,10 @@ def parser(doc: str, prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def guarded(work: Callable[[], Mapping[int | str, str] | int]) -> int:
-    """Run it, print every failure as a sentence, return the exit status.
+    """Run it, print every failure as a sentence, return the exit status: 0, 1 after a failure, 130 after Ctrl-C.
 
-    Args:
-        work: returns what went wrong, number of a scan, or a name -> sentence, or how many sentences it has printed
-            itself; a UserError stops everything.
-
-    Returns:
-        0 if nothing failed, 1 after a failure, 130 after Ctrl-C.
+    `work` returns what went wrong, number of a scan, or a name -> sentence, or how many sentences it has printed
+    itself; a UserError stops everything.
     """
     try:
         failures = work()

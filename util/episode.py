@@ -46,26 +46,14 @@ class Episode:
 
     def __post_init__(self) -> None:
         supports, queries = self.support_images.shape, self.query_images.shape
-        _expect(
-            len(supports) in (5, 6) and len(queries) == len(supports),
-            "images are (B, S|Q, C, H, W) or with D",
-            supports,
-            queries,
-        )
+        alike = len(supports) in (5, 6) and len(queries) == len(supports)
+        _expect(alike, "images are (B, S|Q, C, H, W) or with D", supports, queries)
         _expect(supports[0] == queries[0], "support and query hold the same number of episodes", supports, queries)
-        _expect(
-            self.support_masks.shape == supports[:2] + supports[3:],
-            "a mask for every support image",
-            supports,
-            self.support_masks.shape,
-        )
+        masks = self.support_masks.shape
+        _expect(masks == supports[:2] + supports[3:], "a mask for every support image", supports, masks)
         if self.query_masks is not None:
-            _expect(
-                self.query_masks.shape == queries[:2] + queries[3:],
-                "a mask for every query image",
-                queries,
-                self.query_masks.shape,
-            )
+            masks = self.query_masks.shape
+            _expect(masks == queries[:2] + queries[3:], "a mask for every query image", queries, masks)
 
     @staticmethod
     def stack(episodes: Sequence["Episode"]) -> "Episode":

@@ -21,9 +21,7 @@ def grey(array: np.ndarray) -> np.ndarray:
 def upright(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """A view `(..., H, W)` whose rows run to the patient's back and whose columns run to the left, as nearly as can be.
 
-    Args:
-        array: a volume or slices of it, `(..., H, W)`.
-        geometry: of the volume.
+    `array` is the volume of the geometry, or slices of it.
     """
     columns, rows = _plane(geometry)
     if _swapped(geometry):

@@ -28,12 +28,7 @@ def text_table(rows: "Rows") -> str:
 
 
 def write_csv(file: Path, rows: "Rows", digits: int | None = None) -> None:
-    """Write a CSV file, whole or not at all; not-a-number is an empty field.
-
-    Args:
-        file: to write.
-        rows: column -> value.
-        digits: after the decimal point; None = as many as a number has.
+    """Write a CSV file, whole or not at all; not-a-number is an empty field, numbers get `digits` after the point.
 
     Raises:
         UserError: the file cannot be written.
@@ -62,11 +57,7 @@ def append_row(file: Path, row: Mapping[str, float]) -> None:
 
 
 def read_csv(file: Path, *, growing: bool = False) -> list[dict[str, str]]:
-    """Rows of a CSV file as text.
-
-    Args:
-        file: to read.
-        growing: leave out rows that are not whole, for another program may be writing them.
+    """Rows of a CSV file as text; of a growing one, which another program may be writing, those that are whole.
 
     Raises:
         UserError: the file is not there, is no text, or (unless it is growing) has a row that is not whole.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataloaders.pairings import Pairing, slices_showing
+from dataloaders.pairings import Pairing, Query, slices_showing
 from dataloaders.raw.regrid import Preparation, onto_own_grid, onto_training_grid
 from dataloaders.scans import Scan, z_score
 from util.checkpoints import TrainedMethod
@@ -82,7 +82,7 @@ def prediction_tasks(
     for support, label in labels.items():
         shown = slices_showing(label, identifier)
         if len(shown):
-            groups = pairing.groups(pairing.annotated({support: shown}), depth, None, {support: len(label)})
-            similar = pairing.similar(None)
+            known = Query(depth, None, {support: len(label)})
+            groups, similar = pairing.groups(pairing.annotated({support: shown}), known), pairing.similar(known)
             tasks.append(Task(organ, identifier, (support,), query, groups, (), similar=similar))
     return tasks

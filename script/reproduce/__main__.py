@@ -23,10 +23,11 @@ from pathlib import Path
 import config
 import models
 from script.reproduce import slurm
-from script.reproduce.series import ROOT, Series, Step, note_report, report_step, steps_of
+from script.reproduce.series import REPORTED, ROOT, Series, Step, report_step, steps_of
 from util.commands import guarded, parser
 from util.dataset import choose_fold
 from util.errors import UserError
+from util.files import write_text
 from util.runs.experiment import resolved
 from util.runs.folders import run_folder
 
@@ -84,8 +85,8 @@ def run_all(series: Series, *, report: bool) -> dict[str, str]:
         if report and not failures:
             tests = tests_of(series)
             made = run_steps([report_step(series, tests)], run, failures)
-            if made and not failures:
-                note_report(series, tests)
+            if made and not failures:  # what it was made of
+                write_text(series.report_folder / REPORTED, "".join(f"{test.done()}\n" for test in tests))
             count += made
     if not count and not failures:
         print("everything is there already")
@@ -111,14 +112,6 @@ def run_steps(steps: Sequence[Step], run: Callable[[Sequence[str]], bool], failu
     return count
 
 
-def dry_run(series: Series) -> dict[str, str]:
-    """Print the commands that would run."""
-    steps = [*itertools.chain(*jobs_of(series)), report_step(series, tests_of(series))]
-    commands = [shown(step.words()) for step in steps if not step.done()]
-    print("\n".join(commands) or "everything is there already")
-    return {}
-
-
 def jobs_of(series: Series) -> list[list[Step]]:
     """The steps of every fold and seed."""
     return [steps_of(series, fold, seed) for fold, seed in series.jobs()]
@@ -127,17 +120,6 @@ def jobs_of(series: Series) -> list[list[Step]]:
 def tests_of(series: Series) -> list[Step]:
     """The tests of every fold and seed: the last steps of each."""
     return [step for steps in jobs_of(series) for step in steps[-len(series.protocols) :]]
-
-
-def require_tested(series: Series) -> None:
-    """Refuse a report as long as a test is missing.
-
-    Raises:
-        UserError: it is not there.
-    """
-    for step in tests_of(series):
-        if not step.done():
-            raise UserError(f"{step.name} is not trained and tested yet: no report without it")
 
 
 def make_series(method: str, dataset: str, updates: Sequence[str], environment: Mapping[str, str]) -> Series:
@@ -177,15 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     command = parser(__doc__, "bash script/reproduce.sh")
     command.add_argument("method", metavar="METHOD", help="a file in models/")
-    command.add_argument(
-        "dataset", metavar="DATASET", help="a row of DATASETS in config.py, or a data set's .json file"
-    )
+    command.add_argument("dataset", metavar="DATASET", help="a row of DATASETS in config.py, or a .json file")
     command.add_argument("updates", metavar="KEY=VALUE", nargs="*", help="any option of config.py")
     what = command.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the commands that would run")
-    what.add_argument(
-        "--slurm", action="store_true", help="write an array job, one task per fold and seed, instead of running"
-    )
+    what.add_argument("--slurm", action="store_true", help="only write an array job, one task per fold and seed")
     what.add_argument("--no-report", action="store_true", help="train and test only")
     what.add_argument("--report-only", action="store_true", help="report only, once everything is tested")
     options = command.parse_intermixed_args(arguments)
@@ -193,14 +171,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> dict[str, str]:
         series = make_series(options.method, options.dataset, options.updates, os.environ)
         if options.dry_run:
-            return dry_run(series)
+            steps = [*itertools.chain(*jobs_of(series)), report_step(series, tests_of(series))]
+            commands = [shown(step.words()) for step in steps if not step.done()]
+            print("\n".join(commands) or "everything is there already")
+            return {}
         if options.slurm:
             words = [sys.executable, "-m", "script.reproduce", options.method, options.dataset, *options.updates]
             environment = {name: os.environ[name] for name in ("DATA", "PROTOCOLS") if name in os.environ}
             print(slurm.write_jobs(series.report_folder, words, environment, series.jobs(), ROOT))
             return {}
-        if options.report_only:
-            require_tested(series)
+        for step in tests_of(series) if options.report_only else ():
+            if not step.done():
+                raise UserError(f"{step.name} is not trained and tested yet: no report without it")
         return run_all(series, report=not options.no_report)
 
     return guarded(work)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from util.errors import UserError
-from util.files import write_text
 from util.runs import folders
 from util.runs.earlier import builds_on
 
@@ -117,7 +116,7 @@ def training_step(series: Series, fold: int, seed: int) -> Step:
         resume = [f"resume={unfinished}"] if unfinished else []
         return ["training.py", "with", *series.own, f"fold={fold}", f"seed={seed}", *resume]
 
-    return Step(_name(fold, seed), words, lambda: trained(series, fold, seed)[0])
+    return Step(f"fold {fold}, seed {seed}", words, lambda: trained(series, fold, seed)[0])
 
 
 def test_step(series: Series, fold: int, seed: int, protocol: str, training: Step) -> Step:
@@ -131,7 +130,7 @@ def test_step(series: Series, fold: int, seed: int, protocol: str, training: Ste
         checkpoint = training.done()
         return checkpoint and tested(series, fold, protocol, checkpoint)
 
-    return Step(_name(fold, seed), words, done)
+    return Step(training.name, words, done)
 
 
 def report_step(series: Series, tests: Sequence[Step]) -> Step:
@@ -147,15 +146,6 @@ def report_step(series: Series, tests: Sequence[Step]) -> Step:
         return out if note.is_file() and note.read_text(encoding="utf-8").splitlines() == runs else None
 
     return Step("report", words, done)
-
-
-def note_report(series: Series, tests: Sequence[Step]) -> None:
-    """Remember what the report was made of."""
-    write_text(series.report_folder / REPORTED, "".join(f"{test.done()}\n" for test in tests))
-
-
-def _name(fold: int, seed: int) -> str:
-    return f"fold {fold}, seed {seed}"
 
 
 def trained(series: Series, fold: int, seed: int) -> tuple[Path | None, Path | None]:

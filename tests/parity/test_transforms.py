@@ -29,7 +29,7 @@ def test_gamma(cases, recipe):
     stack = np.stack((pattern, 0.7 * pattern + 0.1))
     for index, exponent in enumerate(facts["gamma"]["gammas"]):
         np.testing.assert_allclose(
-            augmentation.change_gamma(stack, exponent, (stack.min(), stack.max()))[:, ::8, ::8],
+            augmentation.Gamma(exponent).image(stack, (stack.min(), stack.max()))[:, ::8, ::8],
             arrays[f"gamma/{index}"],
             **TOLERANCE,
         )
@@ -43,15 +43,15 @@ def test_affine(cases, recipe):
     for index, draw in enumerate(facts["geometry"]["draws"]):
         warp = geometric(draw)
         key = f"geometry/{index}_"
-        matrix = augmentation.affine_matrix(warp, pattern.shape)
+        matrix = warp.matrix(pattern.shape)
         np.testing.assert_allclose(matrix, arrays[key + "matrix3x3"], rtol=1e-5, atol=1e-5)
         factors = [
-            augmentation.affine_matrix(dataclasses.replace(still, **part), pattern.shape)
+            dataclasses.replace(still, **part).matrix(pattern.shape)
             for part in ({"rotation": warp.rotation}, {"shift": warp.shift}, {"shear": warp.shear}, {"zoom": warp.zoom})
         ]
         np.testing.assert_allclose(factors, arrays[key + "matrix_identity_order"], rtol=1e-5, atol=1e-5)
         for name, image in (("image", pattern), ("mask", mask)):
-            warped = augmentation.warp_image(image, dataclasses.replace(warp, noise=None))
+            warped = dataclasses.replace(warp, noise=None).image(image)
             np.testing.assert_allclose(warped[::4, ::4], arrays[f"{key}affine_{name}"], **TOLERANCE)
 
 
@@ -60,7 +60,7 @@ def test_elastic(cases, recipe):
     pattern = recipe.test_pattern(256, 256)
     for index, draw in enumerate(facts["geometry"]["draws"]):
         key = f"geometry/{index}_"
-        rows, columns = augmentation.displacement(geometric(draw).noise, 10.0)
+        rows, columns = geometric(draw).displacement()
         np.testing.assert_allclose(rows[::2, ::2], arrays[key + "elastic_row_disp"], **TOLERANCE)
         np.testing.assert_allclose(columns[::2, ::2], arrays[key + "elastic_col_disp"], **TOLERANCE)
         moved = augmentation.displace(pattern, rows, columns)
@@ -100,5 +100,5 @@ def test_single_precision_stays_close(cases, recipe):
     facts, arrays = cases
     pattern = recipe.test_pattern(256, 256).astype(np.float32)
     for index, draw in enumerate(facts["geometry"]["draws"]):
-        warped = augmentation.warp_image(pattern, geometric(draw))
+        warped = geometric(draw).image(pattern)
         np.testing.assert_allclose(warped[::4, ::4], arrays[f"geometry/{index}_full_image"], atol=0.06)

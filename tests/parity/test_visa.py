@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import models
-from dataloaders.protocols import Pairing, make_tasks
+from dataloaders.pairings import make_pairing
+from dataloaders.protocols import make_tasks
 from models.parts.encoders import Images
 from models.registration import Registration, warp
 from models.visa import continuity_loss
@@ -156,7 +157,7 @@ def test_published_propagation(golden, recipe, name):
     cases, arrays = golden("visa")
     case = next(case for case in cases["propagation"] if case["name"] == name)
     scans = walked_scans(case, recipe)
-    pairing = Pairing(kind="propagate", part_rule="unclamped", anchored=False, whole_volume=False)
+    pairing = make_pairing("propagate", part_rule="unclamped", anchored=False, whole_volume=False)
     labels = {0: np.ones((3, 24, 24)), 1: scans[1].mask.astype(int)}
     (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, pairing)
     assert [group.support for group in task.groups] == [((0, 0),), ((0, 1),), ((0, 2),)]
@@ -177,6 +178,6 @@ def test_published_propagation(golden, recipe, name):
 def test_ours_visits_every_slice_once(golden, recipe, name):
     case = next(case for case in golden("visa")[0]["propagation"] if case["name"] == name)
     labels = {0: np.ones((3, 24, 24)), 1: walked_scans(case, recipe)[1].mask.astype(int)}
-    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, Pairing(kind="propagate"))
+    (task,) = make_tasks(Fold(0, (1,)), {"organ": 1}, labels.__getitem__, make_pairing("propagate"))
     walked = [group.pivot for group in task.groups] + [z for group in task.groups for z, _ in group.walk]
     assert sorted(walked) == list(range(case["Z"]))

@@ -23,17 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(lambda: _compare(options.runs, options.score, options.out))
 
 
-def _compare(runs: Sequence[str], score: str, out: Path | None) -> dict[str, str]:
+def _compare(runs: Sequence[str], score: str, out: Path | None) -> int:
     """Print the table, or write the report; a warning is no failure."""
     if out is None:
         print(_table(runs, score))
-        return {}
+        return 0
     comparisons, warnings = gather(runs)
-    warnings += write_report(out, comparisons, score, warnings)
-    for warning in warnings:
+    for warning in [*warnings, *write_report(out, comparisons, score, warnings)]:
         print(f"warning: {warning}", file=sys.stderr)
     print(out / "report.html")
-    return {}
+    return 0
 
 
 def _table(arguments: Sequence[str], score: str) -> str:

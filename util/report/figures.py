@@ -1,6 +1,7 @@
 """Figures of a report: box plots and training curves."""
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +29,8 @@ def box_plot(comparison: Comparison, organ: str, score: str) -> Any:
     boxes = axis.boxplot(
         values, positions=places, orientation="horizontal", widths=0.55, showfliers=False, patch_artist=True
     )
-    for at, (box, median) in enumerate(zip(boxes["boxes"], boxes["medians"], strict=True)):
-        colour = colour_of(at)
+    parts = zip(boxes["boxes"], boxes["medians"], itertools.cycle(PALETTE), strict=False)
+    for at, (box, median, colour) in enumerate(parts):
         box.set(facecolor=f"{colour}40", edgecolor=colour)
         median.set(color=INK, linewidth=1.4)
         jitter = np.random.default_rng(at).uniform(-0.18, 0.18, len(values[at]))
@@ -52,9 +53,9 @@ def training_curves(comparison: Comparison) -> list[Any]:
 
 def _curves(title: str, logs: Sequence[Path]) -> Any:
     figure, axis = _axis(height=2.4)
-    for at, file in enumerate(logs):
+    for file, colour in zip(logs, itertools.cycle(PALETTE), strict=False):
         steps, losses = read_curve(file)
-        colour, name = colour_of(at), f"{file.parent.parent.name}/{file.parent.name}"
+        name = f"{file.parent.parent.name}/{file.parent.name}"
         window = max(1, len(losses) // 40)
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         axis.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
@@ -87,16 +88,12 @@ def read_curve(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{file}: is no metrics.csv of training.py, or damaged; move it away") from error
 
 
-def colour_of(position: int) -> str:
-    """Colour of the group or run at a position."""
-    return PALETTE[position % len(PALETTE)]
-
-
 def save(file: Path, figures: Sequence[Any]) -> list[str]:
     """Write figures as pages of a PDF, return them as SVG elements for a page, and close them."""
     from matplotlib import pyplot
     from matplotlib.backends.backend_pdf import PdfPages
 
+    # named, for elements inside an SVG are found by ids, which must differ between the figures of a page
     elements = [svg(figure, f"{file.stem} {at}") for at, figure in enumerate(figures)]
     with whole_file(file) as temporary, PdfPages(temporary, metadata={"CreationDate": None}) as pages:
         for figure in figures:
@@ -106,12 +103,7 @@ def save(file: Path, figures: Sequence[Any]) -> list[str]:
 
 
 def svg(figure: Any, name: str) -> str:
-    """The figure as an SVG element for a page: text in the page's font, ink in the colour of the page's text.
-
-    Args:
-        figure: of matplotlib.
-        name: different for every figure of a page, since elements inside it are found by their ids.
-    """
+    """The figure as an SVG element for a page: text in the page's font, ink in the colour of the page's text."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -133,8 +125,8 @@ def _axis(height: float) -> tuple[Any, Any]:
     figure, axis = pyplot.subplots(figsize=(3.7, height), layout="constrained")
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(colors=INK, labelsize=8.5, width=0.8)
-    axis.xaxis.label.set(color=INK, fontsize=8.5)
-    axis.yaxis.label.set(color=INK, fontsize=8.5)
+    for side in (axis.xaxis, axis.yaxis):
+        side.label.set(color=INK, fontsize=8.5)
     axis.grid(axis="x", color="#888888", alpha=0.25, linewidth=0.6)
     axis.set_axisbelow(True)
     for spine in axis.spines.values():

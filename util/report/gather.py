@@ -1,10 +1,10 @@
 """Which runs are compared: every scores.csv below the given folders, grouped by what was tested."""
 
 import functools
+from collections import namedtuple
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas
 
@@ -13,26 +13,12 @@ from util.evaluation.metrics import COLUMNS
 from util.report.scores import SAMPLE, as_frame, read_scores
 
 # Runs that differ in one of these are never averaged; column of scores.csv -> how a value is shown behind a method.
-IDENTITY = {
-    "weights": "{}",
-    "encoder": "{}",
-    "setting": "setting {}",
-    "protocol": "{}",
-    "pairing": "{}",
-    "shots": "shots {}",
-    "shots_of": "of {}",
-    "supports": "supports {}",
-    "members": "ensemble of {}",
-}
+IDENTITY = {"weights": "{}", "encoder": "{}", "setting": "setting {}", "protocol": "{}", "pairing": "{}",
+            "shots": "shots {}", "shots_of": "of {}", "supports": "supports {}",
+            "members": "ensemble of {}"}  # fmt: skip
 
 
-class Kind(NamedTuple):
-    """What rows have in common that are averaged."""
-
-    dataset: str
-    name: str  # given on the command line, or ""
-    method: str
-    identity: tuple[str, ...]
+Kind = namedtuple("Kind", "dataset name method identity")  # what rows have in common that are averaged
 
 
 @dataclass(frozen=True)
@@ -56,9 +42,10 @@ class RunGroup:
         """The rows, scores as numbers."""
         return as_frame(self.rows)
 
-    def values(self, column: str) -> list[str]:
-        """Different values of a column, numbers in their order."""
-        return sorted({row.get(column) or "" for row in self.rows} - {""}, key=lambda text: (len(text), text))
+    def values(self, column: str, run: str = "") -> list[str]:
+        """Different values of a column, of all runs or of one; numbers in their order."""
+        found = {row.get(column) or "" for row in self.rows if not run or row["run"] == run}
+        return sorted(found - {""}, key=lambda text: (len(text), text))
 
 
 @dataclass(frozen=True)
@@ -95,18 +82,6 @@ def named_folders(arguments: Sequence[str]) -> list[tuple[str, Path]]:
     return named
 
 
-def score_files(folder: Path) -> list[Path]:
-    """Every scores.csv in a folder and below it, oldest first.
-
-    Raises:
-        UserError: there is none.
-    """
-    files = sorted(folder.rglob("scores.csv"), key=lambda file: (file.stat().st_mtime, str(file)))
-    if not files:
-        raise UserError(f"{folder}: holds no scores.csv, neither itself nor below; run test.py first")
-    return files
-
-
 def gather(arguments: Sequence[str]) -> tuple[list[Comparison], list[str]]:
     """All runs below `[NAME=]RUNS` by data set, and what the reader must know about them, in sentences.
 
@@ -138,12 +113,16 @@ def short_name(dataset: str) -> str:
 
 
 def _rows(arguments: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    seen = set()
+    """Name and row of every scores.csv, oldest first; a file that is named twice counts once."""
+    found = {}
     for name, folder in named_folders(arguments):
-        for file in score_files(folder):
-            if (name, file.resolve()) not in seen:
-                seen.add((name, file.resolve()))
-                yield from ((name, {**row, "run": str(file.parent)}) for row in read_scores(file))
+        files = sorted(folder.rglob("scores.csv"), key=lambda file: (file.stat().st_mtime, str(file)))
+        if not files:
+            raise UserError(f"{folder}: holds no scores.csv, neither itself nor below; run test.py first")
+        for file in files:
+            found.setdefault((name, file.resolve()), file)
+    for (name, _), file in found.items():
+        yield from ((name, {**row, "run": str(file.parent)}) for row in read_scores(file))
 
 
 def _identity(row: dict[str, str]) -> dict[str, str]:

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from util.errors import UserError
 from util.evaluation.metrics import COLUMNS
 from util.pictures import grey, pixel_size, upright
-from util.report.gather import Comparison, RunGroup
-from util.volume import Geometry, Volume, read_volume
+from util.report.gather import Comparison
+from util.volume import Volume, read_volume
 
 BUDGET = 10_000_000  # characters of all pictures of a page
 LARGEST = 384  # pixels; larger slices are shown smaller
@@ -51,11 +51,11 @@ def choose_cases(comparison: Comparison, score: str) -> list[Case]:
     """Best, median and worst scan of each organ by the mean over all methods, of the scans that most methods scored."""
     cases = []
     for organ in comparison.organs:
-        own = {group.label: _row_of_scans(group, organ, score) for group in comparison.groups}
-        shown: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
-        for label, rows in own.items():
-            for scan, row in rows.items():
-                shown.setdefault(scan, {})[label] = row
+        shown: dict[tuple[str, str], dict[str, dict[str, str]]] = {}  # (scan, fold) -> group -> row
+        for group in comparison.groups:
+            rows = [row for row in group.rows if row["organ"] == organ and row.get(score)]
+            for row in sorted(rows, key=_seed_and_support, reverse=True):  # the first stays
+                shown.setdefault((row["scan"], row.get("fold", "")), {})[group.label] = row
         most = max(map(len, shown.values()), default=0)
         ranked = sorted(
             (scan for scan, rows in shown.items() if len(rows) == most),
@@ -63,18 +63,14 @@ def choose_cases(comparison: Comparison, score: str) -> list[Case]:
             reverse=True,
         )
         places: dict[tuple[str, str], list[str]] = {}
-        for place, at in zip(PLACES, (0, len(ranked) // 2, len(ranked) - 1), strict=True):
-            if ranked:
-                places.setdefault(ranked[at], []).append(place)
+        for place, at in zip(PLACES, (0, len(ranked) // 2, -1), strict=True) if ranked else ():
+            places.setdefault(ranked[at], []).append(place)
         cases += [Case(organ, ", ".join(names), scan[0], shown[scan]) for scan, names in places.items()]
     return cases
 
 
-def _row_of_scans(group: RunGroup, organ: str, score: str) -> dict[tuple[str, str], dict[str, str]]:
-    """(scan, fold) -> the row that stands for it: that of the first seed and support."""
-    rows = [row for row in group.rows if row["organ"] == organ and row.get(score)]
-    rows.sort(key=lambda row: (len(row.get("seed", "")), row.get("seed", ""), row.get("support", "")), reverse=True)
-    return {(row["scan"], row.get("fold", "")): row for row in rows}
+def _seed_and_support(row: dict[str, str]) -> tuple[int, str, str]:
+    return len(row.get("seed", "")), row.get("seed", ""), row.get("support", "")
 
 
 def overlays(comparison: Comparison, score: str) -> dict[str, Any]:
@@ -92,50 +88,39 @@ def overlays(comparison: Comparison, score: str) -> dict[str, Any]:
     cases = choose_cases(comparison, score)
     if not cases:
         raise NothingToShow(f"no scan has the score {score}")
-    scans: dict[Path, Display] = {}
+    scans: dict[str, Display] = {}
     with tqdm(cases, unit="scan", desc="reading predictions") as progress:  # closed before an error is printed
         shown = [_read(case, score, scans) for case in progress]
     wanted: dict[str, set[int]] = {}
     for case in shown:
         wanted.setdefault(case["image"], set()).update(range(case["first"], case["first"] + case["slices"]))
-    images = _pictures({str(file): scan for file, scan in scans.items()}, wanted)
-    return {"cases": shown, "images": images, "score": COLUMNS[score].heading, "digits": COLUMNS[score].digits}
+    return {
+        "cases": shown,
+        "images": _pictures(scans, wanted),
+        "score": COLUMNS[score].heading,
+        "digits": COLUMNS[score].digits,
+    }
 
 
-@dataclass(frozen=True)
 class Display:
-    """A scan as it is shown: upright, not larger than LARGEST.
+    """A volume as it is shown: upright, not larger than LARGEST; `image` holds its grey values `(D, H, W)`, uint8."""
 
-    Attributes:
-        image: grey values `(D, H, W)`, uint8.
-        shape: of the file.
-        geometry: of the file.
-        step: every so many pixels of the file are shown.
-    """
-
-    image: np.ndarray
-    shape: tuple[int, ...]
-    geometry: Geometry
-    step: int = 1
-
-    @classmethod
-    def of(cls, volume: Volume) -> "Display":
-        """From a volume as it is stored."""
-        step = -(-max(volume.array.shape[1:]) // LARGEST)
-        image = upright(volume.array, volume.geometry)[:, ::step, ::step]
-        return cls(grey(image), volume.array.shape, volume.geometry, step)
+    def __init__(self, volume: Volume) -> None:
+        self.shape, self.geometry = volume.array.shape, volume.geometry
+        self.step = -(-max(self.shape[1:]) // LARGEST)  # every so many pixels are shown
+        self.image = grey(self.turned(volume.array))
 
     def turned(self, array: np.ndarray) -> np.ndarray:
         """An array `(D, H, W)` of the file as it is shown."""
         return upright(array, self.geometry)[:, :: self.step, :: self.step]
 
 
-def _read(case: Case, score: str, scans: dict[Path, Display]) -> dict[str, Any]:
+def _read(case: Case, score: str, scans: dict[str, Display]) -> dict[str, Any]:
     """A case with truth and predictions on the slices where there is anything to see."""
     image_file, label_file, identifier = _sources(next(iter(case.rows.values())))
-    if image_file not in scans:
-        scans[image_file] = Display.of(_volume(image_file))
-    scan = scans[image_file]
+    if str(image_file) not in scans:
+        scans[str(image_file)] = Display(_volume(image_file))
+    scan = scans[str(image_file)]
     truth = _mask(label_file, scan, image_file) == identifier
     predictions = {label: _mask(_prediction_file(row), scan, image_file) > 0 for label, row in case.rows.items()}
     anything = np.logical_or.reduce([truth, *predictions.values()])
@@ -145,16 +130,12 @@ def _read(case: Case, score: str, scans: dict[Path, Display]) -> dict[str, Any]:
         **{"organ": case.organ, "place": case.place, "scan": case.scan, "image": str(image_file)},
         **{"first": first, "slices": last - first, "depth": len(anything)},
         **{"size": anything.shape[:0:-1], "pixel": pixel_size(scan.geometry), "crop": [*columns, *rows]},
-        "truth": _encoded(truth[first:last]),
+        "truth": list(map(run_lengths, truth[first:last])),
         "predictions": [
-            {"label": label, "score": float(case.rows[label][score]), "runs": _encoded(mask[first:last])}
+            {"label": label, "score": float(case.rows[label][score]), "runs": list(map(run_lengths, mask[first:last]))}
             for label, mask in predictions.items()
         ],
     }
-
-
-def _encoded(mask: np.ndarray) -> list[str]:
-    return [run_lengths(plane) for plane in mask]
 
 
 def _prediction_file(row: dict[str, str]) -> Path:
@@ -209,12 +190,10 @@ def run_lengths(mask: np.ndarray) -> str:
 def _pictures(scans: dict[str, Display], wanted: dict[str, set[int]]) -> dict[str, dict[int, str]]:
     """Slices as data URIs, in the best quality that fits the page."""
     for quality in (85, 70, 50, 30, 10):
-        pictures = {
-            name: {z: _webp(scans[name].image[z], quality) for z in sorted(slices)} for name, slices in wanted.items()
-        }
-        if sum(len(text) for slices in pictures.values() for text in slices.values()) <= BUDGET:
+        found = {name: {z: _webp(scans[name].image[z], quality) for z in sorted(own)} for name, own in wanted.items()}
+        if sum(len(text) for slices in found.values() for text in slices.values()) <= BUDGET:
             break
-    return pictures
+    return found
 
 
 def _webp(image: np.ndarray, quality: int) -> str:

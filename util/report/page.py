@@ -44,7 +44,12 @@ def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warni
         except NothingToShow as reason:
             shown = None
             own_warnings.append(f"{comparison.dataset}: the page has no overlays: {reason}")
-        found = {name: _compare(comparison, name) for name in _headlines(comparison, score)}
+        headlines = [name for name in dict.fromkeys([score, *HEADLINES]) if name in comparison.scores]
+        # over all organs, and organ by organ: two tables, corrected each by itself
+        found = {
+            name: [compare(comparison.groups, organs, name) for organs in ([ALL], comparison.organs)]
+            for name in headlines
+        }
         rows += [asdict(difference) for both in found.values() for part in both for difference in part]
         sections.append({**_section(comparison, found, out / "figures"), "overlays": shown})
     write_csv(out / "summary.csv", pandas.concat([section["summary"] for section in sections]))
@@ -58,19 +63,7 @@ def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warni
     return own_warnings
 
 
-def _headlines(comparison: Comparison, score: str) -> list[str]:
-    """Scores that are there and compared, the chosen one first."""
-    return [name for name in dict.fromkeys([score, *HEADLINES]) if name in comparison.scores]
-
-
-def _compare(comparison: Comparison, score: str) -> tuple[list[Difference], list[Difference]]:
-    """Differences over all organs, and organ by organ: two tables, corrected each by itself."""
-    return compare(comparison.groups, [ALL], score), compare(comparison.groups, comparison.organs, score)
-
-
-def _section(
-    comparison: Comparison, found: dict[str, tuple[list[Difference], list[Difference]]], folder: Path
-) -> dict[str, Any]:
+def _section(comparison: Comparison, found: dict[str, list[list[Difference]]], folder: Path) -> dict[str, Any]:
     """All that the page shows of a data set but the overlays; the figures are written into `folder` too."""
     views, name, means = [], comparison.dataset, tables.summary(comparison)
     for score, (overall, by_organ) in tqdm(found.items(), unit="score", desc="drawing figures"):

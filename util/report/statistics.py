@@ -12,7 +12,6 @@ from scipy import stats
 from util.report.gather import RunGroup
 
 ALL = "mean"  # stands for all organs: the mean over them
-LEVEL = 0.05
 RESAMPLES = 9999
 # two-sided, the smallest p that n differences can give is 2 ** (1 - n): below 6 no result could be significant
 FEWEST = 6
@@ -116,27 +115,18 @@ def difference(first: RunGroup, second: RunGroup, organ: str, score: str) -> Dif
     result = Difference(first.label, second.label, organ, score, len(pairs), len(values), mean)
     if len(values) < FEWEST:
         return result
-    low, high = bootstrap_interval(values)
-    return replace(result, low=low, high=high, p=wilcoxon(values))
-
-
-def wilcoxon(differences: np.ndarray) -> float:
-    """Two-sided p of the signed rank test that the differences are symmetric around 0; 1 if all are 0."""
-    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
-
-
-def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean when the values are drawn again with replacement."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     found = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=random)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    low, high = map(float, found.confidence_interval)
+    p = float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
+    return replace(result, low=low, high=high, p=p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values after Holm's step-down correction (Scand. J. Statist. 1979); NaN is no test and stays."""
-    order = sorted((p, at) for at, p in enumerate(p_values) if not math.isnan(p))
-    corrected, running = [math.nan] * len(p_values), 0.0
-    for rank, (p, at) in enumerate(order):
-        running = max(running, min(1.0, p * (len(order) - rank)))
-        corrected[at] = running
-    return corrected
+    order = np.argsort(p_values)  # NaN comes last
+    p = np.take(p_values, order)
+    factors = np.count_nonzero(~np.isnan(p)) - np.arange(len(p))
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(np.minimum(p * factors, 1.0))
+    return corrected.tolist()

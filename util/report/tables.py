@@ -1,8 +1,8 @@
 """Tables of a report, and how they are written: Markdown, LaTeX."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas
@@ -29,14 +29,20 @@ class Table:
     note: str
     header: list[str]
     rows: list[list[str]]
-    best: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+    best: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def words(self) -> set[int]:
         """Columns of words, which stand to the left; numbers stand to the right."""
-        return {0} | {
-            at for at, cells in enumerate(zip(*self.rows, strict=True)) if all(c[:1].isalpha() for c in cells)
-        }
+        columns = enumerate(zip(*self.rows, strict=True))
+        return {0} | {at for at, cells in columns if all(cell[:1].isalpha() for cell in cells)}
+
+    def marked(self, escape: Callable[[str], str], bold: str) -> list[list[str]]:
+        """The rows escaped, the best in bold."""
+        return [
+            [bold.format(escape(cell)) if (r, c) in self.best else escape(cell) for c, cell in enumerate(row)]
+            for r, row in enumerate(self.rows)
+        ]
 
 
 def summary(comparison: Comparison) -> pandas.DataFrame:
@@ -67,7 +73,7 @@ def all_scores(means: pandas.DataFrame) -> Table:
 def _grid(title: str, means: pandas.DataFrame, by: str, columns: Sequence[str]) -> Table:
     """Means as text: one kind of spread in a table, over runs if all have several of them."""
     known = means[means["runs"] > 0]
-    over_runs = bool((known["runs"] > 1).all())
+    over_runs = (known["runs"] > 1).all()
     counts = known["runs" if over_runs else "scans"]
     number = "–".join(dict.fromkeys((str(counts.min()), str(counts.max()))))
     kind = f"{number} runs (a fold with a seed each)" if over_runs else f"{number} scan{'s' * (number != '1')}"
@@ -92,10 +98,9 @@ def _cell(mean: float, deviation: float, score: str) -> str:
 
 def _best(means: pandas.DataFrame) -> pandas.Series:
     """True for the best mean, as printed, of each score and organ; nowhere if there is nothing to compare."""
-    metrics = means["score"].map(COLUMNS)
-    worth = pandas.Series(
-        [m.worth(round(v, m.digits)) for m, v in zip(metrics, means["mean"], strict=True)], means.index
-    )
+    metrics = [COLUMNS[name] for name in means["score"]]
+    worth = means["mean"].copy()
+    worth[:] = [metric.worth(round(mean, metric.digits)) for metric, mean in zip(metrics, worth, strict=True)]
     rivals = worth.groupby([means["score"], means["organ"]])
     return (worth == rivals.transform("max")) & (rivals.transform("count") > 1)
 
@@ -124,16 +129,12 @@ def _difference(d: Difference, digits: int) -> list[str]:
     if math.isnan(d.p):
         return [*counts, _signed(d.mean, digits), "–", "too few scans", "–"]
     interval = f"{_signed(d.low, digits)} to {_signed(d.high, digits)}"
-    return [*counts, _signed(d.mean, digits), interval, p_text(d.p), p_text(d.p_holm)]
+    p_texts = ("< 0.001" if p < 0.001 else f"{p:.3f}" for p in (d.p, d.p_holm))
+    return [*counts, _signed(d.mean, digits), interval, *p_texts]
 
 
 def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def p_text(p: float) -> str:
-    """`0.031`, `< 0.001`."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def beside_published(comparison: Comparison) -> Table | None:
@@ -163,21 +164,19 @@ def beside_published(comparison: Comparison) -> Table | None:
 
 def provenance(comparison: Comparison) -> Table:
     """Where the numbers come from: one row per run."""
-    columns, rows = ("fold", "seed", "encoder", "protocol", "pairing", "checkpoint_sha256"), []
-    for group in comparison.groups:
-        for run in group.values("run"):
-            own = replace(group, rows=[row for row in group.rows if row["run"] == run])
-            rows.append([group.label, *(", ".join(own.values(column)) or "–" for column in columns), run])
+    columns = ("fold", "seed", "encoder", "protocol", "pairing", "checkpoint_sha256")
+    rows = [
+        [group.label, *(", ".join(group.values(column, run)) or "–" for column in columns), run]
+        for group in comparison.groups
+        for run in group.values("run")
+    ]
     header = ["method", "fold", "seed", "encoder", "protocol", "pairing", "checkpoint", "run"]
     return Table("Runs", "The checkpoint is named by the first digits of its SHA-256.", header, rows)
 
 
 def markdown(table: Table) -> str:
     """The table in GitHub's Markdown."""
-    cells = [
-        [f"**{cell}**" if (r, c) in table.best else cell.replace("|", "\\|") for c, cell in enumerate(row)]
-        for r, row in enumerate(table.rows)
-    ]
+    cells = table.marked(lambda cell: cell.replace("|", "\\|"), "**{}**")
     rule = ["---" if at in table.words else "---:" for at in range(len(table.header))]
     lines = ["| " + " | ".join(row) + " |" for row in (table.header, rule, *cells)]
     return "\n".join([f"### {table.title}", "", *lines, "", table.note, ""])
@@ -185,12 +184,8 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """The table for LaTeX with booktabs."""
-    cells = [
-        [f"\\textbf{{{_tex(cell)}}}" if (r, c) in table.best else _tex(cell) for c, cell in enumerate(row)]
-        for r, row in enumerate(table.rows)
-    ]
     return (
-        pandas.DataFrame(cells, columns=[_tex(text) for text in table.header])
+        pandas.DataFrame(table.marked(_tex, "\\textbf{{{}}}"), columns=[_tex(text) for text in table.header])
         .style.hide(axis="index")
         .to_latex(
             column_format="".join("l" if at in table.words else "r" for at in range(len(table.header))),

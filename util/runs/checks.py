@@ -23,15 +23,12 @@ RENAMED = {
     "model.continuity": "model.continuity_weight",
     "model.smoothness": "model.smoothness_weight",
 }
+STATED = ("episode.size_of", "episode.runs")  # in the method's file
+IMPLIED = ("exclude", "profile", "test.anchored", "test.support_index", "test.fold_order", "test.part_rule",
+           "test.recorder", "episode.lost_labels")  # fmt: skip
 GONE = {
-    **dict.fromkeys(
-        ("exclude", "profile", "test.anchored", "test.support_index", "test.fold_order", "test.part_rule"),
-        "protocol=published does as the published code does",
-    ),
-    **dict.fromkeys(("test.recorder", "episode.lost_labels"), "protocol=published does as the published code does"),
-    **dict.fromkeys(
-        ("episode.size_of", "episode.runs"), "it is stated as `published = Bookkeeping(...)` in the method's file"
-    ),
+    **dict.fromkeys(IMPLIED, "protocol=published does as the published code does"),
+    **dict.fromkeys(STATED, "it is stated as `published = Bookkeeping(...)` in the method's file"),
 }
 
 
@@ -62,15 +59,12 @@ def check_effects(options: Mapping, typed: Collection[str], only_with: Mapping[s
 
 def unknown_key(key: str, options: Mapping) -> str:
     """What to say of a key that does not exist, with those that look like it."""
-    known = [
-        *options,
-        *(f"{name}.{inner}" for name, value in options.items() if isinstance(value, dict) for inner in value),
-    ]
+    inner = [f"{name}.{own}" for name, value in options.items() if isinstance(value, dict) for own in value]
     if key in RENAMED:
         return f"{key}: is called {RENAMED[key]} now"
     if key in GONE:
         return f"{key}: is no option any more; {GONE[key]}"
-    close = [name for name in difflib.get_close_matches(key, known, n=2) if name != key]
+    close = [name for name in difflib.get_close_matches(key, [*options, *inner], n=2) if name != key]
     return f"{key}: no such key{'; did you mean ' + ' or '.join(close) + '?' if close else ''}; print_config shows all"
 
 

@@ -9,6 +9,8 @@ from util.dataset import Dataset
 from util.errors import UserError
 from util.runs import folders
 
+COMMON = ("dataset", "fold", "setting", "organs", "data_root", "runs")  # what both trainings must be told
+
 
 def builds_on(options: Mapping) -> dict[str, dict[str, Any]]:
     """What must be trained on the same fold before: the option that names its checkpoint -> what is different there."""
@@ -23,13 +25,7 @@ def builds_on(options: Mapping) -> dict[str, dict[str, Any]]:
 def earlier_checkpoint(
     option: str, options: Mapping, numbers: list[int], dataset: Dataset
 ) -> tuple[Path, dict[str, Any]]:
-    """File and content of the checkpoint behind one of the options of `builds_on`.
-
-    Args:
-        option: such as "train.start".
-        options: of this run.
-        numbers: of the scans it trains on.
-        dataset: of this run.
+    """File and content of the checkpoint behind an option of `builds_on`, for a run that trains on scans `numbers`.
 
     Raises:
         UserError: there is none, it is one of another method, or it saw what this training must not.
@@ -47,7 +43,9 @@ def earlier_checkpoint(
     except UserError as error:
         if options[section][key] != "newest":
             raise
-        raise UserError(f"{error}; {option} needs it: {_command({**options, **change}, change)}") from error
+        keys = ["method", *(["stage", "encoder"] if "method" not in change else []), *COMMON]
+        words = " ".join(f"{key}={change.get(key, options[key])}" for key in keys)
+        raise UserError(f"{error}; {option} needs it: python training.py with {words}") from error
     content = load_checkpoint(path)
     if content["method"] != change.get("method", content["method"]):
         raise UserError(f"{option}={path}: is a checkpoint of method={content['method']}, not of {change['method']}")
@@ -55,27 +53,10 @@ def earlier_checkpoint(
     return path, content
 
 
-def _command(options: Mapping, change: Mapping) -> str:
-    """What a user types to make the training that is missing."""
-    keys = ["dataset", "fold", "setting", "organs", "data_root", "runs"]
-    keys = ["method", *keys] if "method" in change else ["method", "stage", "encoder", *keys]
-    return "python training.py with " + " ".join(f"{key}={options[key]}" for key in keys)
-
-
 def require_same_fold(
     content: Mapping[str, Any], path: Path, options: Mapping[str, Any], numbers: list[int], dataset: Dataset
 ) -> None:
-    """Refuse to build on a checkpoint that was trained on other scans, or on slices that this run must not see.
-
-    Args:
-        content: of the checkpoint; `path`: its file.
-        options: of this run.
-        numbers: of the scans it trains on.
-        dataset: of this run.
-
-    Raises:
-        UserError: naming what differs.
-    """
+    """Raise a UserError if a checkpoint was trained on other scans, or on slices that this run must not see."""
     theirs = content["config"]
     if theirs["dataset"] != options["dataset"] or content["training_scans"] != numbers:
         raise UserError(

@@ -50,10 +50,15 @@ def find_checkpoint(
 
 def status(run: Path) -> str:
     """COMPLETED, RUNNING, INTERRUPTED or FAILED as Sacred recorded it; UNKNOWN if nothing readable is there."""
+    return _record(run).get("status", "UNKNOWN")
+
+
+def _record(run: Path) -> dict:
+    """What Sacred recorded of a run; empty if nothing readable is there."""
     try:
-        return json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError):
-        return "UNKNOWN"
+        return json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def configuration(run: Path) -> dict:
@@ -76,10 +81,7 @@ def numbered(folder: Path) -> list[Path]:
 
 def program(run: Path) -> str:
     """Which program made it, training or test, as Sacred recorded it; "" if nothing readable is there."""
-    try:
-        return json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["experiment"]["name"]
-    except (OSError, ValueError, KeyError):
-        return ""
+    return _record(run).get("experiment", {}).get("name", "")
 
 
 def differences(one: Mapping, other: Mapping, ignored: frozenset[str]) -> Iterator[str]:
@@ -94,20 +96,15 @@ def differences(one: Mapping, other: Mapping, ignored: frozenset[str]) -> Iterat
 
 def is_alive(run: Path, seconds: float = 30) -> bool:
     """True if a run says it is running and gave a sign of life lately (Sacred does every 10 seconds)."""
-    try:
-        entry = json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))
-        beat = datetime.fromisoformat(entry["heartbeat"] or entry["start_time"]).replace(tzinfo=UTC)
-        return entry["status"] == "RUNNING" and (datetime.now(UTC) - beat).total_seconds() < seconds
-    except (OSError, ValueError, KeyError, TypeError):
+    entry = _record(run)
+    beat = entry.get("heartbeat") or entry.get("start_time")
+    if entry.get("status") != "RUNNING" or not beat:
         return False
+    return (datetime.now(UTC) - datetime.fromisoformat(beat).replace(tzinfo=UTC)).total_seconds() < seconds
 
 
 def newest_finished(folder: Path, accept: Callable[[dict], bool] = lambda options: True) -> Path:
-    """The last checkpoint of the newest run in `folder` that finished its training.
-
-    Args:
-        folder: of the runs of one method, data set and fold.
-        accept: says of a run's configuration whether it is one that is looked for.
+    """The last checkpoint of the newest run in `folder` that finished its training and that `accept` takes.
 
     Raises:
         UserError: there is none; unfinished runs are named.

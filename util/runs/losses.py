@@ -6,6 +6,7 @@ A writer is any object with `write(step, values)`; for TensorBoard, call `Summar
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +24,11 @@ class Writer(Protocol):
         """Write them down."""
 
 
+@dataclass(frozen=True)
 class CsvRows:
     """Appends every row to a CSV file; the first row brings the header."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    file: Path
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row."""
@@ -83,7 +84,12 @@ class LossesLog:
         if not last and step % self.every:
             return False
         self.check(step)
-        self._write(step, learning_rate)
+        now = time.perf_counter()
+        self.means = {name: value.item() / self._count for name, value in self._sums.items()}
+        speed = self._count / (now - self._start)
+        for writer in self.writers:
+            writer.write(step, {**self.means, "learning_rate": learning_rate, "steps_per_second": speed})
+        self._sums, self._count, self._start = {}, 0, now
         return True
 
     def check(self, step: int) -> None:
@@ -99,11 +105,3 @@ class LossesLog:
     def text(self) -> str:
         """The last means in one line."""
         return " ".join(f"{name} {value:.3f}" for name, value in self.means.items())
-
-    def _write(self, step: int, learning_rate: float) -> None:
-        now = time.perf_counter()
-        self.means = {name: value.item() / self._count for name, value in self._sums.items()}
-        speed = self._count / (now - self._start)
-        for writer in self.writers:
-            writer.write(step, {**self.means, "learning_rate": learning_rate, "steps_per_second": speed})
-        self._sums, self._count, self._start = {}, 0, now

@@ -171,7 +171,7 @@ def test_scans_are_shown_front_up_and_not_too_large():
     ramp = np.arange(2 * 500 * 400, dtype=np.float32).reshape(2, 500, 400)
     for direction in ((1, 1), (-1, 1), (1, -1)):
         geometry = Geometry((1.0, 2.0, 5.0), direction=(direction[0], 0, 0, 0, direction[1], 0, 0, 0, 1))
-        shown = Display.of(Volume(ramp, geometry))
+        shown = Display(Volume(ramp, geometry))
         assert (
             shown.image.shape == (2, 250, 200)
             and max(shown.image.shape) <= LARGEST
@@ -184,12 +184,12 @@ def test_scans_are_shown_front_up_and_not_too_large():
 
 def test_pictures_keep_to_their_budget(monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (6, 256, 256)).astype(np.uint8)
-    scan = Display(noise, noise.shape, Geometry())
+    scan = Display(Volume(noise, Geometry()))
     full = _pictures({"a": scan}, {"a": {1, 2, 3}})
     assert set(full["a"]) == {1, 2, 3}
     picture = np.frombuffer(base64.b64decode(full["a"][2].split(",")[1]), np.uint8)
     decoded = cv2.imdecode(picture, cv2.IMREAD_GRAYSCALE)
-    assert np.abs(decoded.astype(int) - noise[2]).mean() < 12
+    assert np.abs(decoded.astype(int) - scan.image[2]).mean() < 12
     weight = sum(map(len, full["a"].values()))
     monkeypatch.setattr("util.report.overlays.BUDGET", weight * 2 // 3)
     assert sum(map(len, _pictures({"a": scan}, {"a": {1, 2, 3}})["a"].values())) <= weight * 2 // 3
