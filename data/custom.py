@@ -66,11 +66,9 @@ def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str], list
     }
     remarks = [f"scan {n}: {' and '.join(_shown(files) for _, files in source.pair)}" for n, source in found.items()]
     remarks += [f"{answers[name][0]}: no image of this name, left out" for name in sorted(set(answers) - set(scans))]
-    series_folders = {parent for files in series.values() for file in files for parent in file.parents}
-    remarks += [
-        f"{path}: a folder without DICOM series, left out" for path in there.folders if path not in series_folders
-    ]
-    remarks += [f"{path}: a folder, left out" for path in answers_there.folders]
+    used = {parent for files in series.values() for file in files for parent in file.parents}
+    folders = [path for path in (*there.folders, *answers_there.folders) if path not in used]
+    remarks += [f"{path}: a folder without DICOM series, left out" for path in folders]
     remarks += left_out
     for folder, taken in ((there, scans), (answers_there, answers)):
         remarks += folder.remarks + others(folder.files, [file for files in taken.values() for file in files])

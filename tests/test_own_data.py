@@ -50,7 +50,7 @@ def test_a_groups_absence_is_trained_and_the_removed_slices_are_told(tiny, tmp_p
     assert [row["scan"] for row in rows] == ["5", "6", "all"]
     for row in rows:
         assert row["leaking"] == "0" and int(row["removed"]) >= int(row["right kidney"]) > 0
-    assert "setting 2 (any): " in caplog.text and "right kidney  left kidney" in caplog.text
+    assert "setting 2, strict: " in caplog.text and "right kidney  left kidney" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO"):
         score(f"data_root={tiny}", f"runs={tmp_path}", "organs=upper")

@@ -65,14 +65,12 @@ def _scans_in(folder: Path, out: Path | None) -> tuple[dict[str, tuple[Path, ...
     for file in filter(is_volume, there.files):
         if file not in labels:
             _add(found, "_".join((*file.parent.relative_to(folder).parts, stem(file))), with_voxels(file))
-    rest = [file for file in there.files if not is_volume(file)]
-    series, left_out = dicom.find_series(rest)
+    series, left_out = dicom.find_series(file for file in there.files if not is_volume(file))
     for name, scan in dicom.name_series(series, folder).items():
         _add(found, name, scan.files)
     there.remarks += [f"{len(labels)} labels left out, such as {labels[0]}"] if labels else []
     there.remarks += dicom.remarks(series, left_out, folder)
-    known = {file for files in found.values() for file in files} | set(labels) | set(rest)
-    there.remarks += others(there.files, list(known))
+    there.remarks += others(there.files, [*labels, *left_out, *(file for files in found.values() for file in files)])
     return found, there
 
 
