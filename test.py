@@ -47,7 +47,15 @@ def score(_run) -> float:
     members = load_methods(options, fold)
     scans_of = {member.intensities: Scans(dataset, root, member.intensities) for member in members}
     scans = scans_of[members[0].intensities]
-    tasks = choose_tasks(options, fold, scans)
+    tasks = make_tasks(
+        fold,
+        dataset.chosen(options["organs"]),
+        scans.label,
+        chosen_pairing(options),
+        rotate=options["test"]["supports"] == "all",
+        absent=options["protocol"] == "strict",
+        spare=fold.training(dataset.scans(root)),
+    )
     segmenters = [segmenter(options, member, scans_of[member.intensities], device) for member in members]
     results = segment(options, segmenters, tasks, scans)  # further answers to the same tasks join here
     log.info("peak memory %.2f GB", peak_gib(device))
@@ -61,30 +69,11 @@ def score(_run) -> float:
     return report.overall_mean(rows, recorder=recorder_of(options))
 
 
-def choose_tasks(options: Mapping, fold: Fold, scans: Scans) -> list[Task]:
-    """What is segmented, and with which annotated slices."""
-    return make_tasks(
-        fold,
-        scans.dataset.chosen(options["organs"]),
-        scans.label,
-        chosen_pairing(options),
-        rotate=options["test"]["supports"] == "all",
-        absent=options["protocol"] == "strict",
-        spare=fold.training(scans.dataset.scans(scans.root)),
-    )
-
-
 def segmenter(options: Mapping, member: TrainedMethod, scans: Scans, device: torch.device) -> Segmenter:
     """One method with the scans as it was trained to see them."""
-    return make_segmenter(
-        member.method.to(device),
-        scans.__getitem__,
-        device,
-        options["test"]["batch_size"],
-        patch=options["test"]["patch"],
-        memory_gb=options["test"]["memory_gb"],
-        blend=options["protocol"] == "strict",
-    )
+    test, method = options["test"], member.method.to(device)
+    more = {"patch": test["patch"], "memory_gb": test["memory_gb"], "blend": options["protocol"] == "strict"}
+    return make_segmenter(method, scans.__getitem__, device, test["batch_size"], **more)
 
 
 def segment(options: Mapping, segmenters: Sequence[Segmenter], tasks: Sequence[Task], scans: Scans) -> list[Result]:

@@ -96,13 +96,12 @@ def build_method(options: Mapping, data: TrainingData) -> FewShotMethod:
     train = options["train"]
     begun = options["resume"] or train["start"]
     torch.manual_seed(options["seed"])
-    method = models.build(
-        options["method"],
-        options["model"],
-        encoder=options["encoder"],
-        weights=None if begun else options["weights"],
-        stride=options["stride"],
-    )
+    built = {
+        "encoder": options["encoder"],
+        "weights": None if begun else options["weights"],
+        "stride": options["stride"],
+    }
+    method = models.build(options["method"], options["model"], **built)
     if train["start"] and not options["resume"]:
         start_from_earlier(method, options, data)
     # the layout that convolutions like best, on a CPU as on a GPU
@@ -111,8 +110,9 @@ def build_method(options: Mapping, data: TrainingData) -> FewShotMethod:
     method.train()
     if train["recompute"]:
         recompute_blocks(method.encoder)
-    if train["frozen_norm"]:
-        freeze_batch_norms(method.encoder)
+    for part in method.encoder.modules() if train["frozen_norm"] else ():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()  # keeps the statistics of pretrained weights: two images are few to estimate them from
     return method
 
 
@@ -304,13 +304,6 @@ class Trainer:
             own["cuda"] = torch.cuda.get_rng_state(self.device)
         gathered = {name: self.ranks.gather(state, self.device) for name, state in own.items()}
         return [{name: states[rank] for name, states in gathered.items()} for rank in range(self.ranks.count)]
-
-
-def freeze_batch_norms(module: nn.Module) -> None:
-    """Keep the running statistics of pretrained weights: two images are few to estimate them from."""
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.eval()
 
 
 if __name__ == "__main__":
