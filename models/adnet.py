@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod, reduction
+from models.parts.base import Answers, Features, FewShotMethod, reduction
 from models.parts.losses import pixel_nll, weighted_nll
 from util.episode import Output
 
@@ -49,11 +49,7 @@ class ADNet(FewShotMethod):
         return (self.reduction(self.encoder(images)[-1]),)
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """One prototype from the supports, the soft threshold on every query [adnet 2.1]."""
         (support,), (query,) = support_features, query_features

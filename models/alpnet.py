@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod, reduction
+from models.parts.base import Answers, Features, FewShotMethod, reduction
 from models.parts.losses import pixel_nll, weighted_nll
 from util.bookkeeping import Bookkeeping
 from util.episode import Output
@@ -76,11 +76,7 @@ class ALPNet(FewShotMethod):
         return (self.reduction(self.encoder(images)[-1]),)
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Scores of both classes at feature resolution, upsampled to logits [alpnet 9]."""
         support, query = support_features[0].float(), query_features[0].float()

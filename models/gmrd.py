@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.descriptors import DescriptorPath, random_order
 from models.parts.dual_scale import DualScale
 from models.parts.losses import episode_nll, pixel_nll
@@ -93,11 +93,7 @@ class GMRD(FewShotMethod):
         return self.heads((shallow, deep.detach()))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Describe both classes in the supports, decode the queries' affinities with them [gmrd 3]."""
         (support, _), (query, thresholds) = support_features, query_features

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.dual_scale import DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
@@ -80,11 +80,7 @@ class PAMI(FewShotMethod):
         return self.dual_scale(self.encoder(images))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Each scale on its own, then their fusion [rpt A4]. Lists have an entry for every scale."""
         *supports, support_thresholds = support_features

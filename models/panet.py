@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.losses import pixel_nll, weighted_nll
 from util.episode import Output
 
@@ -30,11 +30,7 @@ class PANet(FewShotMethod):
         self.scale, self.align_weight = scale, align_weight
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Prototypes from the supports, similarities on the queries; in training also the other way round."""
         support, query = support_features[-1], query_features[-1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.dual_scale import DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from util.bookkeeping import Bookkeeping
@@ -70,11 +70,7 @@ class QNet(FewShotMethod):
         return self.heads(self.encoder(images))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """One prototype per scale, adapted to the query in evaluation, compared at the query's threshold [qnet 4]."""
         (*supports, _), (*queries, thresholds) = support_features, query_features

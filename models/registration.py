@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from util.episode import Output
 from util.errors import UserError
 
@@ -55,11 +55,7 @@ class Registration(FewShotMethod):
         self.align_corners = align_corners
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Every support's mask warped to every query, averaged over the supports; losses from the images alone."""
         source, target = support_features[0][:, :, None], query_features[0][:, None]  # (B, S, 1, C, *), (B, 1, Q, C, *)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.dual_scale import DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
@@ -75,11 +75,7 @@ class RPT(FewShotMethod):
         return self.dual_scale(self.encoder(images))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Regions of the supports, blocks, and the last prototype on every query slice [rpt A4] [rpt B]."""
         (support, support_thresholds), (query, query_thresholds) = support_features, query_features

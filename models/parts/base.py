@@ -10,6 +10,7 @@ from util.bookkeeping import Bookkeeping
 from util.episode import Episode, Output
 
 Features = tuple[Tensor, ...]  # maps (N, C, *) or vectors (N, C), one row per image; in `match` the rows are (B, S|Q)
+Answers = Tensor | None  # masks of the queries (B, Q, *); None: they are to be predicted
 
 
 class FewShotMethod(nn.Module):
@@ -45,11 +46,7 @@ class FewShotMethod(nn.Module):
         return tuple(self.encoder(images))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Segment the queries.
 
