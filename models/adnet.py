@@ -25,9 +25,7 @@ class ADNet(FewShotMethod):
         threshold_weight: factor of the loss t / 20 that pushes the threshold down (`t_loss_scaler`).
     """
 
-    recipe = {
-        "train": dict(steps=50_000),  # the other values are the defaults of config.py
-    }
+    recipe = {"train": dict(steps=50_000)}  # the other values are the defaults of config.py
 
     def __init__(
         self,
@@ -41,8 +39,7 @@ class ADNet(FewShotMethod):
         super().__init__(encoder)
         self.reduction = reduction(encoder, -1, channels)
         self.threshold = nn.Parameter(torch.tensor([threshold]))
-        self.background_weight = background_weight
-        self.threshold_weight = threshold_weight
+        self.background_weight, self.threshold_weight = background_weight, threshold_weight
 
     def encode(self, images: Tensor) -> Features:
         """Images `(N, 1, H, W)` -> one map `(N, channels, h, w)`."""

@@ -37,12 +37,12 @@ class PANet(FewShotMethod):
         logits = self.segment(support, support_masks, query)
         if query_masks is None:
             return Output(logits)
-        found = {"query": weighted_nll(logits.log_softmax(2), query_masks, background_weight=1.0)}
+        losses = {"query": weighted_nll(logits.log_softmax(2), query_masks, background_weight=1.0)}
         if self.training:
             predicted = (logits[:, :, 1] > logits[:, :, 0]).to(logits.dtype)
             aligned = self.segment(query, predicted, support)
-            found["align"] = self.align_weight * pixel_nll(aligned.log_softmax(2), support_masks).mean()
-        return Output(logits, found)
+            losses["align"] = self.align_weight * pixel_nll(aligned.log_softmax(2), support_masks).mean()
+        return Output(logits, losses)
 
     def segment(self, support: Tensor, masks: Tensor, query: Tensor) -> Tensor:
         """Features `(B, S, C, h, w)`, masks `(B, S, H, W)`, features `(B, Q, C, h, w)` -> logits `(B, Q, 2, H, W)`."""
