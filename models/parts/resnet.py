@@ -30,7 +30,8 @@ class ResNetEncoder(nn.Module):
         stages = self._stages
         wanted = (strides[0],) * (4 - len(strides)) + tuple(strides)
         self.strides = tuple(_restride(stages, wanted)[-len(strides) :])
-        self.channels = tuple(_width(stage) for stage in stages[-len(strides) :])
+        expansion = stages[0][0].expansion
+        self.channels = tuple(64 * expansion * 2**index for index in range(4))[-len(strides) :]
         if self.strides != tuple(strides):
             raise UserError(f"{name} cannot give maps of stride {strides}; the finest it has is 4, the coarsest 32")
 
@@ -48,10 +49,7 @@ class ResNetEncoder(nn.Module):
         trunk = self.backbone
         x = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
-        maps = []
-        for stage in self._stages:
-            x = stage(x)
-            maps.append(x)
+        maps = [x := stage(x) for stage in self._stages]
         return tuple(maps[-len(self.strides) :])
 
 
@@ -84,8 +82,3 @@ def _set(block: nn.Module, stride: int, dilation: int) -> None:
     strided.stride = (stride, stride)
     if block.downsample is not None:
         block.downsample[0].stride = (stride, stride)
-
-
-def _width(stage: nn.Sequential) -> int:
-    last = stage[-1]
-    return (last.bn3 if hasattr(last, "bn3") else last.bn2).num_features

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from util.errors import UserError
 
-BLOCKS = (3, 4, 23, 3)
-WIDTHS = (128, 256, 512, 1024)
 CARDINALITY = 32
 
 
@@ -32,8 +30,8 @@ class ResNeXt3D(nn.Module):
     def __init__(
         self,
         strides: tuple[int, ...],
-        blocks: tuple[int, ...] = BLOCKS,
-        widths: tuple[int, ...] = WIDTHS,
+        blocks: tuple[int, ...] = (3, 4, 23, 3),
+        widths: tuple[int, ...] = (128, 256, 512, 1024),
         name: str = "resnext101_3d",
     ) -> None:
         super().__init__()
@@ -52,10 +50,10 @@ class ResNeXt3D(nn.Module):
             inputs, stride = 2 * width, stride * step
             reached.append(stride)
         if tuple(reached[-len(strides) :]) != self.strides:
-            raise UserError(
-                f"{self.name} cannot give maps of stride {strides}; the finest it has is 4, the coarsest 32"
-            )
-        self._initialise()
+            raise UserError(f"{name} cannot give maps of stride {strides}; the finest it has is 4, the coarsest 32")
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -70,16 +68,8 @@ class ResNeXt3D(nn.Module):
         """Volumes `(N, 1, D, H, W)` (or 3 channels) -> maps `(N, C, D, H / stride, W / stride)`."""
         x = volumes.expand(-1, 3, -1, -1, -1).contiguous(memory_format=torch.channels_last_3d)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        maps = []
-        for stage in self._stages:
-            x = stage(x)
-            maps.append(x)
+        maps = [x := stage(x) for stage in self._stages]
         return tuple(maps[-len(self.strides) :])
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
 
 class Bottleneck(nn.Module):
