@@ -195,22 +195,13 @@ def _slice_mask(above: np.ndarray) -> np.ndarray:
 
 
 def supervoxels(
-    volume: np.ndarray,
-    *,
-    spacing: tuple[float, float, float],
-    min_size: int,
-    scale: float = 1.0,
-    sigma: float = 0.0,
-    fg_threshold: float = 10.0,
-    threads: int = 1,
-    order: str = "stable",
-    kernel: str = "fast",
+    volume: np.ndarray, *, spacing: tuple[float, float, float], min_size: int, fg_threshold: float = 10.0, **options
 ) -> np.ndarray:
     """Supervoxels of a scan `(D, H, W)`: steps A to D of [supervoxels 1], labels as in [supervoxels 2.9].
 
     Returns int32 labels of the volume's shape: 0 outside the body, elsewhere the number of the supervoxel. Numbers of
     supervoxels that lie outside the body are missing, and the mask may cut a supervoxel below `min_size`: loaders ask
-    for an area of their own. Parameters and errors as in `felzenszwalb`; `fg_threshold` is on the 0..255 range.
+    for an area of their own. Other options as in `felzenszwalb`; `fg_threshold` is on the 0..255 range.
 
     Raises:
         ValueError: as `felzenszwalb` does, or the volume is not 3D.
@@ -218,9 +209,7 @@ def supervoxels(
     if np.ndim(volume) != 3:
         raise ValueError(f"a scan has three axes (D, H, W), this array has shape {np.shape(volume)}")
     image = rescale(volume)
-    labels = felzenszwalb(
-        image, scale=scale, sigma=sigma, min_size=min_size, spacing=spacing, threads=threads, order=order, kernel=kernel
-    )
+    labels = felzenszwalb(image, min_size=min_size, spacing=spacing, **options)
     labels[labels == 0] = labels.max() + 1
     labels[~foreground_mask(image, fg_threshold)] = 0
     return labels

@@ -48,13 +48,9 @@ class EfficientNetLite0(nn.Module):
         self._conv_stem = SameConv2d(3, 32, 3, stride=2)
         self._bn0 = _norm(32)
         self._blocks, self.ends, reached = _build_blocks([limit for limit in limits if limit is not None])
+        self.blocks = list(self._blocks)
         if tuple(reached[tap - 1] for tap in self.taps) != self.strides:
             raise UserError(f"{self.name} cannot give maps of stride {self.strides}; try 8 or 16 for the deepest")
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """All blocks, in their order."""
-        return self._blocks
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images `(N, 1, H, W)` (or 3 channels) -> maps `(N, C, H / stride, W / stride)`."""

@@ -54,7 +54,7 @@ ENCODERS = {
     "resnext101_3d": Entry(ResNeXt3D),  # the one for volumes; in a 3D method the others see them slice by slice
     # The same family, small enough to train on a CPU from a random start; no other learning rate was tried.
     "resnext14_3d": Entry(
-        functools.partial(ResNeXt3D, blocks=(1, 1, 1, 1), widths=(32, 64, 128, 256), name="resnext14_3d"),
+        functools.partial(ResNeXt3D, counts=(1, 1, 1, 1), widths=(32, 64, 128, 256), name="resnext14_3d"),
         training={"learning_rate": 1e-2, "decay": 0.8, "decay_every": 0},
     ),
     # Mean Dice of ADNet on CHAOST2, fold 0, 2000 steps: 0.624 with the papers' values; batch norms trained on large

@@ -16,7 +16,7 @@ def recompute_blocks(encoder: nn.Module) -> None:
 
     Raises a UserError if the encoder does not say which modules are its `blocks`.
     """
-    if not hasattr(encoder, "blocks"):
+    if not getattr(encoder, "blocks", []):
         raise UserError(f"train.recompute: the encoder {encoder.name} has no blocks to run twice; choose another")
     for block in encoder.blocks:
         block.forward = functools.partial(_twice, block, block.forward)
