@@ -65,8 +65,9 @@ def recipe(name: str, *, variants: Sequence[str] = ()) -> dict[str, dict[str, An
 def _parts(recipe: Mapping[str, Any], variants: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """The recipe, then what applies of its variants, which are recipes again."""
     yield recipe
-    for variant in variants:
-        yield from _parts(recipe.get("variants", {}).get(variant, {}), variants)
+    special = recipe.get("variants", {})
+    for variant in (variant for variant in variants if variant in special):
+        yield from _parts(special[variant], variants)
 
 
 def require_stage(name: str, stage: int) -> None:
