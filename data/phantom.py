@@ -1,8 +1,7 @@
 """PHANTOM: synthetic abdominal MR with labels, so that everything runs and can be tested without a download.
 
 `data.parts.anatomy` draws a patient and says what lies where; here one acquisition is rendered, a T2-weighted,
-fat-suppressed MR as in CHAOST2: contrast, thick slices, texture, blur, coil sensitivity, Rician noise. The command
-writes the data set.
+fat-suppressed MR as in CHAOST2: contrast, thick slices, texture, blur, coil sensitivity, Rician noise.
 """
 
 import sys
@@ -12,14 +11,13 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from data.parts.anatomy import draw_patient, paint
+from data.parts.anatomy import draw_patient, sample
 from util.commands import at_least, guarded, jobs, parser
 from util.manifest import Job, open_manifest
 from util.parallel import each_scan
 from util.volume import Geometry, write_volume
 
 FIELD_OF_VIEW = (320.0, 320.0, 246.4)  # mm (x, y, z): 256 x 256 x 32 voxels of 1.25 x 1.25 x 7.7 mm, as CHAOST2
-SUBSLICES = 3  # a thick slice is the mean of this many thin ones: partial volume
 FOLDER = "phantom_MR_normalized"
 MANIFEST = "phantom.json"
 RECIPE = 3  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
@@ -48,25 +46,16 @@ class Scan:
 
 
 def phantom_scan(seed: int, number: int, size: int = 256, slices: int = 32) -> Scan:
-    """Scan `number` of the data set `seed`: always the same one, whatever else is computed.
+    """Patient `number` of the data set `seed`, both 0 or more: always the same one, whatever else is computed.
 
-    Args:
-        seed: the data set, 0 or more.
-        number: the patient, 0 or more.
-        size: rows and columns; `slices`: slices. The field of view stays, so fewer voxels are larger voxels.
+    `size` rows and columns, `slices` slices; the field of view stays, so fewer voxels are larger voxels.
     """
     anatomy, acquisition = np.random.default_rng(np.random.SeedSequence([seed, number])).spawn(2)
     patient = draw_patient(anatomy)
     geometry = _position(size, slices, acquisition)
     values = {tissue: (max(mean + between * acquisition.normal(), 0.0), within)
               for tissue, (mean, between, within) in MR_CONTRAST.items()}  # fmt: skip
-    signal = np.empty((slices, size, size), np.float32)
-    label = np.empty((slices, size, size), np.uint8)
-    for index in range(slices):
-        points = _slice_points(geometry, index, size)
-        painted, covered = paint(patient, points, geometry.spacing[0], values)
-        signal[index] = painted.reshape(SUBSLICES, size, size).mean(0)
-        label[index] = covered.reshape(-1, SUBSLICES, size, size).mean(1).argmax(0)
+    signal, label = sample(patient, geometry, (slices, size, size), values)
     return Scan(_acquire(signal, geometry.spacing[::-1], acquisition), label, geometry)
 
 
@@ -76,17 +65,6 @@ def _position(size: int, slices: int, generator: np.random.Generator) -> Geometr
     centre = np.array([0.0, 0.0, 28.0]) + generator.normal(0, (4, 4, 8)).clip(-12, 12)
     origin = centre + np.array([-1, 1, -1]) * (np.array(FIELD_OF_VIEW) - spacing) / 2
     return Geometry(tuple(spacing.tolist()), tuple(origin.round(3).tolist()), (1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
-
-
-def _slice_points(geometry: Geometry, index: int, size: int) -> np.ndarray:
-    """Positions `(3, SUBSLICES * size * size)` in mm of one thick slice's thin ones."""
-    pixels = np.arange(size)
-    thin = (np.arange(SUBSLICES) + 0.5) / SUBSLICES - 0.5
-    x = geometry.origin[0] + geometry.spacing[0] * pixels
-    y = geometry.origin[1] - geometry.spacing[1] * pixels
-    z = geometry.origin[2] + geometry.spacing[2] * (index + thin)
-    grid = np.meshgrid(z, y, x, indexing="ij")
-    return np.stack([axis.ravel() for axis in grid[::-1]]).astype(np.float32)
 
 
 def _acquire(signal: np.ndarray, spacing: tuple[float, ...], generator: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ oblique planes, Hounsfield units, hearts stored in three orientations, label val
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +20,16 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from data.chaost2 import NUMBERS
-from data.parts.anatomy import Patient, draw_patient, paint
+from data.parts.anatomy import Patient, draw_patient, sample
 from data.parts.heart import CENTRE, draw_heart, short_axis
+from data.phantom import FIELD_OF_VIEW as ABDOMEN
 from data.phantom import MR_CONTRAST
 from dataloaders.raw.preparation import reordered
 from util.commands import guarded, jobs, parser
 from util.parallel import each_scan
 from util.volume import Geometry, Volume, write_volume
 
-THIN = (-1 / 3, 0.0, 1 / 3)  # a thick slice is the mean of three thin ones
-ABDOMEN = (320.0, 320.0, 246.4)  # field of view, mm
-HEART = (220.0, 220.0, 130.0)
+HEART = (220.0, 220.0, 130.0)  # field of view, mm
 SLOPE = 0.5  # of the DICOM files
 GREY = np.array([0, 63, 126, 189, 252], np.uint8)  # liver, right kidney, left kidney, spleen
 # the anatomy's label -> id in the prepared data set
@@ -42,51 +41,24 @@ IDS = {
 # how a grid is stored: swap rows and columns, signs of x, y, z
 STORED = ((False, (1, 1, 1)), (False, (-1, -1, 1)), (True, (1, -1, 1)))
 
+# fmt: off
 HOUNSFIELD = {
-    "air": -1000,
-    "subcutaneous fat": -100,
-    "muscle": 55,
-    "visceral fat": -105,
-    "lung": -820,
-    "heart": 130,
-    "liver": 110,
-    "vein": 160,
-    "spleen": 122,
-    "cortex": 190,
-    "medulla": 165,
-    "renal sinus": -10,
-    "gallbladder": 8,
-    "pancreas": 95,
-    "bowel wall": 60,
-    "bowel content": 20,
-    "colon content": -40,
-    "stomach content": 25,
-    "vessel wall": 60,
-    "blood": 170,
-    "bone": 260,
-    "disc": 90,
-    "cortical bone": 650,
-    "cerebrospinal fluid": 10,
+    "air": -1000, "subcutaneous fat": -100, "muscle": 55, "visceral fat": -105, "lung": -820, "heart": 130,
+    "liver": 110, "vein": 160, "spleen": 122, "cortex": 190, "medulla": 165, "renal sinus": -10, "gallbladder": 8,
+    "pancreas": 95, "bowel wall": 60, "bowel content": 20, "colon content": -40, "stomach content": 25,
+    "vessel wall": 60, "blood": 170, "bone": 260, "disc": 90, "cortical bone": 650, "cerebrospinal fluid": 10,
     "cord": 35,
 }
 BSSFP = {
-    "air": 0.0,
-    "subcutaneous fat": 0.8,
-    "muscle": 0.3,
-    "visceral fat": 0.7,
-    "lung": 0.06,
-    "blood": 0.95,
+    "air": 0.0, "subcutaneous fat": 0.8, "muscle": 0.3, "visceral fat": 0.7, "lung": 0.06, "blood": 0.95,
     "myocardium": 0.33,
 }
-
+# fmt: on
 # tissue -> signal and its spread, as data.parts.anatomy.paint takes them
 SIGNAL = {
-    kind: {tissue: (value, 0.0) for tissue, value in values.items()}
-    for kind, values in (
-        ("chaost2", {tissue: mean for tissue, (mean, *_) in MR_CONTRAST.items()}),
-        ("sabs", HOUNSFIELD),
-        ("cmr", BSSFP),
-    )
+    "chaost2": {tissue: (mean, 0.0) for tissue, (mean, *_) in MR_CONTRAST.items()},
+    "sabs": {tissue: (value, 0.0) for tissue, value in HOUNSFIELD.items()},
+    "cmr": {tissue: (value, 0.0) for tissue, value in BSSFP.items()},
 }
 
 
@@ -100,26 +72,6 @@ def truth(kind: str, seed: int, index: int, geometry: Geometry, shape: tuple[int
     """The label `(D, H, W)`, int16, that a preparation without any loss would give scan `index` on a grid."""
     patient, _ = patient_of(kind, seed, index)
     return IDS[kind][sample(patient, geometry, shape, SIGNAL[kind])[1]]
-
-
-def sample(
-    patient: Patient, geometry: Geometry, shape: tuple[int, ...], values: Mapping[str, tuple[float, float]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Signal (float32) and label of the anatomy (uint8, its own ids), both `(D, H, W)`, on any grid.
-
-    A voxel has the label that covers most of it.
-    """
-    depth, height, width = shape
-    axes = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
-    y, x = np.mgrid[:height, :width]
-    signal, label = np.empty(shape, np.float32), np.empty(shape, np.uint8)
-    for z in range(depth):
-        points = [axes @ np.stack([x.ravel(), y.ravel(), np.full(x.size, z + thin)]) for thin in THIN]
-        points = np.concatenate(points, axis=1) + np.reshape(geometry.origin, (3, 1))
-        painted, covered = paint(patient, points.astype(np.float32), geometry.spacing[0], values)
-        signal[z] = painted.reshape(3, height, width).mean(0)
-        label[z] = covered.reshape(-1, 3, height, width).mean(1).argmax(0)
-    return signal, label
 
 
 def centred(middle: np.ndarray, axes: np.ndarray, field: tuple[float, ...], shape: tuple[int, ...]) -> Geometry:
@@ -150,7 +102,6 @@ def write_series(folder: Path, names: Sequence[str], array: np.ndarray, geometry
     axes = np.reshape(geometry.direction, (3, 3))
     for z, name in enumerate(names):
         origin = np.array(geometry.origin) + axes[:, 2] * geometry.spacing[2] * z
-        pixels = array[z].astype(np.uint16)
         file = Dataset()
         file.file_meta = FileMetaDataset()
         file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -162,10 +113,7 @@ def write_series(folder: Path, names: Sequence[str], array: np.ndarray, geometry
         file.ImageOrientationPatient = [DSfloat(value, auto_format=True) for value in axes.T[:2].ravel()]
         file.PixelSpacing = [DSfloat(value, auto_format=True) for value in geometry.spacing[1::-1]]
         file.RescaleSlope, file.RescaleIntercept = SLOPE, 0
-        file.Rows, file.Columns = pixels.shape
-        file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0
-        file.BitsAllocated, file.BitsStored, file.HighBit = 16, 16, 15
-        file.PixelData = pixels.tobytes()
+        file.set_pixel_data(array[z].astype(np.uint16), "MONOCHROME2", bits_stored=16, generate_instance_uid=False)
         file.save_as(folder / f"{name}.dcm", enforce_file_format=True)
 
 
@@ -177,8 +125,7 @@ def write_synapse(out: Path, seed: int, index: int, shape: tuple[int, int, int])
     signal = gaussian_filter(signal, (0, 0.6, 0.6)) + 12 * generator.standard_normal(shape, np.float32)
     name = f"{index + 1 if index < 10 else index + 11:04d}"
     for kind, array in (("img", np.rint(signal).astype(np.int16)), ("label", IDS["sabs"][label])):
-        volume = reordered(Volume(array, grid), *STORED[index % 3])
-        write_volume(out / f"RawData/Training/{kind}/{kind}{name}.nii.gz", volume.array, volume.geometry)
+        write_stored(out / f"RawData/Training/{kind}/{kind}{name}.nii.gz", array, grid, index)
 
 
 def write_cardiac(out: Path, seed: int, index: int, shape: tuple[int, int, int]) -> None:
@@ -189,16 +136,17 @@ def write_cardiac(out: Path, seed: int, index: int, shape: tuple[int, int, int])
     image = np.hypot(signal + 0.03 * generator.standard_normal(shape), 0.03 * generator.standard_normal(shape)) * 600
     name = f"patient{index + 1}_C0"
     ending = ("manual", "gd")[index % 2]
-    for file, array in ((name, image.astype(np.int16)), (f"{name}_{ending}", IDS["cmr"][label])):
-        volume = reordered(Volume(array, grid), *STORED[index % 3])
-        write_volume(out / f"{file}.nii.gz", volume.array, volume.geometry)
+    write_stored(out / f"{name}.nii.gz", image.astype(np.int16), grid, index)
+    write_stored(out / f"{name}_{ending}.nii.gz", IDS["cmr"][label], grid, index)
 
 
-WRITERS: dict[str, Callable[[Path, int, int, tuple[int, int, int]], None]] = {
-    "chaost2": write_chaos,
-    "sabs": write_synapse,
-    "cmr": write_cardiac,
-}
+def write_stored(file: Path, array: np.ndarray, grid: Geometry, index: int) -> None:
+    """A volume in one of the three ways of storing its grid."""
+    volume = reordered(Volume(array, grid), *STORED[index % 3])
+    write_volume(file, volume.array, volume.geometry)
+
+
+WRITERS = {"chaost2": write_chaos, "sabs": write_synapse, "cmr": write_cardiac}
 SCANS = {"chaost2": 20, "sabs": 30, "cmr": 35}  # as many as the downloads have
 SHAPES = {"chaost2": (30, 256, 256), "sabs": (80, 512, 512), "cmr": (12, 240, 240)}
 

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,11 @@ def method_class(name: str) -> type[FewShotMethod]:
     if name not in names():
         raise UserError(f"method={name}: unknown; choose one of {', '.join(names())}")
     module = importlib.import_module(f"{__name__}.{name}")
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, FewShotMethod) and value.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        raise UserError(f"models/{name}.py defines {len(found)} methods; one file holds one subclass of FewShotMethod")
-    return found[0]
+    classes = [value for _, value in inspect.getmembers(module, inspect.isclass) if value.__module__ == module.__name__]
+    own = [value for value in classes if issubclass(value, FewShotMethod)]
+    if len(own) != 1:
+        raise UserError(f"models/{name}.py defines {len(own)} methods; one file holds one subclass of FewShotMethod")
+    return own[0]
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -44,42 +41,37 @@ def defaults(name: str) -> dict[str, Any]:
 
     A method that extends another takes the rest of its arguments as `**name`.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for owner in method_class(name).__mro__:
         parameters = inspect.signature(owner.__init__).parameters.values()
-        own = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        found = own | found
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        values = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | values
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return found
+    return values
 
 
 def recipe(name: str, *, variants: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """The paper's values of a method for the options: section (train, scans, episode, test, model) -> key -> value.
 
-    Args:
-        name: the method.
-        variants: what applies of the recipe's variants, such as the modality or the protocol; later ones win.
+    `variants` names what applies of the recipe's variants, such as the modality or the protocol; later ones win.
     """
-    found = {section: {} for section in SECTIONS}
-    _apply(found, method_class(name).recipe, variants)
-    return found
+    values = {section: {} for section in SECTIONS}
+    for part in _parts(method_class(name).recipe, variants):
+        for section in SECTIONS:
+            values[section] |= part.get(section, {})
+    return values
 
 
-def _apply(found: dict[str, dict], recipe: Mapping[str, Any], variants: Sequence[str]) -> None:
-    for section in SECTIONS:
-        found[section] |= recipe.get(section, {})
-    for variant in variants:
-        if variant in recipe.get("variants", {}):
-            _apply(found, recipe["variants"][variant], variants)
+def _parts(recipe: Mapping[str, Any], variants: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """The recipe, then what applies of its variants, which are recipes again."""
+    yield recipe
+    special = recipe.get("variants", {})
+    for variant in (variant for variant in variants if variant in special):
+        yield from _parts(special[variant], variants)
 
 
 def require_stage(name: str, stage: int) -> None:
-    """Refuse a second stage for a method that has one only.
-
-    Raises:
-        UserError: so `stage` would change nothing.
-    """
+    """Raises a UserError if the method has no such stage."""
     if stage > last_stage(name):
         raise UserError(f"stage={stage}: method={name} has no such stage")
 
@@ -92,37 +84,26 @@ def last_stage(name: str) -> int:
 
 def fitted(arguments: Mapping[str, Any], side: int) -> dict[str, Any]:
     """The hyperparameters for images of one size: an `image_size` of 0 becomes their side in pixels."""
-    arguments = dict(arguments)
-    if arguments.get("image_size") == 0:
-        arguments["image_size"] = side
-    return arguments
+    return dict(arguments) | ({"image_size": side} if arguments.get("image_size") == 0 else {})
 
 
 def build(
     name: str, arguments: dict[str, Any], *, encoder: str, weights: str | None = "none", stride: int = 0
 ) -> FewShotMethod:
-    """Make a method on its encoder.
+    """Make a method with its hyperparameters on its encoder.
 
     Args:
-        name: the method.
-        arguments: its hyperparameters.
-        encoder: name of the encoder.
         weights: pretrained weights of the encoder, see `encoders.build`.
         stride: output stride of the deepest map; 0 = as the paper has it. Shallower maps follow in proportion.
     """
     method = method_class(name)
     strides = method.encoder_strides
-    if stride:
-        strides = tuple(s * stride // strides[-1] for s in strides)
+    strides = tuple(s * (stride or strides[-1]) // strides[-1] for s in strides)
     return method(encoders.build(encoder, strides, weights, method.dims), **arguments)
 
 
 def restore(content: Mapping[str, Any], path: Path) -> TrainedMethod:
-    """The method of a checkpoint, with its weights.
-
-    Args:
-        content: of the checkpoint, as `load_checkpoint` reads it.
-        path: its file.
+    """The method of a checkpoint with its weights, from the content that `load_checkpoint` reads.
 
     Raises:
         UserError: its arguments or its weights do not fit the method as it is now.

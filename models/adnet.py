@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod, reduction
+from models.parts.base import Answers, Features, FewShotMethod, reduction
 from models.parts.losses import pixel_nll, weighted_nll
 from util.episode import Output
 
@@ -25,9 +25,7 @@ class ADNet(FewShotMethod):
         threshold_weight: factor of the loss t / 20 that pushes the threshold down (`t_loss_scaler`).
     """
 
-    recipe = {
-        "train": dict(steps=50_000),  # the other values are the defaults of config.py
-    }
+    recipe = {"train": dict(steps=50_000)}  # the other values are the defaults of config.py
 
     def __init__(
         self,
@@ -41,19 +39,14 @@ class ADNet(FewShotMethod):
         super().__init__(encoder)
         self.reduction = reduction(encoder, -1, channels)
         self.threshold = nn.Parameter(torch.tensor([threshold]))
-        self.background_weight = background_weight
-        self.threshold_weight = threshold_weight
+        self.background_weight, self.threshold_weight = background_weight, threshold_weight
 
     def encode(self, images: Tensor) -> Features:
         """Images `(N, 1, H, W)` -> one map `(N, channels, h, w)`."""
         return (self.reduction(self.encoder(images)[-1]),)
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """One prototype from the supports, the soft threshold on every query [adnet 2.1]."""
         (support,), (query,) = support_features, query_features

@@ -5,8 +5,6 @@ ADNet on volumes: one prototype from a whole supervoxel (in tests: from all anno
 volume in one pass. Anomaly score, threshold and losses are ADNet's; described in models/spec/adnet.md.
 """
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from models.adnet import ADNet
@@ -21,8 +19,7 @@ class ADNet3D(ADNet):
     cells that look at their first voxel, predictions of the small encoder lay up to 12 pixels beside the organ.
     """
 
-    dims: ClassVar[int] = 3
-    default_encoder: ClassVar[str] = "resnext101_3d"
+    dims, default_encoder = 3, "resnext101_3d"
     recipe = {
         "train": dict(steps=50_000),
         "episode": dict(sampler="crops", elastic=0.0),
@@ -31,10 +28,8 @@ class ADNet3D(ADNet):
     }
 
     def pooling_masks(self, masks: Tensor, features: Tensor) -> Tensor:
-        """Masks `(B, S, D, H, W)` by nearest neighbour at the size of the features `(B, S, C, D, h, w)` [adnet 4.3].
-
-        Centred cells: the share of a cell that is covered.
-        """
+        """Masks `(B, S, D, H, W)` at the size of the features `(B, S, C, D, h, w)`: by nearest neighbour [adnet 4.3],
+        or for centred cells the share of a cell that is covered."""
         return (ops.shares if self.centred else ops.nearest)(masks, features.shape[3:])
 
     def upsampled_logits(self, probability: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod, reduction
+from models.parts.base import Answers, Features, FewShotMethod, reduction
 from models.parts.losses import pixel_nll, weighted_nll
 from util.bookkeeping import Bookkeeping
 from util.episode import Output
@@ -62,25 +62,16 @@ class ALPNet(FewShotMethod):
         if prototypes not in ("grid", "mask"):
             raise UserError(f"model.prototypes={prototypes}: choose one of grid, mask")
         self.reduction = reduction(encoder, -1, channels)
-        self.prototypes = prototypes
-        self.grid = grid
-        self.test_cell = test_cell
-        self.foreground_threshold = foreground_threshold
-        self.background_threshold = background_threshold
-        self.scale = scale
-        self.background_weight = background_weight
-        self.align_weight = align_weight
+        self.prototypes, self.grid, self.test_cell, self.scale = prototypes, grid, test_cell, scale
+        self.foreground_threshold, self.background_threshold = foreground_threshold, background_threshold
+        self.background_weight, self.align_weight = background_weight, align_weight
 
     def encode(self, images: Tensor) -> Features:
         """Images `(N, 1, H, W)` -> one map `(N, channels, h, w)`."""
         return (self.reduction(self.encoder(images)[-1]),)
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Scores of both classes at feature resolution, upsampled to logits [alpnet 9]."""
         support, query = support_features[0].float(), query_features[0].float()
@@ -98,14 +89,10 @@ class ALPNet(FewShotMethod):
     def scores(self, support: Tensor, foreground: Tensor, query: Tensor) -> Tensor:
         """Score maps of background and foreground, `(B, Q, 2, h, w)` within [-scale, scale].
 
-        Args:
-            support: features `(B, S, C, h, w)`.
-            foreground: soft masks `(B, S, h, w)` of the support; the background is the rest.
-            query: features `(B, Q, C, h, w)`.
+        Features of support `(B, S, C, h, w)` and query; soft masks `(B, S, h, w)`, whose rest is the background.
         """
-        of_background = self.background_prototypes(support, 1 - foreground)
-        of_foreground = self.foreground_prototypes(support, foreground)
-        return torch.stack([self.local_score(query, *found) for found in (of_background, of_foreground)], dim=2)
+        background = self.local_score(query, *self.background_prototypes(support, 1 - foreground))
+        return torch.stack((background, self.local_score(query, *self.foreground_prototypes(support, foreground))), 2)
 
     def background_prototypes(self, support: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """The cells inside the background; if there is none, its masked average [alpnet 8.2].
@@ -124,30 +111,25 @@ class ALPNet(FewShotMethod):
         """
         cells, inside = self.cells(support, masks, self.foreground_threshold)
         averages = ops.weighted_average(support, masks)
-        filled = F.avg_pool2d(masks, _at_most(SMALLEST_CELL, masks)).flatten(1).amax(1, keepdim=True)
+        smallest = [min(SMALLEST_CELL, side) for side in masks.shape[-2:]]
+        filled = F.avg_pool2d(masks, smallest).flatten(1).amax(1, keepdim=True)
         cells, inside = torch.cat((cells, averages), 1), F.pad(inside, (0, averages.shape[1]), value=True)
         return self._choose(filled >= self.foreground_threshold, cells, inside, averages.mean(1, keepdim=True))
 
     def cells(self, support: Tensor, masks: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         """The grid of every shot: averages `(B, S K, C)`, and which cells lie inside the mask `(B, S K)`."""
-        cell = self._cell(masks)
+        sides = masks.shape[-2:]
+        cell = [max(1, side // self.grid) if self.training else min(self.test_cell, side) for side in sides]
         averages = F.avg_pool2d(support.flatten(0, 1), cell).unflatten(0, support.shape[:2])
         inside = F.avg_pool2d(masks, cell) > threshold
         return averages.flatten(3).transpose(2, 3).flatten(1, 2), inside.flatten(1)
 
-    def _cell(self, masks: Tensor) -> tuple[int, int]:
-        if self.training:
-            return tuple(max(1, side // self.grid) for side in masks.shape[-2:])
-        return _at_most(self.test_cell, masks)
-
-    def _choose(self, local: Tensor, several: Tensor, valid: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
-        """Prototypes of both modes `(B, P, C)`, and which take part `(B, P)`: the valid ones of several, or the one.
-
-        `local (B, 1)` decides for every episode. As the one is valid where no other is, no softmax is over nothing.
-        """
+    def _choose(self, use_grid: Tensor, cells: Tensor, inside: Tensor, average: Tensor) -> tuple[Tensor, Tensor]:
+        """All prototypes `(B, P, C)`, and which take part `(B, P)`: the cells inside if `use_grid` `(B, 1)`, else the
+        global average, so that no softmax is over nothing."""
         if self.prototypes == "mask":
-            return one, torch.ones_like(local)
-        return torch.cat((several, one), 1), torch.cat((valid & local, ~local), 1)
+            return average, torch.ones_like(use_grid)
+        return torch.cat((cells, average), 1), torch.cat((inside & use_grid, ~use_grid), 1)
 
     def similarities(self, query: Tensor, prototypes: Tensor) -> Tensor:
         """`(B, Q, C, h, w)`, `(B, P, C)` -> scaled cosines `(B, Q, P, h, w)`; norms are at least 1e-4 [alpnet 8]."""
@@ -168,7 +150,3 @@ class ALPNet(FewShotMethod):
         predicted = (scores[:, :, 1] > scores[:, :, 0]).to(query.dtype)
         aligned = ops.resize(self.scores(query, predicted, support), support_masks.shape[-2:], align_corners=False)
         return pixel_nll(aligned.log_softmax(2), support_masks).mean()
-
-
-def _at_most(side: int, masks: Tensor) -> tuple[int, int]:
-    return tuple(min(side, length) for length in masks.shape[-2:])

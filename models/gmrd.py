@@ -9,11 +9,11 @@ with those of the background, are decoded into one logit map each. Described in 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.descriptors import DescriptorPath, random_order
 from models.parts.dual_scale import DualScale
 from models.parts.losses import episode_nll, pixel_nll
@@ -48,9 +48,7 @@ class GMRD(FewShotMethod):
     encoder_strides = (4, 8)
     # the threshold only answers empty supports; the deep map only leads to the threshold
     without_gradient = ("heads.threshold", "encoder")
-    recipe = {
-        "train": dict(steps=36_000, learning_rate=1e-3, decay=0.98, decay_every=3000),
-    }
+    recipe = {"train": dict(steps=36_000, learning_rate=1e-3, decay=0.98, decay_every=3000)}
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
     def __init__(
@@ -76,12 +74,8 @@ class GMRD(FewShotMethod):
         self.heads = DualScale(encoder, channels=channels, coarse=False)
         self.background = DescriptorPath(image_size**2, background_descriptors, mlp_relu)
         self.foreground = DescriptorPath(image_size**2, foreground_descriptors, mlp_relu)
-        self.image_size = image_size
-        self.aux_weight = aux_weight
-        self.mse_weight = mse_weight
-        self.outer_edge = outer_edge
-        self.filler_seed = filler_seed
-        self.background_weight = background_weight
+        self.image_size, self.outer_edge, self.filler_seed = image_size, outer_edge, filler_seed
+        self.aux_weight, self.mse_weight, self.background_weight = aux_weight, mse_weight, background_weight
         self.register_buffer("draws", torch.tensor(0))
 
     def encode(self, images: Tensor) -> Features:
@@ -93,20 +87,17 @@ class GMRD(FewShotMethod):
         return self.heads((shallow, deep.detach()))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Describe both classes in the supports, decode the queries' affinities with them [gmrd 3]."""
         (support, _), (query, thresholds) = support_features, query_features
-        self._require_size(support_masks)
+        if support_masks.shape[-2:] != (self.image_size, self.image_size):
+            sides = "{} x {}".format(*support_masks.shape[-2:])
+            raise UserError(f"model.image_size={self.image_size}: the images are {sides}; set it to their side")
         support_masks = support_masks > 0.5
         descriptors = self.describe(support, support_masks)
-        logits = torch.where(
-            is_empty(support_masks), self.answer_without_support(query, thresholds), self.decode(query, descriptors)
-        )
+        nothing = query.new_zeros(query.shape[0], 1, query.shape[2])
+        logits = self.answer(query, thresholds, descriptors, is_empty(support_masks), nothing)
         if query_masks is None:
             return Output(logits)
         losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
@@ -130,9 +121,15 @@ class GMRD(FewShotMethod):
         share = valid / valid.sum(1, keepdim=True).clamp(min=1)
         return tuple(torch.einsum("bs,bskc->bkc", share, rows) for rows in (of_background, of_foreground))
 
-    def decode(self, features: Tensor, descriptors: tuple[Tensor, Tensor]) -> Tensor:
-        """Logits `(B, Q, 2, H, W)` of features `(B, Q, C, h, w)`, given the descriptors of both classes."""
-        return class_logits(self.scores(features, descriptors), (self.image_size, self.image_size))
+    def answer(
+        self, features: Tensor, thresholds: Tensor, descriptors: tuple[Tensor, Tensor], empty: Tensor, prototype: Tensor
+    ) -> Tensor:
+        """Logits `(B, Q, 2, H, W)` of features `(B, Q, C, h, w)`: decoded affinities with the descriptors of both
+        classes; if the support is `empty`, from one prototype `(B, 1, C)` as in Q-Net [gmrd 8]."""
+        size = (self.image_size, self.image_size)
+        probability = ops.foreground_probability(features, prototype, thresholds)
+        decoded = class_logits(self.scores(features, descriptors), size)
+        return torch.where(empty, ops.upsampled_logits(probability, size), decoded)
 
     def scores(self, features: Tensor, descriptors: tuple[Tensor, Tensor]) -> Tensor:
         """Decoded cosines of features `(B, Q, C, h, w)` with each class's descriptors: `(B, Q, 2, h, w)` [gmrd 6]."""
@@ -142,13 +139,6 @@ class GMRD(FewShotMethod):
             for path, rows in zip((self.background, self.foreground), descriptors, strict=True)
         ]
         return torch.cat(decoded, dim=1).unflatten(0, features.shape[:2])
-
-    def answer_without_support(self, features: Tensor, thresholds: Tensor, prototype: Tensor | None = None) -> Tensor:
-        """Logits from one prototype `(B, 1, C)`, or none (the zero vector), as in Q-Net [gmrd 8]."""
-        if prototype is None:
-            prototype = features.new_zeros(features.shape[0], 1, features.shape[2])
-        probability = ops.foreground_probability(features, prototype, thresholds)
-        return ops.upsampled_logits(probability, (self.image_size, self.image_size))
 
     def alignment_losses(
         self,
@@ -160,14 +150,13 @@ class GMRD(FewShotMethod):
         descriptors: tuple[Tensor, Tensor],
     ) -> dict[str, Tensor]:
         """The predicted queries segment their own supports [gmrd 7]; zero if nothing is predicted."""
-        empty, found = is_empty(support_masks), ~is_empty(predicted).flatten()
+        empty, found_any = is_empty(support_masks), predicted.flatten(1).any(1)
         described = self.describe(query, predicted)
         prototype = ops.joint_masked_average(query, predicted, align_corners=True)
-        single = self.answer_without_support(support, thresholds.mean(1, keepdim=True), prototype)
-        logits = torch.where(empty, single, self.decode(support, described))
+        logits = self.answer(support, thresholds.mean(1, keepdim=True), described, empty, prototype)
         align = pixel_nll(logits, support_masks).mean(1)
-        losses = {"align": torch.where(found, align, 0.0).mean()}
-        both = found & ~empty.flatten()
+        losses = {"align": torch.where(found_any, align, 0.0).mean()}
+        both = found_any & ~empty.flatten()
         if self.aux_weight:
             losses["aux"] = self.aux_weight * torch.where(both, class_losses(*descriptors, *described), 0.0).mean()
         if self.mse_weight:
@@ -185,18 +174,11 @@ class GMRD(FewShotMethod):
         draw = self.draws if self.training else torch.zeros_like(self.draws)
         return random_order(members.shape[1], self.filler_seed, draw).expand_as(members)
 
-    def _require_size(self, masks: Tensor) -> None:
-        if masks.shape[-2:] != (self.image_size, self.image_size):
-            height, width = masks.shape[-2:]
-            raise UserError(
-                f"model.image_size={self.image_size}: the images are {height} x {width}; set it to their side"
-            )
-
 
 @ops.in_full_precision
 def unit(vectors: Tensor) -> Tensor:
     """Vectors along the axis of channels, `(B, K, C)` or `(B, Q, C, h, w)`, scaled to length 1."""
-    return functional.normalize(vectors, dim=2)
+    return F.normalize(vectors, dim=2)
 
 
 @ops.in_full_precision

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.dual_scale import DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
@@ -70,21 +70,15 @@ class PAMI(FewShotMethod):
         self.scale_weights = [w / sum(scale_weights) for w, used in zip(scale_weights, made, strict=True) if used]
         self.regions = RegionalPrototypes(regions, first_centre)
         self.block = Debiasing(regions, channels, heads, dropout)  # one for all iterations and scales, as published
-        self.iterations = iterations
-        self.assembly = assembly
-        self.background_weight = background_weight
-        self.mse_weight = mse_weight
+        self.iterations, self.assembly = iterations, assembly
+        self.background_weight, self.mse_weight = background_weight, mse_weight
 
     def encode(self, images: Tensor) -> Features:
         """Images `(N, 1, H, W)` -> one map `(N, channels, h, w)` per scale, and one threshold per image `(N,)`."""
         return self.dual_scale(self.encoder(images))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Each scale on its own, then their fusion [rpt A4]. Lists have an entry for every scale."""
         *supports, support_thresholds = support_features
@@ -92,27 +86,41 @@ class PAMI(FewShotMethod):
         size = support_masks.shape[-2:]
         prototypes = [ops.masked_average(support, support_masks).mean(1, keepdim=True) for support in supports]
         coarse = self.predict(queries, prototypes, query_thresholds)
-        own = [ops.weighted_average(query, found) for query, found in zip(queries, coarse, strict=True)]
+        query_prototypes = [ops.weighted_average(*scale) for scale in zip(queries, coarse, strict=True)]
         regions = [self.regions(support, support_masks) for support in supports]
-        scales = zip(regions, queries, own, strict=True)
+        scales = zip(regions, queries, query_prototypes, strict=True)
         logits = self.fused_logits([self.refine(*scale, query_thresholds) for scale in scales], size)
         if query_masks is None:
             return Output(logits)
         losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
         if self.training:
-            by_own = self.fused_logits(self.predict(queries, own, query_thresholds), size)
-            losses["coarse"] = episode_nll(by_own, query_masks, background_weight=1.0).mean()
+            coarse = self.fused_logits(self.predict(queries, query_prototypes, query_thresholds), size)
+            losses["coarse"] = episode_nll(coarse, query_masks, background_weight=1.0).mean()
             predicted = logits[:, :, 1] > logits[:, :, 0]
-            found = [ops.masked_average(query, predicted) for query in queries]
-            # every query's prototype meets every support, with the SUPPORT's threshold: (B, Q, S, h, w)
-            shown = [support[:, None] for support in supports], [prototype[:, :, None] for prototype in found]
-            aligned = self.fused_logits(self.predict(*shown, support_thresholds[:, None]), size)
-            align = pixel_nll(aligned, support_masks[:, None])
-            mse = (self.fuse(found) - self.fuse(prototypes)).square().mean(2)
-            anything = predicted.flatten(2).any(2)
-            losses["align"] = torch.where(anything, align, 0.0).mean()
-            losses["mse"] = self.mse_weight * torch.where(anything, mse, 0.0).mean()
+            losses |= self.alignment_losses(supports, support_masks, support_thresholds, prototypes, queries, predicted)
         return Output(logits, losses, {"t": query_thresholds.detach().mean()})
+
+    def alignment_losses(
+        self,
+        supports: list[Tensor],
+        support_masks: Tensor,
+        thresholds: Tensor,
+        prototypes: list[Tensor],
+        queries: list[Tensor],
+        predicted: Tensor,
+    ) -> dict[str, Tensor]:
+        """Each predicted query's prototype segments every support, at the SUPPORT's threshold, and resembles its
+        prototype; zero for queries in which nothing is predicted."""
+        predicted_prototypes = [ops.masked_average(query, predicted) for query in queries]
+        pairs = [support[:, None] for support in supports], [one[:, :, None] for one in predicted_prototypes]
+        logits = self.fused_logits(self.predict(*pairs, thresholds[:, None]), support_masks.shape[-2:])
+        align = pixel_nll(logits, support_masks[:, None])
+        mse = (self.fuse(predicted_prototypes) - self.fuse(prototypes)).square().mean(2)
+        has_foreground = predicted.flatten(2).any(2)
+        return {
+            "align": torch.where(has_foreground, align, 0.0).mean(),
+            "mse": self.mse_weight * torch.where(has_foreground, mse, 0.0).mean(),
+        }
 
     def refine(self, regions: Tensor, query: Tensor, own: Tensor, thresholds: Tensor) -> Tensor:
         """Debias the regions against every query slice, in float32, and segment it.

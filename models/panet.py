@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.losses import pixel_nll, weighted_nll
 from util.episode import Output
 
@@ -30,23 +30,19 @@ class PANet(FewShotMethod):
         self.scale, self.align_weight = scale, align_weight
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Prototypes from the supports, similarities on the queries; in training also the other way round."""
         support, query = support_features[-1], query_features[-1]
         logits = self.segment(support, support_masks, query)
         if query_masks is None:
             return Output(logits)
-        found = {"query": weighted_nll(logits.log_softmax(2), query_masks, background_weight=1.0)}
+        losses = {"query": weighted_nll(logits.log_softmax(2), query_masks, background_weight=1.0)}
         if self.training:
             predicted = (logits[:, :, 1] > logits[:, :, 0]).to(logits.dtype)
             aligned = self.segment(query, predicted, support)
-            found["align"] = self.align_weight * pixel_nll(aligned.log_softmax(2), support_masks).mean()
-        return Output(logits, found)
+            losses["align"] = self.align_weight * pixel_nll(aligned.log_softmax(2), support_masks).mean()
+        return Output(logits, losses)
 
     def segment(self, support: Tensor, masks: Tensor, query: Tensor) -> Tensor:
         """Features `(B, S, C, h, w)`, masks `(B, S, H, W)`, features `(B, Q, C, h, w)` -> logits `(B, Q, 2, H, W)`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.dual_scale import DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from util.bookkeeping import Bookkeeping
@@ -37,9 +37,7 @@ class QNet(FewShotMethod):
     """
 
     encoder_strides = (4, 8)
-    recipe = {
-        "train": dict(steps=30_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=1000),
-    }
+    recipe = {"train": dict(steps=30_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=1000)}
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
     def __init__(
@@ -60,21 +58,15 @@ class QNet(FewShotMethod):
             raise UserError(f"model.refinement_bce={refinement_bce}: choose published or intended")
         self.heads = DualScale(encoder, channels=channels, fine=fine_weight > 0, coarse=fine_weight < 1)
         self.scale_weights = tuple(weight for weight in (fine_weight, 1 - fine_weight) if weight > 0)
-        self.refinement_steps = refinement_steps
-        self.refinement_rate = refinement_rate
-        self.refinement_bce = refinement_bce
-        self.background_weight = background_weight
+        self.refinement_steps, self.refinement_rate = refinement_steps, refinement_rate
+        self.refinement_bce, self.background_weight = refinement_bce, background_weight
 
     def encode(self, images: Tensor) -> Features:
         """Images `(N, 1, H, W)` -> maps `(N, channels, h, w)` of each scale, then thresholds `(N,)`."""
         return self.heads(self.encoder(images))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """One prototype per scale, adapted to the query in evaluation, compared at the query's threshold [qnet 4]."""
         (*supports, _), (*queries, thresholds) = support_features, query_features

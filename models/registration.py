@@ -5,21 +5,17 @@ A network sees two slices and answers with a displacement for every pixel; the s
 query, and the support's mask warped by it is the prediction. It learns from pairs of images alone [visa 4].
 """
 
-import itertools
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from util.episode import Output
 from util.errors import UserError
 
-ENCODER_WIDTHS = (32, 32, 32, 32)
-DECODER_WIDTHS = (32, 32, 32, 32, 32)
-FULL_WIDTH = 16  # channels at full resolution
+WIDTH, FULL_WIDTH = 32, 16  # channels within the network, and at full resolution
 
 
 class Registration(FewShotMethod):
@@ -39,10 +35,7 @@ class Registration(FewShotMethod):
         "train": dict(steps=10_000, optimiser="adam", learning_rate=1e-4, weight_decay=0.0, decay=1.0),
         "scans": dict(segments="superpixels"),
         "episode": dict(sampler="neighbouring", min_size=1, realistic=1.0, reach=3, carry="none"),
-        "variants": {
-            "CT": {"scans": dict(normalise="training")},
-            "published": {"model": dict(align_corners=False)},
-        },
+        "variants": {"CT": {"scans": dict(normalise="training")}, "published": {"model": dict(align_corners=False)}},
     }
 
     def __init__(self, encoder: nn.Module, *, smoothness_weight: float = 0.01, align_corners: bool = True) -> None:
@@ -51,15 +44,10 @@ class Registration(FewShotMethod):
             raise UserError(f"method=registration moves pixels, not maps of stride {encoder.strides[-1]}: encoder=none")
         self.unet = UNet(2 * encoder.channels[-1])
         self.disp_layer = nn.Conv2d(FULL_WIDTH, 2, kernel_size=3, padding=1)
-        self.smoothness_weight = smoothness_weight
-        self.align_corners = align_corners
+        self.smoothness_weight, self.align_corners = smoothness_weight, align_corners
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Every support's mask warped to every query, averaged over the supports; losses from the images alone."""
         source, target = support_features[0][:, :, None], query_features[0][:, None]  # (B, S, 1, C, *), (B, 1, Q, C, *)
@@ -72,11 +60,8 @@ class Registration(FewShotMethod):
         logits = ops.log_probabilities(foreground)
         if query_masks is None:
             return Output(logits)
-        losses = {
-            "similarity": F.mse_loss(moved[:, :-1], target),
-            "smoothness": self.smoothness_weight * roughness(flow),
-        }
-        return Output(logits, losses)
+        smoothness = self.smoothness_weight * roughness(flow)
+        return Output(logits, {"similarity": F.mse_loss(moved[:, :-1], target), "smoothness": smoothness})
 
     def flow(self, source: Tensor, target: Tensor) -> Tensor:
         """Slices `(N, C, H, W)` -> displacements `(N, 2, H, W)` of rows and columns in pixels: where a pixel of the
@@ -112,12 +97,10 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        down = (channels, *ENCODER_WIDTHS)
-        skips = (0, *reversed(ENCODER_WIDTHS[:-1]), 0)  # what joins the input of every block on the way up
-        up = (ENCODER_WIDTHS[-1], *DECODER_WIDTHS)
-        self.down_convs = nn.ModuleList(block(*widths, stride=2) for widths in itertools.pairwise(down))
-        self.up_convs = nn.ModuleList(block(up[i] + skips[i], up[i + 1]) for i in range(len(DECODER_WIDTHS)))
-        self.fs_conv = block(DECODER_WIDTHS[-1] + channels, FULL_WIDTH)
+        self.down_convs = nn.ModuleList(block(width, WIDTH, stride=2) for width in (channels, WIDTH, WIDTH, WIDTH))
+        # three of the blocks on the way up see a skip beside what comes from below
+        self.up_convs = nn.ModuleList(block(skips * WIDTH, WIDTH) for skips in (1, 2, 2, 2, 1))
+        self.fs_conv = block(WIDTH + channels, FULL_WIDTH)
 
     def forward(self, images: Tensor) -> Tensor:
         """As above."""

@@ -7,11 +7,10 @@ evidence segments the query, whose own prototype is refined with it. Described i
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import ops
-from models.parts.base import Features, FewShotMethod
+from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.dual_scale import DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
@@ -65,30 +64,23 @@ class RPT(FewShotMethod):
         self.dual_scale = DualScale(encoder, channels=channels, coarse=False)
         self.regions = RegionalPrototypes(regions, first_centre)
         self.block = BiasAlleviatedTransformer(channels, heads, dropout)
-        self.iterations = iterations
-        self.background_weight = background_weight
-        self.periphery_weight = periphery_weight
-        self.mse_weight = mse_weight
+        self.iterations, self.background_weight = iterations, background_weight
+        self.periphery_weight, self.mse_weight = periphery_weight, mse_weight
 
     def encode(self, images: Tensor) -> Features:
         """Images `(N, 1, H, W)` -> one map `(N, channels, h, w)` and one threshold per image `(N,)`."""
         return self.dual_scale(self.encoder(images))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Regions of the supports, blocks, and the last prototype on every query slice [rpt A4] [rpt B]."""
         (support, support_thresholds), (query, query_thresholds) = support_features, query_features
-        size = support_masks.shape[-2:]
         global_prototypes = ops.masked_average(support, support_masks)
         global_prototype = global_prototypes.mean(1, keepdim=True)
         regions = self.regions(support, support_masks)
         prototypes = self.refine(regions, global_prototype, query, query_thresholds)
-        logits = ops.upsampled_logits(ops.foreground_probability(query, prototypes, query_thresholds), size)
+        logits = segment(query, prototypes, query_thresholds, support_masks)
         if query_masks is None:
             return Output(logits)
         periphery = self.periphery_loss(support, support_masks, global_prototypes, support_thresholds)
@@ -98,13 +90,17 @@ class RPT(FewShotMethod):
         }
         if self.training:
             predicted = logits[:, :, 1] > logits[:, :, 0]
-            found = predicted.flatten(2).any(2)
-            own = ops.masked_average(query, predicted)
-            align = alignment_loss(support, support_masks, own, query_thresholds)
-            mse = (own - global_prototype).square().mean(2)
-            losses["align"] = torch.where(found, align, 0.0).mean()
-            losses["mse"] = self.mse_weight * torch.where(found, mse, 0.0).mean()
-            losses["consistency"] = self.consistency_loss(query, query_masks, query_thresholds)
+            has_foreground = predicted.flatten(2).any(2)
+            query_prototypes = ops.masked_average(query, predicted)
+            # every query's prototype, at the query's threshold, segments every support: (B, Q, 2, S, H, W)
+            pairs = support[:, None], query_prototypes[:, :, None], query_thresholds[:, :, None]
+            align = pixel_nll(segment(*pairs, support_masks), support_masks[:, None])
+            mse = (query_prototypes - global_prototype).square().mean(2)
+            losses["align"] = torch.where(has_foreground, align, 0.0).mean()
+            losses["mse"] = self.mse_weight * torch.where(has_foreground, mse, 0.0).mean()
+            # the query's true prototype segments the query itself
+            logits_by_truth = segment(query, ops.masked_average(query, query_masks == 1), query_thresholds, query_masks)
+            losses["consistency"] = episode_nll(logits_by_truth, query_masks, background_weight=1.0).mean()
         return Output(logits, losses, {"t": query_thresholds.detach().mean()})
 
     def refine(self, regions: Tensor, global_prototype: Tensor, query: Tensor, thresholds: Tensor) -> Tensor:
@@ -123,18 +119,11 @@ class RPT(FewShotMethod):
 
         The difference is no probability: if negative, it is clamped and gives no gradient [rpt R21].
         """
-        dilated = F.max_pool2d(masks, kernel_size=3, stride=1, padding=1)
-        both = (ops.masked_average(support, dilated), prototypes)
-        wider, own = (ops.foreground_probability(support, prototype, thresholds) for prototype in both)
-        wider, own = (ops.resize(found, masks.shape[-2:], align_corners=True) for found in (wider, own))
-        return pixel_nll(ops.log_probabilities(wider - own), dilated - masks).mean()
-
-    def consistency_loss(self, query: Tensor, query_masks: Tensor, thresholds: Tensor) -> Tensor:
-        """The query's true prototype segments the query itself."""
-        prototypes = ops.masked_average(query, query_masks == 1)
-        probability = ops.foreground_probability(query, prototypes, thresholds)
-        logits = ops.upsampled_logits(probability, query_masks.shape[-2:])
-        return episode_nll(logits, query_masks, background_weight=1.0).mean()
+        dilated = ops.dilate(masks, 1)
+        both = ops.masked_average(support, dilated), prototypes
+        both = (ops.foreground_probability(support, prototype, thresholds) for prototype in both)
+        wider, organ = (ops.resize(probability, masks.shape[-2:], align_corners=True) for probability in both)
+        return pixel_nll(ops.log_probabilities(wider - organ), dilated - masks).mean()
 
 
 class BiasAlleviatedTransformer(nn.Module):
@@ -151,7 +140,6 @@ class BiasAlleviatedTransformer(nn.Module):
         return self.transformer(self.norm(weights * query + regions))
 
 
-def alignment_loss(support: Tensor, masks: Tensor, prototypes: Tensor, thresholds: Tensor) -> Tensor:
-    """Prototypes of the queries `(B, Q, C)`, with the queries' thresholds, segment every support -> `(B, Q)`."""
-    probability = ops.foreground_probability(support[:, None], prototypes[:, :, None], thresholds[:, :, None])
-    return pixel_nll(ops.upsampled_logits(probability, masks.shape[-2:]), masks[:, None])
+def segment(features: Tensor, prototypes: Tensor, thresholds: Tensor, masks: Tensor) -> Tensor:
+    """Logits at the size of the masks; the other arguments as `ops.foreground_probability` takes them."""
+    return ops.upsampled_logits(ops.foreground_probability(features, prototypes, thresholds), masks.shape[-2:])

@@ -64,8 +64,7 @@ class VISA(ALPNet):
         **alpnet,
     ) -> None:
         super().__init__(encoder, background_weight=background_weight, **alpnet)
-        self.continuity_weight = continuity_weight
-        self.ramp = ramp
+        self.continuity_weight, self.ramp = continuity_weight, ramp
 
     def forward(self, episode: Episode) -> Output:
         """ALPNet's answer, and the loss of continuity for episodes whose queries are neighbours."""

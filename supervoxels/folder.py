@@ -1,10 +1,7 @@
-"""The supervoxels or superpixels of a folder of scans: in parallel, resumable, within a given memory.
-
-Files appear whole or not at all; a second run makes only what is missing. `parameters.json` beside them says how they
-were made, and a run with other parameters is refused: labels of two kinds never mix.
-"""
+"""The supervoxels or superpixels of a folder of scans: in parallel, resumable, within a given memory."""
 
 import contextlib
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -77,10 +74,8 @@ def generate(
 ) -> dict[int | str, str]:
     """Make the missing supervoxels of every scan in `images` and return what went wrong: `{scan number: sentence}`.
 
-    Raises
-    ------
-    UserError
-        The folder holds no scan, `out` was made with other parameters, or one scan alone exceeds `max_memory`.
+    Raises:
+        UserError: the folder holds no scan, `out` was made with other parameters, or one scan exceeds `max_memory`.
     """
     scans, remarks, lost = numbered(images, "image")
     print(*remarks, sep="\n", end="\n" * bool(remarks), file=sys.stderr)
@@ -116,10 +111,8 @@ def generate(
 def generate_one(job: Job, sources: Mapping[str, str], parameters: Parameters | SliceParameters, threads: int) -> dict:
     """Make one file; returns what is put on record.
 
-    Raises
-    ------
-    UserError
-        The scan cannot be read or cut into supervoxels, or the file cannot be written.
+    Raises:
+        UserError: the scan cannot be read or cut into supervoxels, or the file cannot be written.
     """
     image, output = job.sources[0], job.outputs[0]
     scan = read_volume(image)
@@ -139,14 +132,6 @@ def _nothing(image: np.ndarray) -> str:
     return f"its values, {image.min():g} to {image.max():g}, are nowhere above the threshold; no supervoxel is left"
 
 
-def shape(path: Path) -> tuple[int, ...]:
-    """Size `(x, y, z)` of a volume, read from its header alone."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return reader.GetSize()
-
-
 def worker_count(
     images: list[Path], parameters: Parameters | SliceParameters, jobs: int | None, threads: int, max_memory: int | None
 ) -> int:
@@ -162,11 +147,13 @@ def worker_count(
 
 def voxel_count(path: Path) -> int:
     """Number of voxels a header tells; 0 for a file that cannot be read, which fails cheaply later."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        x, y, z = shape(path)
-    except (RuntimeError, ValueError):
+        reader.ReadImageInformation()
+    except RuntimeError:
         return 0
-    return x * y * z
+    return math.prod(reader.GetSize())
 
 
 @contextlib.contextmanager

@@ -17,18 +17,7 @@ from pathlib import Path
 from config import DATASETS
 from supervoxels.folder import Parameters, SliceParameters, generate
 from util.commands import guarded, parser, positive
-from util.dataset import Dataset
 from util.errors import UserError
-
-
-def from_data_set(name: str) -> Dataset:
-    """The row of config.py that describes a data set."""
-    if name not in DATASETS:
-        raise UserError(
-            f"{name}: no such data set, config.py knows {', '.join(sorted(DATASETS))}; to use folders, "
-            "give both IMAGES and OUT"
-        )
-    return DATASETS[name]
 
 
 def byte_count(text: str) -> int:
@@ -42,65 +31,32 @@ def byte_count(text: str) -> int:
 def command_line() -> argparse.ArgumentParser:
     """The options of `python -m supervoxels.generate`."""
     command = parser(__doc__, "python -m supervoxels.generate")
-    command.add_argument(
-        "images",
-        metavar="IMAGES",
-        help="folder of image_<N>.nii.gz; or, without OUT, the name of a data set in config.py, which then gives both "
-        "folders and the minimum size",
-    )
+    help_text = "folder of image_<N>.nii.gz; or, without OUT, a data set of config.py, which says the rest"
+    command.add_argument("images", metavar="IMAGES", help=help_text)
     command.add_argument("out", metavar="OUT", nargs="?", type=Path, help="folder for superpix-MIDDLE_<N>.nii.gz")
-    command.add_argument(
-        "--data-root",
-        type=Path,
-        default=Path("data"),
-        metavar="FOLDER",
-        help="with a data set's name: where CHAOST2/, SABS/, ... are (default: data)",
-    )
-    labels = command.add_argument_group("what is made")
-    labels.add_argument(
-        "--min-size",
-        type=positive,
-        metavar="VOXELS",
-        help="smallest supervoxel; the papers use 5000 (abdomen) and 1000 (heart)",
-    )
-    labels.add_argument("--scale", type=float, default=1.0, help="hardly matters below some hundreds (default: 1)")
-    labels.add_argument("--sigma", type=float, default=0.0, help="Gaussian smoothing first, in mm (default: 0, none)")
-    labels.add_argument(
-        "--fg-threshold",
-        type=float,
-        default=10.0,
-        metavar="INTENSITY",
-        help="the body is what is brighter, on a range of 0..255 (default: 10)",
-    )
-    labels.add_argument("--slices", action="store_true", help="2D superpixels of every slice instead, as ALPNet uses")
-    labels.add_argument(
-        "--patient-threshold",
-        type=float,
-        metavar="INTENSITY",
-        help="with --slices: the patient is what is brighter: 50.0001 for MR, 0.0001 for windowed CT",
-    )
-    labels.add_argument(
-        "--published",
-        action="store_true",
-        help="as the published scripts: ties broken by an unstable sort (slow); with --slices: numbers with gaps",
-    )
-    labels.add_argument("--overwrite", action="store_true", help="replace the supervoxel files OUT already holds")
-    work = command.add_argument_group("how the work is done (same files in any case)")
-    work.add_argument("--jobs", type=positive, metavar="N", help="scans at once (default: as many as processors)")
-    work.add_argument("--threads", type=positive, default=1, metavar="N", help="threads within a scan (default: 1)")
-    work.add_argument("--max-memory", type=byte_count, metavar="SIZE", help="as 4G: no more scans at once than fit")
-    work.add_argument(
-        "--backend",
-        choices=("loky", "threading", "dask"),
-        default="loky",
-        help="processes, threads, or Dask (pip install distributed; default: loky)",
-    )
-    work.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="with dask: the scheduler of a running cluster that sees the same folders, such as "
-        "tcp://host:8786 (default: a cluster on this machine)",
-    )
+    help_text = "with a data set's name: where CHAOST2/, SABS/, ... are (default: data)"
+    command.add_argument("--data-root", type=Path, default="data", metavar="FOLDER", help=help_text)
+    add = command.add_argument_group("what is made").add_argument
+    help_text = "smallest supervoxel; the papers use 5000 (abdomen) and 1000 (heart)"
+    add("--min-size", type=positive, metavar="VOXELS", help=help_text)
+    add("--scale", type=float, default=1.0, help="hardly matters below some hundreds (default: 1)")
+    add("--sigma", type=float, default=0.0, help="Gaussian smoothing first, in mm (default: 0, none)")
+    help_text = "the body is what is brighter, on a range of 0..255 (default: 10)"
+    add("--fg-threshold", type=float, default=10.0, metavar="INTENSITY", help=help_text)
+    add("--slices", action="store_true", help="2D superpixels of every slice instead, as ALPNet uses")
+    help_text = "with --slices: the patient is what is brighter: 50.0001 for MR, 0.0001 for windowed CT"
+    add("--patient-threshold", type=float, metavar="INTENSITY", help=help_text)
+    help_text = "as the published scripts: ties broken by an unstable sort (slow); with --slices: numbers with gaps"
+    add("--published", action="store_true", help=help_text)
+    add("--overwrite", action="store_true", help="replace the supervoxel files OUT already holds")
+    add = command.add_argument_group("how the work is done (same files in any case)").add_argument
+    add("--jobs", type=positive, metavar="N", help="scans at once (default: as many as processors)")
+    add("--threads", type=positive, default=1, metavar="N", help="threads within a scan (default: 1)")
+    add("--max-memory", type=byte_count, metavar="SIZE", help="as 4G: no more scans at once than fit")
+    help_text = "processes, threads, or Dask (pip install distributed; default: loky)"
+    add("--backend", choices=("loky", "threading", "dask"), default="loky", help=help_text)
+    help_text = "with dask: a running cluster that sees the same folders, as tcp://host:8786 (default: this machine)"
+    add("--scheduler", metavar="ADDRESS", help=help_text)
     return command
 
 
@@ -108,16 +64,19 @@ def what_to_make(
     command: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[Path, Path, Parameters | SliceParameters]:
     """Folders and parameters, from the options alone or from the data set that they name."""
-    size, threshold = options.min_size, options.patient_threshold
-    if options.out is None:
+    images, out, size, threshold = Path(options.images), options.out, options.min_size, options.patient_threshold
+    if out is None:
         if size is not None:
             command.error("config.py says a data set's minimum size; for another give IMAGES, OUT and --min-size")
-        facts = from_data_set(options.images)
-        images, threshold = options.data_root / facts.images, facts.patient_threshold
-        out = facts.segment_folder(options.data_root, "superpixels" if options.slices else "supervoxels")
-        size = None if options.slices else facts.supervoxel_size
-    else:
-        images, out = Path(options.images), options.out
+        if options.images not in DATASETS:
+            known = ", ".join(sorted(DATASETS))
+            raise UserError(
+                f"{images}: no such data set, config.py knows {known}; to use folders, give both IMAGES and OUT"
+            )
+        dataset = DATASETS[options.images]
+        images, threshold = options.data_root / dataset.images, dataset.patient_threshold
+        out = dataset.segment_folder(options.data_root, "superpixels" if options.slices else "supervoxels")
+        size = None if options.slices else dataset.supervoxel_size
     if options.slices:
         if threshold is None:
             command.error("--patient-threshold is needed with folders: 50.0001 for MR, 0.0001 for windowed CT")
@@ -133,21 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = command_line()
     options = command.parse_args(arguments)
 
-    def work() -> dict[int, str]:
-        images, out, parameters = what_to_make(command, options)
-        return generate(
-            images,
-            out,
-            parameters,
-            jobs=options.jobs,
-            threads=options.threads,
-            max_memory=options.max_memory,
-            backend=options.backend,
-            scheduler=options.scheduler,
-            overwrite=options.overwrite,
-        )
-
-    return guarded(work)
+    how = ("jobs", "threads", "max_memory", "backend", "scheduler", "overwrite")
+    work = {name: getattr(options, name) for name in how}
+    return guarded(lambda: generate(*what_to_make(command, options), **work))
 
 
 if __name__ == "__main__":

@@ -17,20 +17,9 @@ from supervoxels import _felzenszwalb, _oracle
 # The 13 edges of a voxel to neighbours that come later in raster order, in the order in which ties are visited, each
 # with its kind: 1 within a slice, 2 straight across, 3 and 4 diagonally across [supervoxels 2.3] [supervoxels 2.4].
 DIRECTIONS = (
-    ((0, 1, 0), 1),
-    ((0, 1, 1), 1),
-    ((0, 0, 1), 1),
-    ((0, 1, -1), 1),
-    ((1, 1, 0), 3),
-    ((1, 1, 1), 4),
-    ((1, 0, 1), 3),
-    ((1, -1, 0), 3),
-    ((1, -1, -1), 4),
-    ((1, 0, -1), 3),
-    ((1, 1, -1), 4),
-    ((1, -1, 1), 4),
-    ((1, 0, 0), 2),
-)
+    ((0, 1, 0), 1), ((0, 1, 1), 1), ((0, 0, 1), 1), ((0, 1, -1), 1), ((1, 1, 0), 3), ((1, 1, 1), 4), ((1, 0, 1), 3),
+    ((1, -1, 0), 3), ((1, -1, -1), 4), ((1, 0, -1), 3), ((1, 1, -1), 4), ((1, -1, 1), 4), ((1, 0, 0), 2),
+)  # fmt: skip
 OFFSETS = np.array([offset for offset, _ in DIRECTIONS], dtype=np.int32)
 
 MAX_VOXELS = 2**31 - 1
@@ -50,41 +39,27 @@ def felzenszwalb(
 ) -> np.ndarray:
     """Exact Felzenszwalb segmentation of a volume or a slice [supervoxels 2.2] to [supervoxels 2.7].
 
-    Parameters
-    ----------
-    image : array (D, H, W) or (H, W)
-        Finite intensities of any real type; a slice is treated as `(1, H, W)`. Published supervoxels are made of images
-        on a 0..255 range, see `rescale`.
-    scale : float
-        Larger means larger segments in the first pass. It is divided by 255, as if images were on 0..1; on a 0..255
-        range its effect is nil below some hundreds, and `min_size` decides [supervoxels S2].
-    sigma : float
-        Width of the Gaussian that smooths the image first, in the unit of `spacing`; 0 leaves it as it is. Axis `(z, y,
-        x)` gets `sigma / spacing` with spacing in its own order `(sz, sx, sy)`, a quirk kept for parity.
-    min_size : int
-        No segment has fewer voxels, unless the whole image has. 0 and 1 leave the first pass as it is.
-    spacing : three floats
-        Voxel size `(sz, sx, sy)`. Only the ratio `sz / sx` enters the costs of edges across slices.
-    threads : int
-        Threads used within the volume; the result is the same for any number.
-    order : {"stable", "legacy"}
-        How ties between edges of equal cost are broken: by direction and position [supervoxels 2.4], or as in the
-        published supervoxels [supervoxels 3.3] (always with the oracle, slow).
-    kernel : {"fast", "oracle"}
-        The fast kernel, or the plain sort of all edges that it is tested against. Same labels.
+    Args:
+        image: `(D, H, W)`, or a slice `(H, W)`; finite intensities of any real type. Published supervoxels are made of
+            images on a 0..255 range, see `rescale`.
+        scale: larger means larger segments in the first pass. It is divided by 255, as if images were on 0..1; on a
+            0..255 range its effect is nil below some hundreds, and `min_size` decides [supervoxels S2].
+        sigma: width of the Gaussian that smooths the image first, in the unit of `spacing`; 0 leaves it as it is. Axis
+            `(z, y, x)` gets `sigma / spacing` with spacing in its own order `(sz, sx, sy)`, a quirk kept for parity.
+        min_size: no segment has fewer voxels, unless the whole image has. 0 and 1 leave the first pass as it is.
+        spacing: voxel size `(sz, sx, sy)`. Only the ratio `sz / sx` enters the costs of edges across slices.
+        threads: used within the volume; the result is the same for any number.
+        order: "stable" or "legacy": ties between edges of equal cost are broken by direction and position
+            [supervoxels 2.4], or as in the published supervoxels [supervoxels 3.3] (always with the oracle, slow).
+        kernel: "fast", or "oracle", the plain sort of all edges that it is tested against. Same labels.
 
-    Returns
-    -------
-    int32 array of the image's shape: labels 0, 1, ..., in raster order of each segment's first voxel.
+    Returns:
+        int32 array of the image's shape: labels 0, 1, ..., in raster order of each segment's first voxel.
 
-    Raises
-    ------
-    ValueError
-        The image is not 2D or 3D, empty, too large for 32-bit voxel numbers, or not finite; a parameter is out of its
-        range; or the legacy order cannot be had for this image (never seen on a scan).
+    Raises:
+        ValueError: the image is not 2D or 3D, empty, too large for 32-bit voxel numbers, or not finite; a parameter is
+            out of its range; or the legacy order cannot be had for this image (never seen on a scan).
 
-    Examples
-    --------
     A bright and a dark half, and an odd voxel that is too small to stay alone:
 
     >>> image = np.array([[0, 0, 90, 90], [0, 20, 90, 90]])
@@ -124,13 +99,9 @@ def partitions(
 
     Parameters as in `felzenszwalb`.
 
-    Raises
-    ------
-    ValueError
-        At once, before the first array is asked for: as `felzenszwalb` does, or `min_sizes` is empty.
+    Raises:
+        ValueError: at once, before the first array is asked for: as `felzenszwalb` does, or `min_sizes` is empty.
 
-    Examples
-    --------
     >>> image = np.array([[0, 0, 90, 90], [0, 20, 90, 90]])
     >>> for labels in partitions(image, min_sizes=(1, 2, 5)):
     ...     print(labels)
@@ -153,7 +124,11 @@ def _prepared(
     image: np.ndarray, sigma: float, spacing: tuple[float, float, float], kernel: str = "fast"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The checked, smoothed volume that a kernel takes, and the weights of its edges."""
-    spacing = _checked_spacing(spacing)
+    spacing = tuple(float(value) for value in spacing)
+    if len(spacing) != 3 or not all(math.isfinite(value) and value > 0 for value in spacing):
+        raise ValueError(f"spacing must be three positive numbers (sz, sx, sy), not {spacing}")
+    if not 1e-6 <= spacing[0] / spacing[1] <= 1e6:
+        raise ValueError(f"spacing {spacing}: slices and pixels differ by more than a factor of a million")
     volume = _checked_volume(image, kernel)
     if sigma > 0:
         volume = ndimage.gaussian_filter(volume, np.asarray(sigma, dtype=float) / spacing)
@@ -176,10 +151,8 @@ def rescale(volume: np.ndarray) -> np.ndarray:
     Floating input is stretched in its own precision and widened afterwards, integer input in float64. A constant volume
     becomes 0 everywhere.
 
-    Raises
-    ------
-    ValueError
-        The volume is empty, complex, or holds NaN or infinite values.
+    Raises:
+        ValueError: the volume is empty, complex, or holds NaN or infinite values.
     """
     volume = _checked_numbers(volume)
     if not np.issubdtype(volume.dtype, np.floating):
@@ -222,34 +195,21 @@ def _slice_mask(above: np.ndarray) -> np.ndarray:
 
 
 def supervoxels(
-    volume: np.ndarray,
-    *,
-    spacing: tuple[float, float, float],
-    min_size: int,
-    scale: float = 1.0,
-    sigma: float = 0.0,
-    fg_threshold: float = 10.0,
-    threads: int = 1,
-    order: str = "stable",
-    kernel: str = "fast",
+    volume: np.ndarray, *, spacing: tuple[float, float, float], min_size: int, fg_threshold: float = 10.0, **options
 ) -> np.ndarray:
     """Supervoxels of a scan `(D, H, W)`: steps A to D of [supervoxels 1], labels as in [supervoxels 2.9].
 
     Returns int32 labels of the volume's shape: 0 outside the body, elsewhere the number of the supervoxel. Numbers of
     supervoxels that lie outside the body are missing, and the mask may cut a supervoxel below `min_size`: loaders ask
-    for an area of their own. Parameters and errors as in `felzenszwalb`; `fg_threshold` is on the 0..255 range.
+    for an area of their own. Other options as in `felzenszwalb`; `fg_threshold` is on the 0..255 range.
 
-    Raises
-    ------
-    ValueError
-        As `felzenszwalb` does, or the volume is not 3D.
+    Raises:
+        ValueError: as `felzenszwalb` does, or the volume is not 3D.
     """
     if np.ndim(volume) != 3:
         raise ValueError(f"a scan has three axes (D, H, W), this array has shape {np.shape(volume)}")
     image = rescale(volume)
-    labels = felzenszwalb(
-        image, scale=scale, sigma=sigma, min_size=min_size, spacing=spacing, threads=threads, order=order, kernel=kernel
-    )
+    labels = felzenszwalb(image, min_size=min_size, spacing=spacing, **options)
     labels[labels == 0] = labels.max() + 1
     labels[~foreground_mask(image, fg_threshold)] = 0
     return labels
@@ -280,15 +240,6 @@ def _checked_volume(image: np.ndarray, kernel: str) -> np.ndarray:
     if max(abs(volume.min()), abs(volume.max())) > MAX_INTENSITY:
         raise ValueError(f"intensities beyond {MAX_INTENSITY:g} cannot be squared; rescale the image first")
     return volume
-
-
-def _checked_spacing(spacing: tuple[float, float, float]) -> tuple[float, float, float]:
-    spacing = tuple(float(value) for value in spacing)
-    if len(spacing) != 3 or not all(math.isfinite(value) and value > 0 for value in spacing):
-        raise ValueError(f"spacing must be three positive numbers (sz, sx, sy), not {spacing}")
-    if not 1e-6 <= spacing[0] / spacing[1] <= 1e6:
-        raise ValueError(f"spacing {spacing}: slices and pixels differ by more than a factor of a million")
-    return spacing
 
 
 def _check_parameters(

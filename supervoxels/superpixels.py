@@ -29,17 +29,14 @@ def superpixels(
 
 def relabel_dense(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Regions 0..K cut by the mask -> 1, 2, ... without gaps, in the order of the regions' numbers; 0 outside."""
-    inside = labels[mask]
-    found, dense = np.unique(inside, return_inverse=True)
     result = np.zeros(labels.shape, dtype=np.int32)
-    result[mask] = dense + 1 if len(found) else 0
+    result[mask] = np.unique(labels[mask], return_inverse=True)[1] + 1
     return result
 
 
 def relabel_published(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The published rule: region i keeps its number, the last one K becomes K + 1, region 0 is lost [alpnet 3.6]."""
-    last = int(labels.max())
-    numbers = np.arange(last + 1, dtype=np.int32)
-    numbers[last] += 1
+    numbers = np.arange(labels.max() + 1, dtype=np.int32)
+    numbers[-1] += 1
     numbers[0] = 0
-    return np.where(mask, numbers[labels], 0).astype(np.int32)
+    return np.where(mask, numbers[labels], 0)

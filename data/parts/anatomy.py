@@ -13,6 +13,8 @@ from itertools import pairwise
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from util.volume import Geometry
+
 LABELS = {1: "liver", 2: "right kidney", 3: "left kidney", 4: "spleen"}
 TALL = 500.0  # a radius that passes through the whole field of view
 RUN = 32  # points tested together, see `coverage`
@@ -55,9 +57,7 @@ class Ellipsoid:
 
 
 def _product(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """`matrix @ points` for `(..., 3)` and `(3, M)`, without BLAS: its threads cost more than they bring for three
-    rows, and its rounding may depend on their number, while a scan must not.
-    """
+    """`matrix @ points`, `(..., 3)` and `(3, M)`, without BLAS, whose rounding may depend on the number of threads."""
     return sum(matrix[..., axis, None] * points[axis] for axis in range(3))
 
 
@@ -183,7 +183,8 @@ def draw_patient(generator: np.random.Generator) -> Patient:
     wall = float(generator.uniform(8, 12))
     trunk = (Shape((("subcutaneous fat", -fat), ("muscle", 0), ("visceral fat", wall)), margin=0, wave=2),
              Shape((("lung", 0),), margin=wall + 1, diaphragm=1))  # fmt: skip
-    shapes = (*trunk, *_lung_vessels(generator), HEART, *PSOAS, PANCREAS, *_bowel(generator), STOMACH, SPLEEN, LIVER,
+    lung_vessels = _vessels((-90, -40, 70), (90, 60, 170), 40, generator, diaphragm=1)
+    shapes = (*trunk, *lung_vessels, HEART, *PSOAS, PANCREAS, *_bowel(generator), STOMACH, SPLEEN, LIVER,
               *_liver_vessels(generator), GALLBLADDER, *_kidneys(2 + fat / 4), *SPINE, *_discs(generator))  # fmt: skip
     groups: dict[str, np.ndarray] = {}
     return Patient(
@@ -230,10 +231,6 @@ def _vessels(low, high, count: int, generator: np.random.Generator, **values) ->
     for start in generator.uniform(low, high, (count, 3)):
         points = start + np.outer((0, 1, 2), generator.normal(0, 13, 3)) + generator.normal(0, 4, (3, 3))
         yield _tube(points, generator.uniform(1.2, 2.5), layers=(("vein", 0),), margin=14, **values)
-
-
-def _lung_vessels(generator: np.random.Generator) -> Iterator[Shape]:
-    yield from _vessels((-90, -40, 70), (90, 60, 170), 40, generator, diaphragm=1)
 
 
 def _bowel(generator: np.random.Generator) -> Iterator[Shape]:
@@ -283,8 +280,7 @@ def coverage(
     """How far each tissue covers the points, in the order of painting.
 
     Args:
-        patient: the anatomy.
-        points: `(3, N)` positions x, y, z in mm, on any grid or none.
+        patient, points: the anatomy; positions `(3, N)`, x, y, z in mm, on any grid or none.
         edge: width in mm over which a border goes from 0 to 1 (about a pixel).
 
     Yields:
@@ -331,10 +327,8 @@ def _trunk(patient: Patient, points: np.ndarray) -> tuple[np.ndarray, np.ndarray
     wall = np.hypot(x, y) * (1 - 1 / np.maximum(ratio, 0.05))
     wall += 7 * np.exp(-((x / 15) ** 2)) * np.clip(y / patient.trunk[1], 0, 1)  # the groove along the spine
     top, right, fall = patient.dome
-    above = z - (
-        top - right * np.tanh(x / 40) - fall * (1 + 0.5 * np.tanh(y / 60)) * np.minimum(1.17 * ratio**2, 1.3) ** 4
-    )
-    return wall, above
+    sunk = fall * (1 + 0.5 * np.tanh(y / 60)) * np.minimum(1.17 * ratio**2, 1.3) ** 4
+    return wall, z - (top - right * np.tanh(x / 40) - sunk)
 
 
 def _distance(shape: Shape, points: np.ndarray, wall: np.ndarray, above: np.ndarray) -> np.ndarray:
@@ -357,14 +351,9 @@ def _distance(shape: Shape, points: np.ndarray, wall: np.ndarray, above: np.ndar
 
 def paint(patient: Patient, points: np.ndarray, edge: float,
           values: Mapping[str, tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Mixed value of the tissues and soft labels at points.
+    """Mixed value of the tissues `(N,)` and soft labels `(1 + 4, N)`, whose sum is one, at the points of `coverage`.
 
-    Args:
-        patient, points, edge: as `coverage` takes them.
-        values: tissue -> value, spread between its pieces (MR signal, Hounsfield units, ...); "air" fills the rest.
-
-    Returns:
-        values `(N,)`, coverage of background and each label `(1 + 4, N)`, float32; the latter sums to one.
+    `values`: tissue -> value, spread between its pieces (MR signal, Hounsfield units, ...); "air" fills the rest.
     """
     signal = np.full(points.shape[1], values["air"][0], np.float32)
     labels = np.zeros((1 + len(LABELS), points.shape[1]), np.float32)
@@ -378,3 +367,22 @@ def paint(patient: Patient, points: np.ndarray, edge: float,
         value, spread = values[tissue]
         signal[index] += cover * (np.float32(value + spread * shape.shade) - signal[index])
     return signal, labels
+
+
+def sample(patient: Patient, geometry: Geometry, shape: tuple[int, ...],
+           values: Mapping[str, tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Signal (float32) and label (uint8: what covers most of a voxel), both `(D, H, W)`, on any grid.
+
+    A thick slice is the mean of three thin ones: partial volume.
+    """
+    depth, height, width = shape
+    axes = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
+    y, x = np.mgrid[:height, :width]
+    signal, label = np.empty(shape, np.float32), np.empty(shape, np.uint8)
+    for z in range(depth):
+        points = [axes @ np.stack([x.ravel(), y.ravel(), np.full(x.size, z + thin)]) for thin in (-1 / 3, 0.0, 1 / 3)]
+        points = np.concatenate(points, axis=1) + np.reshape(geometry.origin, (3, 1))
+        painted, covered = paint(patient, points.astype(np.float32), geometry.spacing[0], values)
+        signal[z] = painted.reshape(3, height, width).mean(0)
+        label[z] = covered.reshape(-1, 3, height, width).mean(1).argmax(0)
+    return signal, label

@@ -28,14 +28,14 @@ def draw_heart(generator: np.random.Generator) -> Patient:
     # the ellipsoids' x, y, z axes are the slices' axes
     degrees = tuple(Rotation.from_matrix(axes).as_euler("xyz", degrees=True).tolist())
     right = CENTRE - 34 * axes[:, 0] + 6 * axes[:, 2]
-    parts = {
-        3: ("blood", Ellipsoid(tuple(right.tolist()), (30, 36, 42), degrees), -4.0),
-        1: ("myocardium", Ellipsoid(tuple(CENTRE.tolist()), (34, 34, 50), degrees), 0.0),
-        2: ("blood", Ellipsoid(tuple((CENTRE + 3 * axes[:, 2]).tolist()), (23, 23, 40), degrees), 0.0),
-    }
+    parts = (
+        (3, (("muscle", -4.0), ("blood", 0.0)), right, (30, 36, 42)),
+        (1, (("myocardium", 0.0),), CENTRE, (34, 34, 50)),
+        (2, (("blood", 0.0),), CENTRE + 3 * axes[:, 2], (23, 23, 40)),
+    )
     shapes, groups = [], {}
-    for label, (tissue, part, wall) in parts.items():
-        layers = ((("muscle", wall),) if wall else ()) + ((tissue, 0.0),)
+    for label, layers, centre, radii in parts:
+        part = Ellipsoid(tuple(centre.tolist()), radii, degrees)
         shape = Shape(layers, (part,), label=label, place=4, size=0.06, wave=1, group="heart")
         shapes.append(individual(shape, groups, generator))
     return replace(body, shapes=(*body.shapes[:2], *shapes))  # trunk and lungs stay

@@ -23,11 +23,10 @@ class Tile:
 
 def make_tile(image: Volume, label: Volume) -> Tile:
     """Choose the slice with most organs, and of these the one with most labelled pixels."""
-    z = max(
-        range(len(label.array)), key=lambda at: (len(np.unique(label.array[at])), np.count_nonzero(label.array[at]))
-    )
-    shown = as_shown(Volume(image.array[z], image.geometry))
-    return Tile(shown, upright(label.array[z], label.geometry).astype(np.int16), z)
+    shows = [(len(np.unique(plane)), np.count_nonzero(plane)) for plane in label.array]
+    z = shows.index(max(shows))
+    picture = as_shown(Volume(image.array[z], image.geometry))
+    return Tile(picture, upright(label.array[z], label.geometry).astype(np.int16), z)
 
 
 def draw_montage(file: Path, title: str, tiles: Mapping[int, Tile]) -> None:

@@ -10,6 +10,7 @@ from util.bookkeeping import Bookkeeping
 from util.episode import Episode, Output
 
 Features = tuple[Tensor, ...]  # maps (N, C, *) or vectors (N, C), one row per image; in `match` the rows are (B, S|Q)
+Answers = Tensor | None  # masks of the queries (B, Q, *); None: they are to be predicted
 
 
 class FewShotMethod(nn.Module):
@@ -45,11 +46,7 @@ class FewShotMethod(nn.Module):
         return tuple(self.encoder(images))
 
     def match(
-        self,
-        support_features: Features,
-        support_masks: Tensor,
-        query_features: Features,
-        query_masks: Tensor | None = None,
+        self, support_features: Features, support_masks: Tensor, query_features: Features, query_masks: Answers = None
     ) -> Output:
         """Segment the queries.
 
@@ -72,19 +69,16 @@ class FewShotMethod(nn.Module):
         3D: two batches, each with its own statistics, as the paper trains [adnet 4.1]; their depths may differ.
         """
         supports, queries = episode.support_images, episode.query_images
+        flat = supports.flatten(0, 1), queries.flatten(0, 1)
         if self.dims == 3:
-            return self._encode_one(supports), self._encode_one(queries)
-        images = torch.cat((supports.flatten(0, 1), queries.flatten(0, 1)))
-        features = self.encode(images)
-        split = supports.shape[0] * supports.shape[1]
+            support_features, query_features = map(self.encode, flat)
+        else:
+            both = [features.split([len(rows) for rows in flat]) for features in self.encode(torch.cat(flat))]
+            support_features, query_features = zip(*both, strict=True)
         return (
-            tuple(f[:split].unflatten(0, supports.shape[:2]) for f in features),
-            tuple(f[split:].unflatten(0, queries.shape[:2]) for f in features),
+            tuple(features.unflatten(0, supports.shape[:2]) for features in support_features),
+            tuple(features.unflatten(0, queries.shape[:2]) for features in query_features),
         )
-
-    def _encode_one(self, images: Tensor) -> Features:
-        """Images `(B, S, C, *)` -> features with the rows `(B, S)`."""
-        return tuple(f.unflatten(0, images.shape[:2]) for f in self.encode(images.flatten(0, 1)))
 
 
 def reduction(encoder: nn.Module, position: int, channels: int) -> nn.Module:

@@ -11,13 +11,8 @@ MASK = 0xFFFFFFFF  # 32 bits
 
 
 class DescriptorPath(nn.Module):
-    """What one class has of its own: the MLP that generates its descriptors, and the decoder of its affinities.
-
-    Args:
-        pixels: of an image.
-        count: number of generated descriptors.
-        relu: a ReLU between the layers of the MLP.
-    """
+    """What one class has of its own: the MLP over `pixels` that generates `count` descriptors (with a ReLU between its
+    layers or not), and the decoder of its affinities."""
 
     def __init__(self, pixels: int, count: int, relu: bool) -> None:
         super().__init__()
@@ -96,10 +91,8 @@ def fill_source(members: Tensor, order: Tensor) -> Tensor:
     sampled, copies = members_first(members, order), members_first(members, raster)
     drawn = torch.where(n >= m, m, m % some)
     number = (~members).cumsum(1) - 1
-    filler = torch.where(
-        number < drawn, sampled.gather(1, number.clamp(min=0)), copies.gather(1, (number - drawn) % some)
-    )
-    return torch.where(members, raster, filler)
+    sample, copy = sampled.gather(1, number.clamp(min=0)), copies.gather(1, (number - drawn) % some)
+    return torch.where(members, raster, torch.where(number < drawn, sample, copy))
 
 
 def members_first(members: Tensor, order: Tensor) -> Tensor:

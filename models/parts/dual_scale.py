@@ -23,22 +23,13 @@ class DualScale(nn.Module):
         channels: width of both reduced maps.
         fine: reduce the shallow map (64 x 64 at image size 256).
         coarse: reduce the deep map (32 x 32).
-        threshold: predict a threshold from the deep map.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        *,
-        channels: int = 512,
-        fine: bool = True,
-        coarse: bool = True,
-        threshold: bool = True,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, *, channels: int, fine: bool = True, coarse: bool = True) -> None:
         super().__init__()
         self.fine = reduction(encoder, 0, channels) if fine else None
         self.coarse = reduction(encoder, 1, channels) if coarse else None
-        self.threshold = ThresholdHead(encoder.channels[1]) if threshold else None
+        self.threshold = ThresholdHead(encoder.channels[1])
         for layer in (self.fine, self.coarse):
             if isinstance(layer, nn.Conv2d):  # drawn like every convolution of the papers' encoder
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -46,20 +37,17 @@ class DualScale(nn.Module):
     def forward(self, maps: Features) -> Features:
         """Encoder maps -> (fine `(N, C, h, w)`, coarse `(N, C, h / 2, w / 2)`, threshold `(N,)`), if switched on."""
         shallow, deep = maps
-        parts = ((self.fine, shallow), (self.coarse, deep), (self.threshold, deep))
-        return tuple(part(encoded) for part, encoded in parts if part is not None)
+        reductions = ((self.fine, shallow), (self.coarse, deep))
+        return (*(layer(encoded) for layer, encoded in reductions if layer is not None), self.threshold(deep))
 
 
 class ThresholdHead(nn.Module):
-    """Global average of the deepest map, then two linear layers without an activation between; always in float32.
+    """Global average of the deepest map, then two linear layers without an activation between; always in float32."""
 
-    The first layer is the ResNet's own classifier in the papers' code, which explains its width.
-    """
-
-    def __init__(self, channels: int, width: int = 1000) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.classifier = nn.Linear(channels, width)
-        self.reduction = nn.Linear(width, 1)
+        self.classifier = nn.Linear(channels, 1000)  # the ResNet's own classifier in the papers' code
+        self.reduction = nn.Linear(1000, 1)
 
     def forward(self, deep: Tensor) -> Tensor:
         """`(N, C, h, w)` -> one threshold per image, `(N,)`."""

@@ -48,15 +48,9 @@ class EfficientNetLite0(nn.Module):
         self._conv_stem = SameConv2d(3, 32, 3, stride=2)
         self._bn0 = _norm(32)
         self._blocks, self.ends, reached = _build_blocks([limit for limit in limits if limit is not None])
+        self.blocks = list(self._blocks)
         if tuple(reached[tap - 1] for tap in self.taps) != self.strides:
-            raise UserError(
-                f"efficientnet_lite0 cannot give maps of stride {self.strides}; try 8 or 16 for the deepest"
-            )
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """All blocks, in their order."""
-        return self._blocks
+            raise UserError(f"{self.name} cannot give maps of stride {self.strides}; try 8 or 16 for the deepest")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images `(N, 1, H, W)` (or 3 channels) -> maps `(N, C, H / stride, W / stride)`."""
@@ -129,9 +123,8 @@ def _build_blocks(limits: list[int]) -> tuple[nn.ModuleList, list[int], list[int
             dilation, step = dilation * step, 1
         stride *= step
         for position in range(count):
-            first = position == 0
-            skip = (inputs == outputs and not first) or (count == 1 and inputs == outputs)
-            blocks.append(MobileBlock(inputs, outputs, kernel, step if first else 1, dilation, expansion, skip))
+            skip = inputs == outputs and (position > 0 or count == 1)
+            blocks.append(MobileBlock(inputs, outputs, kernel, 1 if position else step, dilation, expansion, skip))
             inputs = outputs
         ends.append(len(blocks))
         reached.append(stride)

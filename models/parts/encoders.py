@@ -50,43 +50,34 @@ class Entry(NamedTuple):
 
 ENCODERS = {
     "none": Entry(Images),
-    "resnet101": Entry(lambda strides: ResNetEncoder("resnet101", strides)),
-    "resnet50": Entry(lambda strides: ResNetEncoder("resnet50", strides)),
-    "resnet18": Entry(lambda strides: ResNetEncoder("resnet18", strides)),
+    **{name: Entry(functools.partial(ResNetEncoder, name)) for name in ("resnet101", "resnet50", "resnet18")},
     "resnext101_3d": Entry(ResNeXt3D),  # the one for volumes; in a 3D method the others see them slice by slice
     # The same family, small enough to train on a CPU from a random start; no other learning rate was tried.
     "resnext14_3d": Entry(
-        functools.partial(ResNeXt3D, blocks=(1, 1, 1, 1), widths=(32, 64, 128, 256), name="resnext14_3d"),
+        functools.partial(ResNeXt3D, counts=(1, 1, 1, 1), widths=(32, 64, 128, 256), name="resnext14_3d"),
         training={"learning_rate": 1e-2, "decay": 0.8, "decay_every": 0},
     ),
     # Mean Dice of ADNet on CHAOST2, fold 0, 2000 steps: 0.624 with the papers' values; batch norms trained on large
     # batches suffer from two images: 0.659 without; a larger step: 0.691, and as it then ends noisily (0.628 with other
     # episodes), a rate that decays. Stride 8 costs twice the time of 16 and was no better.
     "efficientnet_lite0": Entry(
-        EfficientNetLite0,
-        "imagenet",
-        16,
-        {"frozen_norm": True, "learning_rate": 3e-3, "decay": 0.8, "decay_every": 0},
+        EfficientNetLite0, "imagenet", 16, {"frozen_norm": True, "learning_rate": 3e-3, "decay": 0.8, "decay_every": 0}
     ),
 }
 # torchvision's own enums know where each file lies, its hash and its cache
 PUBLISHED = {
-    ("resnet101", "imagenet"): ("ResNet101_Weights", "IMAGENET1K_V1"),
-    ("resnet50", "imagenet"): ("ResNet50_Weights", "IMAGENET1K_V1"),
-    ("resnet18", "imagenet"): ("ResNet18_Weights", "IMAGENET1K_V1"),
-    ("resnet101", "coco"): ("DeepLabV3_ResNet101_Weights", "COCO_WITH_VOC_LABELS_V1"),
-    ("resnet50", "coco"): ("DeepLabV3_ResNet50_Weights", "COCO_WITH_VOC_LABELS_V1"),
+    ("resnet101", "imagenet"): "ResNet101_Weights.IMAGENET1K_V1",
+    ("resnet50", "imagenet"): "ResNet50_Weights.IMAGENET1K_V1",
+    ("resnet18", "imagenet"): "ResNet18_Weights.IMAGENET1K_V1",
+    ("resnet101", "coco"): "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1",
+    ("resnet50", "coco"): "DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1",
 }
 # parts of the published files that are no encoder: classifiers and unused heads
 HEADS = ("fc.", "classifier.", "aux_classifier.", "_fc.", "_conv_head.", "_bn1.")
 
 
 def entry(name: str) -> Entry:
-    """What is known about an encoder.
-
-    Raises:
-        UserError: unknown name.
-    """
+    """What is known about an encoder; raises a UserError for an unknown name."""
     if name not in ENCODERS:
         raise UserError(f"encoder={name}: unknown; choose one of {', '.join(ENCODERS)}")
     return ENCODERS[name]
@@ -96,10 +87,8 @@ def build(name: str, strides: tuple[int, ...], weights: str | None = "none", dim
     """Make the encoder `name` with maps of the given output strides, for images or volumes.
 
     Args:
-        name: a key of ENCODERS.
-        strides: output strides of the maps, shallow to deep.
-        weights: "none", "imagenet", "coco" (DeepLabV3's trunk), or a file with a state dict; None if a checkpoint
-            will bring them.
+        name, strides: a key of ENCODERS; output strides of the maps, shallow to deep.
+        weights: "none", "imagenet", "coco" (DeepLabV3's trunk), a file with a state dict; None: from a checkpoint.
         dims: spatial axes of what it will see; a 2D encoder sees the slices of volumes.
 
     Raises:
@@ -120,14 +109,12 @@ def published_state(name: str, weights: str) -> Mapping[str, Tensor]:
     if name == "efficientnet_lite0" and weights == "imagenet":
         return _read(imagenet_file())
     if (name, weights) in PUBLISHED:
-        enum, member = PUBLISHED[name, weights]
-        families = (torchvision.models, torchvision.models.segmentation)
-        entry = next(getattr(family, enum) for family in families if hasattr(family, enum))[member]
+        published = torchvision.models.get_weight(PUBLISHED[name, weights])
         try:
-            return entry.get_state_dict(progress=True, check_hash=True)
+            return published.get_state_dict(progress=True, check_hash=True)
         except OSError as error:
             raise UserError(
-                f"weights={weights} for {name} cannot be fetched from {entry.url} ({error}); fetch that file on "
+                f"weights={weights} for {name} cannot be fetched from {published.url} ({error}); fetch that file on "
                 "another machine and give its name as weights=FILE, or choose weights=none"
             ) from error
     if weights == "kinetics" and name == "resnext101_3d":
@@ -146,11 +133,11 @@ def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
     Prefixes `module.`, `encoder.`, `backbone.` are understood whether the file or the encoder carries them. Files older
     than the batch counters of batch norms (the Kinetics ones) leave these at zero.
     """
-    own = {_bare(name): name for name in encoder.state_dict()}
+    present = encoder.state_dict()
+    own = {_bare(name): name for name in present}
     # the file of EfficientNet-Lite0 covers stages the encoder stops before; they are no mismatch
     given = {_bare(name): value for name, value in state.items() if not _bare(name).startswith(HEADS)}
     given = {name: value for name, value in given.items() if name in own or not _beyond(name, encoder)}
-    present = encoder.state_dict()
     if not any(name.endswith("num_batches_tracked") for name in given):
         given |= {bare: present[name] for bare, name in own.items() if bare.endswith("num_batches_tracked")}
     missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
@@ -163,14 +150,8 @@ def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
         )
     encoder.load_state_dict({own[name]: value for name, value in given.items()}, strict=True)
     aside = sorted({_bare(name) for name in state} - given.keys())
-    log.info(
-        "encoder %s: %s weights, all %d tensors matched, %d of the file left aside %s",
-        encoder.name,
-        source,
-        len(own),
-        len(aside),
-        aside[:4],
-    )
+    matched = f"all {len(own)} tensors matched, {len(aside)} of the file left aside {aside[:4]}"
+    log.info("encoder %s: %s weights, %s", encoder.name, source, matched)
 
 
 def _beyond(name: str, encoder: nn.Module) -> bool:

@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = torch.finfo(
-    torch.float32
-).eps  # lower clamp of probabilities before the logarithm, in all papers of the family
+EPSILON = torch.finfo(torch.float32).eps  # clamp of probabilities before the logarithm, in all papers of the family
 
 
 def in_full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

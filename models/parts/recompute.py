@@ -14,10 +14,9 @@ from util.errors import UserError
 def recompute_blocks(encoder: nn.Module) -> None:
     """Trade about a third of the speed of `encoder` for most of its training memory; results stay the same.
 
-    Raises:
-        UserError: the encoder does not say which modules are its `blocks`.
+    Raises a UserError if the encoder does not say which modules are its `blocks`.
     """
-    if not hasattr(encoder, "blocks"):
+    if not getattr(encoder, "blocks", []):
         raise UserError(f"train.recompute: the encoder {encoder.name} has no blocks to run twice; choose another")
     for block in encoder.blocks:
         block.forward = functools.partial(_twice, block, block.forward)

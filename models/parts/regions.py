@@ -10,7 +10,6 @@ from models.parts import ops
 from util.errors import UserError
 
 SEED = 1289  # of the published sampler
-FIRST_CENTRES = ("reset", "published")
 
 
 class RegionalPrototypes(nn.Module):
@@ -26,8 +25,8 @@ class RegionalPrototypes(nn.Module):
 
     def __init__(self, count: int, first_centre: str = "reset") -> None:
         super().__init__()
-        if first_centre not in FIRST_CENTRES:
-            raise UserError(f"model.first_centre={first_centre}: choose one of {', '.join(FIRST_CENTRES)}")
+        if first_centre not in ("reset", "published"):
+            raise UserError(f"model.first_centre={first_centre}: choose one of reset, published")
         self.count, self.first_centre = count, first_centre
         self.generator = np.random.RandomState(SEED)
         self.fixed_draw = np.random.RandomState(SEED).random_sample()
@@ -49,10 +48,6 @@ class RegionalPrototypes(nn.Module):
             drawn = [self.generator.choice(total) for total in totals.flatten().tolist()]
             return torch.tensor(drawn, device=totals.device).view_as(totals)
         return (totals * self.fixed_draw).long()
-
-    def extra_repr(self) -> str:
-        """Shown by print(model)."""
-        return f"count={self.count}, first_centre={self.first_centre}"
 
 
 def foreground_cells(masks: Tensor, size: tuple[int, int], least: int) -> Tensor:

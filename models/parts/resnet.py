@@ -27,35 +27,25 @@ class ResNetEncoder(nn.Module):
         self.name = name
         self.backbone = getattr(torchvision.models, name)(weights=None)
         del self.backbone.fc, self.backbone.avgpool
-        stages = self._stages
+        self.stages = list(self.backbone.children())[-4:]
+        self.blocks = [block for stage in self.stages for block in stage]
         wanted = (strides[0],) * (4 - len(strides)) + tuple(strides)
-        self.strides = tuple(_restride(stages, wanted)[-len(strides) :])
-        self.channels = tuple(_width(stage) for stage in stages[-len(strides) :])
+        self.strides = tuple(_restride(self.stages, wanted)[-len(strides) :])
+        widths = (64, 128, 256, 512)[-len(strides) :]
+        self.channels = tuple(self.blocks[0].expansion * width for width in widths)
         if self.strides != tuple(strides):
             raise UserError(f"{name} cannot give maps of stride {strides}; the finest it has is 4, the coarsest 32")
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """All residual blocks, in their order."""
-        return [block for stage in self._stages for block in stage]
-
-    @property
-    def _stages(self) -> tuple[nn.Module, ...]:
-        return self.backbone.layer1, self.backbone.layer2, self.backbone.layer3, self.backbone.layer4
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images `(N, 1, H, W)` (or 3 channels) -> maps `(N, C, H / stride, W / stride)`."""
         trunk = self.backbone
         x = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
-        maps = []
-        for stage in self._stages:
-            x = stage(x)
-            maps.append(x)
+        maps = [x := stage(x) for stage in self.stages]
         return tuple(maps[-len(self.strides) :])
 
 
-def _restride(stages: tuple[nn.Sequential, ...], wanted: tuple[int, ...]) -> list[int]:
+def _restride(stages: list[nn.Sequential], wanted: tuple[int, ...]) -> list[int]:
     """Trade stride for dilation until no stage is coarser than wanted; return the strides reached.
 
     As torchvision does it: the first block of a stage whose stride is removed keeps the dilation so far, the others
@@ -84,8 +74,3 @@ def _set(block: nn.Module, stride: int, dilation: int) -> None:
     strided.stride = (stride, stride)
     if block.downsample is not None:
         block.downsample[0].stride = (stride, stride)
-
-
-def _width(stage: nn.Sequential) -> int:
-    last = stage[-1]
-    return (last.bn3 if hasattr(last, "bn3") else last.bn2).num_features

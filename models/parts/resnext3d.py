@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from util.errors import UserError
 
-BLOCKS = (3, 4, 23, 3)
-WIDTHS = (128, 256, 512, 1024)
 CARDINALITY = 32
 
 
@@ -22,7 +20,7 @@ class ResNeXt3D(nn.Module):
 
     Args:
         strides: in-plane output strides of the maps, each 4, 8, 16 or 32; the paper's is `(8,)`.
-        blocks: number of blocks in each stage.
+        counts: number of blocks in each stage.
         widths: inner widths of the stages, multiples of 32; they give twice as many channels.
         name: of the encoder.
     """
@@ -32,8 +30,8 @@ class ResNeXt3D(nn.Module):
     def __init__(
         self,
         strides: tuple[int, ...],
-        blocks: tuple[int, ...] = BLOCKS,
-        widths: tuple[int, ...] = WIDTHS,
+        counts: tuple[int, ...] = (3, 4, 23, 3),
+        widths: tuple[int, ...] = (128, 256, 512, 1024),
         name: str = "resnext101_3d",
     ) -> None:
         super().__init__()
@@ -44,42 +42,26 @@ class ResNeXt3D(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
         limits = (strides[0],) * (4 - len(strides)) + self.strides
-        inputs, stride, reached = 64, 4, []
-        for number, (width, count, limit) in enumerate(zip(widths, blocks, limits, strict=True), start=1):
+        self.blocks, inputs, stride, reached = [], 64, 4, []
+        for number, (width, count, limit) in enumerate(zip(widths, counts, limits, strict=True), start=1):
             step = 2 if number > 1 and 2 * stride <= limit else 1
-            stage = [Bottleneck(inputs, width, step), *(Bottleneck(2 * width, width) for _ in range(count - 1))]
-            setattr(self, f"layer{number}", nn.Sequential(*stage))
+            blocks = [Bottleneck(inputs, width, step), *(Bottleneck(2 * width, width) for _ in range(count - 1))]
+            setattr(self, f"layer{number}", nn.Sequential(*blocks))
+            self.blocks += blocks
             inputs, stride = 2 * width, stride * step
             reached.append(stride)
         if tuple(reached[-len(strides) :]) != self.strides:
-            raise UserError(
-                f"{self.name} cannot give maps of stride {strides}; the finest it has is 4, the coarsest 32"
-            )
-        self._initialise()
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """All residual blocks, in their order."""
-        return [block for stage in self._stages for block in stage]
-
-    @property
-    def _stages(self) -> tuple[nn.Module, ...]:
-        return self.layer1, self.layer2, self.layer3, self.layer4
+            raise UserError(f"{name} cannot give maps of stride {strides}; the finest it has is 4, the coarsest 32")
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, volumes: Tensor) -> tuple[Tensor, ...]:
         """Volumes `(N, 1, D, H, W)` (or 3 channels) -> maps `(N, C, D, H / stride, W / stride)`."""
         x = volumes.expand(-1, 3, -1, -1, -1).contiguous(memory_format=torch.channels_last_3d)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        maps = []
-        for stage in self._stages:
-            x = stage(x)
-            maps.append(x)
+        maps = [x := stage(x) for stage in (self.layer1, self.layer2, self.layer3, self.layer4)]
         return tuple(maps[-len(self.strides) :])
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
 
 class Bottleneck(nn.Module):

@@ -17,13 +17,9 @@ class SliceWise(nn.Module):
         super().__init__()
         self.slices = slices
         self.name, self.channels, self.strides = slices.name, slices.channels, slices.strides
+        self.blocks = getattr(slices, "blocks", [])
         self.centred = getattr(slices, "centred", False)
         self.mixers = nn.ModuleList(DepthMixer(channels) for channels in slices.channels)
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """The blocks of the 2D encoder."""
-        return list(self.slices.blocks)
 
     def forward(self, volumes: Tensor) -> tuple[Tensor, ...]:
         """Volumes `(N, 1, D, H, W)` -> maps `(N, C, D, H / stride, W / stride)`."""

@@ -11,8 +11,6 @@ import sys
 
 import torch
 
-_BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-
 
 def _import_torchvision():
     try:
@@ -24,7 +22,7 @@ def _import_torchvision():
         del sys.modules[name]
     declared = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
-        declared.define(operator + _BOXES)
+        declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     module = importlib.import_module("torchvision")
     module._declared_operators = declared  # the declarations live as long as this object
     return module

@@ -7,12 +7,9 @@ from torch import Tensor, nn
 
 
 class TransformerBlock(nn.Module):
-    """Multi-head attention and an MLP.
+    """Multi-head attention and an MLP; `channels` is the width of the tokens and of EACH head.
 
-    Args:
-        channels: width of the tokens, and of EACH head.
-        heads: number of heads.
-        dropout: on the attention weights and on what the heads give together.
+    Dropout acts on the attention weights and on what the heads give together.
     """
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
@@ -33,9 +30,7 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.queries = nn.Linear(channels, heads * channels)
-        self.keys = nn.Linear(channels, heads * channels)
-        self.values = nn.Linear(channels, heads * channels)
+        self.queries, self.keys, self.values = (nn.Linear(channels, heads * channels) for _ in range(3))
         self.output = nn.Linear(heads * channels, channels)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(channels)
@@ -45,12 +40,8 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, queries: Tensor, context: Tensor) -> Tensor:
         """Queries `(*, q, channels)`, context `(*, k, channels)` -> `(*, q, channels)`."""
-        mixed = F.scaled_dot_product_attention(
-            self.split(self.queries(queries)),
-            self.split(self.keys(context)),
-            self.split(self.values(context)),
-            dropout_p=self.dropout.p if self.training else 0.0,
-        )
+        projected = map(self.split, (self.queries(queries), self.keys(context), self.values(context)))
+        mixed = F.scaled_dot_product_attention(*projected, dropout_p=self.dropout.p if self.training else 0.0)
         mixed = self.output(mixed.transpose(1, 2).flatten(2)).view_as(queries)
         return self.norm(self.dropout(mixed).relu() + queries)
 
