@@ -59,13 +59,25 @@ def load_members(names: Sequence[str], device: torch.device) -> list[TrainedMeth
                 f"{member.file}: an older version wrote it, it does not say how its training scans were prepared; "
                 "train again"
             )
-        if Preparation.from_plain(member.preparation) != Preparation.from_plain(members[0].preparation):
+        if preparation_of(member) != preparation_of(members[0]):
             own, first = member.options["dataset"], members[0].options["dataset"]
             raise UserError(
                 f"{member.file}: was trained on {own}, whose scans were prepared differently than those of "
                 f"{members[0].file} ({first}); an ensemble needs one preparation"
             )
     return members
+
+
+def preparation_of(member: TrainedMethod) -> Preparation:
+    """How the training scans of a method were prepared.
+
+    Raises:
+        UserError: its checkpoint does not say it in a way that this version reads.
+    """
+    try:
+        return Preparation.from_plain(member.preparation)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{member.file}: the preparation of its training scans cannot be read; train again") from error
 
 
 def choose_pairing(pairing: str, members: Sequence[TrainedMethod]) -> str:
@@ -126,7 +138,7 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     device = prepare_device({"device": options.device, "threads": options.threads})
     members = load_members(options.checkpoint, device)
     options.pairing = choose_pairing(options.pairing, members)
-    preparation = Preparation.from_plain(members[0].preparation)
+    preparation = preparation_of(members[0])
     pairs = zip(options.support_image, options.support_label, strict=True)
     reading = {"trust_voxels": options.trust_label_voxels, "prepared": options.prepared}
     supports = [read_support(image, label, preparation, **reading) for image, label in pairs]
