@@ -1,10 +1,13 @@
 """What commands have in common: how they start, their help, how they end (failures as sentences, a truthful status)."""
 
 import argparse
+import getpass
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -15,13 +18,24 @@ def start() -> None:
     """Make names and texts in any language work, whatever the locale is.
 
     Under LC_ALL=C Python knows no letter but ASCII, and ITK aborts on a file name that has one: the program is started
-    again in UTF-8 mode. Under other locales a letter that cannot be printed is written as an escape.
+    again in UTF-8 mode. Under other locales a letter that cannot be printed is written as an escape. A user whom the
+    system does not know gets a name.
     """
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    _be_somebody()
+
+
+def _be_somebody() -> None:
+    """A name and a home for a user whom the system does not know, as in containers: torch and others ask for them."""
+    try:
+        getpass.getuser(), Path.home()
+    except (KeyError, OSError, RuntimeError):
+        os.environ.setdefault("LOGNAME", f"user{os.getuid()}")
+        os.environ.setdefault("HOME", tempfile.gettempdir())
 
 
 def parser(doc: str, prog: str | None = None) -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ from data.phantom_raw import write_series
 from dataloaders.raw.preparation import Plan
 from dataloaders.raw.regrid import Preparation
 from dataloaders.raw.sources import Source, read_source
-from util.checkpoints import KEYS, load_checkpoint, save_checkpoint
+from util.checkpoints import KINDS, load_checkpoint, save_checkpoint
 from util.dataset import Dataset, choose_fold, from_file
 from util.errors import UserError
 from util.report.scores import organ_table, overall_mean, read_scores
@@ -137,7 +137,7 @@ class Checkpoints(Kind):
             return "zipfile: a checksum is wrong"
         if result.keys() != self.now.keys():
             return f"other keys: {result.keys() ^ self.now.keys()}"
-        return next((f"{key} is another" for key in KEYS if not _same(result[key], self.now[key])), "")
+        return next((f"{key} is another" for key in KINDS if not _same(result[key], self.now[key])), "")
 
 
 def _same(one: Any, other: Any) -> bool:
