@@ -11,6 +11,7 @@ makes the same inputs: `--kinds dicom --first 123 --inputs 1` tries one again. T
 import argparse
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,13 +34,19 @@ KINDS = {
 }  # fmt: skip
 
 
-def try_inputs(names: Sequence[str], count: int, first: int, seed: int, out: Path) -> list[Trial]:
-    """Try `count` inputs in all, numbered from `first` in every kind."""
+def try_inputs(
+    names: Sequence[str], count: int, first: int, seed: int, out: Path, seconds: float = float("inf")
+) -> list[Trial]:
+    """Try `count` inputs in all, numbered from `first` in every kind, or as many as the time allows."""
+    end, trials = time.monotonic() + seconds, []
     kinds: list[Kind] = [KINDS[name]() for name in names]
     shares = [kind.share / sum(kind.share for kind in kinds) for kind in kinds]
     numbers = [range(first, first + max(1, round(share * count))) for share in shares]
-    trials = run(kinds, numbers, seed, out)
-    return list(tqdm(trials, total=sum(map(len, numbers)), unit="input", mininterval=5, disable=None))
+    for trial in tqdm(run(kinds, numbers, seed, out), total=sum(map(len, numbers)), unit="input", disable=None):
+        trials.append(trial)
+        if time.monotonic() > end:
+            break
+    return trials
 
 
 def table(trials: Sequence[Trial]) -> str:
@@ -66,19 +73,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--commands", nargs="+", choices=commands, default=commands, help="to kill (default: all)")
     parser.add_argument("--first", type=int, default=0, help="number of the first input of every kind (default: 0)")
     parser.add_argument("--seed", type=int, default=1, help="another seed, other inputs and moments (default: 1)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=60,
+        help="at most, for inputs and for kills; fewer are tried then (default: 60)",
+    )
     parser.add_argument("--out", type=Path, default=Path("faults"), help="folder for what shows a fault")
     options = parser.parse_args(arguments)
     options.out = options.out.resolve()
-    status = 0
+    status, seconds = 0, 60 * options.minutes
     if options.kills:
         counts = []
-        for count in kills.run(options.commands, options.kills, options.seed, options.out / "kills"):
+        for count in kills.run(options.commands, options.kills, options.seed, options.out / "kills", seconds):
             counts.append({**vars(count), "faults": len(count.faults)})
             print(text_table([counts[-1]]), *(f"fault: {fault}" for fault in count.faults), sep="\n", flush=True)
             status |= bool(count.faults)
         print(text_table([*counts, {"command": "all", **{k: sum(c[k] for c in counts) for k in list(counts[0])[1:]}}]))
     if options.inputs:
-        trials = try_inputs(options.kinds, options.inputs, options.first, options.seed, options.out / "inputs")
+        place = options.out / "inputs"
+        trials = try_inputs(options.kinds, options.inputs, options.first, options.seed, place, seconds)
         print(table(trials))
         for trial in (trial for trial in trials if trial.outcome in FAULTS):
             print(f"{trial.outcome}: {options.out}/inputs/{trial.kind}_{trial.number}: {trial.text.splitlines()[-1]}")

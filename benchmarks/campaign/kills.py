@@ -326,17 +326,18 @@ def half_files(out: Path) -> Iterator[str]:
             yield f"{file} ({type(error).__name__}: {error})"
 
 
-def run(names: Sequence[str], kills: int, seed: int, folder: Path) -> Iterator[Count]:
-    """Kill the commands `kills` times in all; a count for each, when it is done."""
+def run(names: Sequence[str], kills: int, seed: int, folder: Path, seconds: float = float("inf")) -> Iterator[Count]:
+    """Kill the commands `kills` times in all, or as often as the time allows; a count for each, when it is done."""
+    end = time.monotonic() + seconds
     inputs = Inputs(folder / "inputs")
     inputs.folder.mkdir(parents=True, exist_ok=True)
     shares = [COMMANDS[name].share for name in names]
     for place, name in enumerate(names):
         left = round(kills * sum(shares[: place + 1]) / sum(shares)) - round(kills * sum(shares[:place]) / sum(shares))
-        if not left:
+        if not left or time.monotonic() > end:
             continue
         killer, tries = Killer(COMMANDS[name], inputs, folder, seed), 0
-        while left > 0 and tries < 3 * kills:  # a command may end before its moment comes
+        while left > 0 and tries < 3 * kills and time.monotonic() < end:  # a command may end before its moment comes
             left -= killer.kill(left)
             tries += 1
         yield killer.count

@@ -83,8 +83,8 @@ def damage_header(file: Path, random: Random) -> None:
     with unpacked(file) as content:
         for _ in range(pick(random, (1, 1, 1, 2))):
             if random.random() < 0.3:
-                at, ends = int(random.integers(352)), len(content)
-                content[min(at, ends - 1)] = pick(random, (0, 255, content[at] ^ 1 << int(random.integers(8)), 1, 127))
+                at = min(int(random.integers(352)), len(content) - 1)
+                content[at] = pick(random, (0, 255, content[at] ^ 1 << int(random.integers(8)), 1, 127))
             else:
                 _change_field(content, random)
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from util.manifest import Job, open_manifest
 
 import config
 import models
@@ -30,6 +29,7 @@ from dataloaders.raw.sources import Source, read_source
 from util.checkpoints import KINDS, load_checkpoint, save_checkpoint
 from util.dataset import Dataset, choose_fold, from_file
 from util.errors import UserError
+from util.manifest import Job, open_manifest
 from util.report.scores import organ_table, overall_mean, read_scores
 from util.runs.experiment import resolved
 from util.volume import Geometry

@@ -88,12 +88,19 @@ class Trial:
 
 
 def run(kinds: Sequence[Kind], numbers: Sequence[range], seed: int, folder: Path) -> Iterator[Trial]:
-    """Try inputs `numbers[i]` of `kinds[i]`; inputs that show a fault stay in `folder`, with what was said of them."""
+    """Try inputs `numbers[i]` of `kinds[i]`, the kinds by turns.
+
+    Inputs that show a fault stay in `folder`, with what was said of them.
+    """
     waiting = [(kind, number) for kind, own in zip(kinds, numbers, strict=True) for number in own]
+    places = {
+        (kind, number): at / len(own) for kind, own in zip(kinds, numbers, strict=True) for at, number in enumerate(own)
+    }
+    waiting.sort(key=places.__getitem__)
     processes = multiprocessing.get_context("fork")
     while waiting:
         here, there = processes.Pipe(duplex=False)
-        child = processes.Process(target=_work, args=(waiting, seed, folder, there))
+        child = processes.Process(target=_work, args=(waiting, seed, folder, there), daemon=True)
         child.start()
         there.close()
         done, silent = 0, False
