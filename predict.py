@@ -11,6 +11,7 @@ made it. Several checkpoints, and several supports, are averaged. A command that
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from util.files import digest
 from util.finding import as_failures
 from util.manifest import Job, Manifest, open_manifest
 from util.names import distinct_labels, safe_names
+from util.parallel import attempt
 from util.runs import folders
 from util.runs.experiment import with_dataset_file
 from util.runs.processes import prepare_device
@@ -139,9 +141,7 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     members = load_members(options.checkpoint, device)
     options.pairing = choose_pairing(options.pairing, members)
     preparation = preparation_of(members[0])
-    pairs = zip(options.support_image, options.support_label, strict=True)
-    reading = {"trust_voxels": options.trust_label_voxels, "prepared": options.prepared}
-    supports = [read_support(image, label, preparation, **reading) for image, label in pairs]
+    supports = read_supports(options, preparation)
     organs = choose_organs(options, [label.array for _, label in supports], members[0])
     print(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
     todo = jobs(queries, options.out, list(safe_names(organs.values()).values()) if options.probabilities else [])
@@ -155,6 +155,21 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     print(f"{len(queries)} scans: {done} segmented, {there} were there, {len(failures)} failed")
     print(f"{manifest.file}, look at {options.out}/*.png")
     return {**failures, **as_failures(lost)}
+
+
+def read_supports(options: argparse.Namespace, preparation: Preparation) -> list[tuple[Volume, Volume]]:
+    """Image and label of every annotated scan on the training grid.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    read = partial(read_support, trust_voxels=options.trust_label_voxels, prepared=options.prepared)
+    pairs = list(zip(options.support_image, options.support_label, strict=True))
+    supports = [attempt(read, (image, label, preparation), str(image)) for image, label in pairs]
+    for support in supports:
+        if support.failure:
+            raise UserError(support.failure)
+    return [support.result for support in supports]
 
 
 def segment(

@@ -54,7 +54,7 @@ def guarded(work: Callable[[], Mapping[int | str, str] | int]) -> int:
             itself; a UserError stops everything.
 
     Returns:
-        0 if nothing failed, 1 after a failure, 130 after Ctrl-C.
+        0 if nothing failed, 1 after a failure, also one that nobody foresaw, 130 after Ctrl-C.
     """
     try:
         failures = work()
@@ -64,6 +64,12 @@ def guarded(work: Callable[[], Mapping[int | str, str] | int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the files that are there are whole, run the same command to make the rest", file=sys.stderr)
         return 130
+    except Exception as error:  # nobody foresaw it
+        if os.environ.get("FSMIS_TRACEBACK"):
+            raise
+        why = str(error).strip().splitlines()[:1] or ["no more is known"]
+        print(f"error: unexpected {type(error).__name__}: {why[0]} (FSMIS_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
     for name, failure in failures.items() if isinstance(failures, Mapping) else ():
         print(f"{f'scan {name}' if isinstance(name, int) else name} failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
