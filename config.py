@@ -103,6 +103,8 @@ CHOICES = {
     "train.optimiser": ("sgd", "adam"),
     "train.precision": ("float32", "bfloat16", "float16"),
 }
+SECTIONS = models.SECTIONS
+SEVERAL = {"episode.gamma": 2, "episode.zoom": 2, "episode.crop": 3, "test.patch": 3}  # so many numbers
 MINIMA = {
     "train.steps": 1,
     "train.batch_size": 1,
@@ -250,6 +252,7 @@ def check(config: Mapping, typed: Collection[str]) -> None:
         UserError: a word is none of its key's choices, a number is too small, a key that was typed has no effect, the
             method has no such stage.
     """
+    checks.check_numbers(config, SEVERAL)
     checks.check_values(config, CHOICES, MINIMA)
     checks.check_effects(config, typed, ONLY_WITH)
     DATASETS[config["dataset"]].chosen(config["organs"])

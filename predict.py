@@ -11,6 +11,7 @@ made it. Several checkpoints, and several supports, are averaged. A command that
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from util.files import digest
 from util.finding import as_failures
 from util.manifest import Job, Manifest, open_manifest
 from util.names import distinct_labels, safe_names
+from util.parallel import attempt
 from util.runs import folders
 from util.runs.experiment import with_dataset_file
 from util.runs.processes import prepare_device
@@ -59,13 +61,25 @@ def load_members(names: Sequence[str], device: torch.device) -> list[TrainedMeth
                 f"{member.file}: an older version wrote it, it does not say how its training scans were prepared; "
                 "train again"
             )
-        if Preparation.from_plain(member.preparation) != Preparation.from_plain(members[0].preparation):
+        if preparation_of(member) != preparation_of(members[0]):
             own, first = member.options["dataset"], members[0].options["dataset"]
             raise UserError(
                 f"{member.file}: was trained on {own}, whose scans were prepared differently than those of "
                 f"{members[0].file} ({first}); an ensemble needs one preparation"
             )
     return members
+
+
+def preparation_of(member: TrainedMethod) -> Preparation:
+    """How the training scans of a method were prepared.
+
+    Raises:
+        UserError: its checkpoint does not say it in a way that this version reads.
+    """
+    try:
+        return Preparation.from_plain(member.preparation)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{member.file}: the preparation of its training scans cannot be read; train again") from error
 
 
 def choose_pairing(pairing: str, members: Sequence[TrainedMethod]) -> str:
@@ -126,10 +140,8 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     device = prepare_device({"device": options.device, "threads": options.threads})
     members = load_members(options.checkpoint, device)
     options.pairing = choose_pairing(options.pairing, members)
-    preparation = Preparation.from_plain(members[0].preparation)
-    pairs = zip(options.support_image, options.support_label, strict=True)
-    reading = {"trust_voxels": options.trust_label_voxels, "prepared": options.prepared}
-    supports = [read_support(image, label, preparation, **reading) for image, label in pairs]
+    preparation = preparation_of(members[0])
+    supports = read_supports(options, preparation)
     organs = choose_organs(options, [label.array for _, label in supports], members[0])
     print(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
     todo = jobs(queries, options.out, list(safe_names(organs.values()).values()) if options.probabilities else [])
@@ -143,6 +155,21 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     print(f"{len(queries)} scans: {done} segmented, {there} were there, {len(failures)} failed")
     print(f"{manifest.file}, look at {options.out}/*.png")
     return {**failures, **as_failures(lost)}
+
+
+def read_supports(options: argparse.Namespace, preparation: Preparation) -> list[tuple[Volume, Volume]]:
+    """Image and label of every annotated scan on the training grid.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    read = partial(read_support, trust_voxels=options.trust_label_voxels, prepared=options.prepared)
+    pairs = list(zip(options.support_image, options.support_label, strict=True))
+    supports = [attempt(read, (image, label, preparation), str(image)) for image, label in pairs]
+    for support in supports:
+        if support.failure:
+            raise UserError(support.failure)
+    return [support.result for support in supports]
 
 
 def segment(

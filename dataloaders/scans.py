@@ -155,7 +155,10 @@ def _read_segments(dataset: Dataset, root: Path, number: int, kind: str, image, 
         command = f"python -m supervoxels.generate {image_file.parent} {file.parent} {options}"
         raise UserError(f"{file}: no {kind} yet; make them with: {command}")
     # published files carry no geometry [supervoxels S6], so only the shape is compared
-    return _integers(_read_beside(file, image, image_file).array, np.int32, file)
+    ids = _integers(_read_beside(file, image, image_file).array, np.int32, file)
+    if ids.max() > ids.size:  # tables have a row for every id
+        raise UserError(f"{file}: holds the id {ids.max()} and has {ids.size} voxels; make it again")
+    return ids
 
 
 def _read_beside(file: Path, image, image_file: Path):

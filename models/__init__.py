@@ -112,9 +112,12 @@ def restore(content: Mapping[str, Any], path: Path) -> TrainedMethod:
         method = build(
             content["method"], content["arguments"], encoder=content["encoder"], weights=None, stride=content["stride"]
         )
-    except TypeError as error:  # an argument that an older version had
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # arguments of an older version fail in many ways
         raise UserError(
-            f"{path}: its arguments do not fit models/{content['method']}.py as it is now ({error}); train again"
+            f"{path}: its arguments do not fit models/{content['method']}.py as it is now "
+            f"({type(error).__name__}: {error}); train again"
         ) from error
     load_weights(method, content, path)
     return TrainedMethod(

@@ -73,7 +73,11 @@ def test_unknown_organs_and_files(tiny, tmp_path, capsys, update, expected):
     ("change", "expected"),
     [
         ({"organs": {}}, "at least one organ"),
-        ({"organs": {"liver": "one"}}, "label ids above 0"),
+        ({"organs": {"liver": "one"}}, "label ids from 1 to 32767"),
+        ({"organs": {"liver": 2**31}}, "label ids from 1 to 32767"),
+        ({"organs": {"liver": 1, "spleen": 1}}, "the label id 1 has two names"),
+        ({"supervoxel_size": 0}, "supervoxel_size is 0; it must be at least 1"),
+        ({"groups": {"upper": "liver"}}, "the group 'upper' is 'liver'"),
         ({"folds": None}, "folds is None"),
         ({"supervoxel_size": True}, "supervoxel_size is True"),
         ({"colour": "red"}, "there is no key 'colour'"),

@@ -4,6 +4,7 @@ Plain tensors and plain values only: they are read with `weights_only=True`, so 
 """
 
 import functools
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +16,21 @@ from util.errors import UserError
 from util.files import digest, whole_file
 
 FORMAT = 1
-KEYS = {
-    "format",
-    "method",
-    "arguments",
-    "encoder",
-    "stride",
-    "config",
-    "intensities",
-    "training_scans",
-    "step",
-    "model",
-    "optimiser",
-    "scaler",
-    "random_states",
+# key -> what stands there
+KINDS = {
+    "format": int,
+    "method": str,
+    "arguments": dict,
+    "encoder": str,
+    "stride": int,
+    "config": dict,
+    "intensities": list | tuple | None,
+    "training_scans": list,
+    "step": int,
+    "model": dict,
+    "optimiser": dict,
+    "scaler": dict,
+    "random_states": list | dict,  # a dictionary in older versions
 }
 OPTIONAL = {"preparation"}  # checkpoints of older versions lack it; only predict.py asks for it
 UNTRAINED = "untrained"
@@ -70,7 +72,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         UserError: the folder cannot be written or the disk is full.
     """
     content = {"format": FORMAT, **content}
-    assert content.keys() - OPTIONAL == KEYS, content.keys() ^ KEYS
+    assert content.keys() - OPTIONAL == KINDS.keys(), content.keys() ^ KINDS.keys()
     with whole_file(path) as temporary:
         try:
             torch.save(content, temporary)
@@ -81,6 +83,8 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this project, onto the CPU.
 
+    Its checksums are compared: torch does not look at them, and a flipped bit would become another weight.
+
     Raises:
         UserError: the file is missing, damaged, holds code, or is a checkpoint of another program.
     """
@@ -88,13 +92,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
+        if zipfile.ZipFile(path).testzip():
+            raise ValueError("a checksum is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for foreign and damaged files; all mean the same to the user
         raise UserError(f"{path}: damaged, or holds more than plain tensors (it could run code); refused") from error
-    if not isinstance(content, dict) or not content.keys() >= KEYS:
+    if not isinstance(content, dict) or not content.keys() >= KINDS.keys():
         raise UserError(f"{path}: not a checkpoint of this program")
     if content["format"] != FORMAT:
         raise UserError(f"{path}: has checkpoint format {content['format']}, this program reads {FORMAT}")
+    for key, kind in KINDS.items():
+        if not isinstance(content[key], kind):
+            raise UserError(f"{path}: not a checkpoint of this program, its {key} is a {type(content[key]).__name__}")
     return content
 
 
@@ -106,8 +115,8 @@ def load_weights(model: torch.nn.Module, content: Mapping[str, Any], path: Path)
     """
     try:
         model.load_state_dict(content["model"], strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, TypeError) as error:  # the last two: values that are no tensors
         raise UserError(
             f"{path}: its weights do not fit models/{content['method']}.py as it is now "
-            f"({str(error).splitlines()[1].strip()[:120]})"
+            f"({str(error).splitlines()[-1].strip()[:120]})"
         ) from error

@@ -1,10 +1,13 @@
 """What commands have in common: how they start, their help, how they end (failures as sentences, a truthful status)."""
 
 import argparse
+import getpass
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -15,13 +18,24 @@ def start() -> None:
     """Make names and texts in any language work, whatever the locale is.
 
     Under LC_ALL=C Python knows no letter but ASCII, and ITK aborts on a file name that has one: the program is started
-    again in UTF-8 mode. Under other locales a letter that cannot be printed is written as an escape.
+    again in UTF-8 mode. Under other locales a letter that cannot be printed is written as an escape. A user whom the
+    system does not know gets a name.
     """
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    _be_somebody()
+
+
+def _be_somebody() -> None:
+    """A name and a home for a user whom the system does not know, as in containers: torch and others ask for them."""
+    try:
+        getpass.getuser(), Path.home()
+    except (KeyError, OSError, RuntimeError):
+        os.environ.setdefault("LOGNAME", f"user{os.getuid()}")
+        os.environ.setdefault("HOME", tempfile.gettempdir())
 
 
 def parser(doc: str, prog: str | None = None) -> argparse.ArgumentParser:
@@ -33,7 +47,7 @@ def parser(doc: str, prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def guarded(work: Callable[[], Mapping[int | str, str] | int]) -> int:
-    """Run it, print every failure as a sentence, return the exit status: 0, 1 after a failure, 130 after Ctrl-C.
+    """Run it, print every failure as a sentence, return the exit status: 0, 1 after any failure, 130 after Ctrl-C.
 
     `work` returns what went wrong, number of a scan, or a name -> sentence, or how many sentences it has printed
     itself; a UserError stops everything.
@@ -46,6 +60,12 @@ def guarded(work: Callable[[], Mapping[int | str, str] | int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the files that are there are whole, run the same command to make the rest", file=sys.stderr)
         return 130
+    except Exception as error:  # nobody foresaw it
+        if os.environ.get("FSMIS_TRACEBACK"):
+            raise
+        why = str(error).strip().splitlines()[:1] or ["no more is known"]
+        print(f"error: unexpected {type(error).__name__}: {why[0]} (FSMIS_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
     for name, failure in failures.items() if isinstance(failures, Mapping) else ():
         print(f"{f'scan {name}' if isinstance(name, int) else name} failed: {failure}", file=sys.stderr)
     return 1 if failures else 0

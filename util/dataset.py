@@ -1,6 +1,7 @@
 """What the program knows about a data set and a fold: rows of the tables in config.py."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,8 +164,16 @@ def from_file(path: str | Path) -> tuple[Dataset, list[dict]]:
     if content["modality"] not in MODALITIES:
         raise UserError(f"{path}: modality is {content['modality']!r}; choose {' or '.join(MODALITIES)}")
     ids = [*content["organs"].values(), *content.get("others", {}).values()]
-    if not content["organs"] or not all(isinstance(number, int) and number > 0 for number in ids):
-        raise UserError(f"{path}: organs and others are names with label ids above 0, at least one organ")
+    if not content["organs"] or not all(type(number) is int and 0 < number < 2**15 for number in ids):
+        raise UserError(f"{path}: organs and others are names with label ids from 1 to 32767, at least one organ")
+    if len(set(ids)) < len(ids):
+        raise UserError(f"{path}: the label id {Counter(ids).most_common(1)[0][0]} has two names in organs and others")
+    for key in ("supervoxel_size", "size"):
+        if content.get(key) is not None and content[key] < 1:
+            raise UserError(f"{path}: {key} is {content[key]}; it must be at least 1")
+    for name, members in content.get("groups", {}).items():
+        if not isinstance(members, list) or not members or not all(member in content["organs"] for member in members):
+            raise UserError(f"{path}: the group {name!r} is {members!r}; a list of names in organs is expected")
     safe_names([*content["organs"], *content.get("others", {})])
     folds = content.pop("folds")
     places = {
@@ -185,8 +194,8 @@ def choose_fold(folds: Mapping[str, list[Mapping]], dataset: str, index: int) ->
     if not 0 <= index < len(lines):
         raise UserError(f"fold={index}: FOLDS['{dataset}'] in config.py has folds 0 to {len(lines) - 1}")
     line, where = lines[index], f"fold {index} of FOLDS['{dataset}'] in config.py"
-    if set(line) != {"support", "query"}:
-        raise UserError(f"{where}: write dict(support=8, query=[1, 2, 3]); got the keys {sorted(line)}")
+    if not isinstance(line, Mapping) or set(line) != {"support", "query"}:
+        raise UserError(f"{where}: write dict(support=8, query=[1, 2, 3]); got {line}")
     support, query = line["support"], line["query"]
     numbers = [support, *query] if isinstance(query, list | tuple | range) else [None]
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers) or len(numbers) < 2:

@@ -40,7 +40,7 @@ def each_scan(
     with tqdm(total=len(todo), desc=title or None, unit="scan", disable=None if todo else True) as bar:
         while todo:
             try:
-                calls = [joblib.delayed(_attempt)(*call) for call in todo.values()]
+                calls = [joblib.delayed(attempt)(*call) for call in todo.values()]
                 results = joblib.Parallel(n_jobs=min(jobs, len(todo)), return_as="generator")(calls)
                 for name, done in zip(list(todo), results, strict=True):
                     yield name, done
@@ -56,13 +56,16 @@ def each_scan(
 def _alone(*call: Any) -> Done:
     try:
         # two jobs, since one would be this very process
-        return joblib.Parallel(n_jobs=2)([joblib.delayed(_attempt)(*call)])[0]
+        return joblib.Parallel(n_jobs=2)([joblib.delayed(attempt)(*call)])[0]
     except BrokenProcessPool:
         return Done(failure=f"{call[-1]}: its process was killed, perhaps for want of memory; try again, fewer --jobs")
 
 
-def _attempt(work: Callable, arguments: tuple, file: str) -> Done:
-    """Libraries fail in many ways on damaged files, and what nobody foresaw must not cost the other scans either."""
+def attempt(work: Callable, arguments: tuple, file: str) -> Done:
+    """Call it; a failure becomes a sentence that names the file.
+
+    Libraries fail in many ways on damaged files, and what nobody foresaw must not cost the other scans either.
+    """
     try:
         return Done(work(*arguments))
     except UserError as error:

@@ -8,7 +8,7 @@ import numpy as np
 from dataloaders.raw.intensities import SHIFT, modality, value_range
 from dataloaders.raw.preparation import Plan
 from dataloaders.raw.sources import Source, read_source
-from util.errors import UserError
+from util.parallel import attempt
 
 LOOKED_AT = 5  # scans, to guess from
 # what scans are by their values -> what is done to these, and how it is told
@@ -31,10 +31,10 @@ def guess_plan(sources: Mapping[int, Source], size: int, intensities: str = "") 
     """
     spacings, fields, kinds, ranges = [], [], [], []
     for source in list(sources.values())[:: max(1, len(sources) // LOOKED_AT)]:
-        try:
-            image, _ = read_source(source, None, True)
-        except UserError:
+        found = attempt(read_source, (source, None, True), str(source.image[0]))
+        if found.failure:
             continue  # told when it is converted
+        image, _ = found.result
         spacings.append(image.geometry.spacing)
         fields.append(
             max(image.geometry.spacing[0] * image.array.shape[2], image.geometry.spacing[1] * image.array.shape[1])

@@ -127,8 +127,9 @@ def _check_supervoxels(file: Path, image: Volume, dataset: Dataset, found: Findi
     volume = read_volume(file)
     if volume.array.shape != image.array.shape:
         raise UserError(f"{file}: has shape {volume.array.shape}, its image {image.array.shape}; make it again")
-    if volume.array.min() < 0 or not np.array_equal(volume.array, np.rint(volume.array)):
-        raise UserError(f"{file}: holds negative ids or fractions; make it again")
+    outside = volume.array.min() < 0 or volume.array.max() > volume.array.size
+    if outside or not np.array_equal(volume.array, np.rint(volume.array)):
+        raise UserError(f"{file}: holds negative ids, more ids than voxels, or fractions; make it again")
     if volume.geometry.spacing == (1.0, 1.0, 1.0) != image.geometry.spacing:
         found.warnings.append("the supervoxels' header has unit spacing, as published files have")
     elif not volume.geometry.matches(image.geometry):

@@ -121,6 +121,10 @@ FAULTS = {
         lambda own: change(file(own, "superpix-MIDDLE"), lambda a: a[:, :-1]),
         "superpix-MIDDLE_2.nii.gz: has shape (16, 63, 64)",
     ),
+    "supervoxels of impossible ids": (
+        lambda own: change(file(own, "superpix-MIDDLE"), put(2**31 - 1)),
+        "superpix-MIDDLE_2.nii.gz: holds negative ids, more ids than voxels",
+    ),
     "no supervoxel": (lambda own: change(file(own, "superpix-MIDDLE"), np.zeros_like), "there is no supervoxel at all"),
     "organ missing in the support": (
         lambda own: change(file(own, "label", 4), lambda a: np.where(a == 4, 0, a).astype(np.uint8)),

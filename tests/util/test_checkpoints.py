@@ -51,6 +51,22 @@ def test_code_is_refused_and_does_not_run(tmp_path):
     assert not (tmp_path / "witness").exists()
 
 
+def test_a_flipped_bit_is_refused_and_becomes_no_weight(tmp_path):
+    checkpoints.save_checkpoint(tmp_path / "a.pt", content())
+    whole = (tmp_path / "a.pt").read_bytes()
+    at = whole.index(torch.ones(2).numpy().tobytes())
+    (tmp_path / "a.pt").write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
+    with pytest.raises(UserError, match=r"a\.pt: damaged"):
+        checkpoints.load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("key", ["model", "config", "random_states", "training_scans"])
+def test_content_of_another_kind_is_refused(tmp_path, key):
+    torch.save({**content(), "format": 1, key: 3}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=f"not a checkpoint of this program, its {key} is a int"):
+        checkpoints.load_checkpoint(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize("cut", [10, 500])
 def test_damage_is_refused(tmp_path, cut):
     checkpoints.save_checkpoint(tmp_path / "a.pt", content())

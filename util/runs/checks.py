@@ -1,6 +1,7 @@
 """Checks of a configuration: every mistake becomes one sentence. Knows no command-line library."""
 
 import difflib
+import math
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -37,6 +38,32 @@ def check_types(changed: Mapping[str, tuple[type, type]]) -> None:
     for key, (expected, given) in changed.items():
         if (expected, given) not in ((float, int), (tuple, list)):
             raise UserError(f"{key}: expects a value of type {expected.__name__}, got {given.__name__}")
+
+
+def check_typed(typed: Mapping[str, Any], sections: Collection[str]) -> None:
+    """Refuse what was typed if it would break the making of the configuration itself, before any default is known."""
+    for key, value in typed.items():
+        if key in sections and not isinstance(value, Mapping):
+            kind = type(value).__name__
+            raise UserError(f"{key}: expects a value of type dict, got {kind}; write {key}.NAME=VALUE")
+        if key.startswith("_"):
+            raise UserError(f"{key}: no such key; print_config shows all")
+    if type(typed.get("seed", 0)) is not int:
+        raise UserError(f"seed: expects a value of type int, got {type(typed['seed']).__name__}")
+
+
+def check_numbers(options: Mapping, several: Mapping[str, int]) -> None:
+    """Refuse numbers that are not finite, and lists that do not hold as many numbers as their key wants."""
+    for key, count in several.items():
+        value = _value(options, key)
+        if len(value) != count or not all(type(number) in (int, float) for number in value):
+            raise UserError(f"{key}={value}: {count} numbers are expected, such as [{', '.join('1' * count)}]")
+    flat = {key: value if isinstance(value, Mapping) else {"": value} for key, value in options.items()}
+    for section, values in flat.items():
+        for name, value in values.items():
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+                raise UserError(f"{f'{section}.{name}'.rstrip('.')}={value}: a finite number is expected")
 
 
 def check_values(options: Mapping, choices: Mapping[str, tuple], minima: Mapping[str, int]) -> None:

@@ -58,8 +58,9 @@ class CommandLine(Experiment):
         self.config(tables.options)
         self.config_hook(lambda config, command_name, logger: self._observe(config, command_name))
 
-    def _create_run(self, *args, **kwargs):
-        run = super()._create_run(*args, **kwargs)
+    def _create_run(self, command_name=None, config_updates=None, *args, **kwargs):
+        checks.check_typed(config_updates or {}, self.tables.SECTIONS)
+        run = super()._create_run(command_name, config_updates, *args, **kwargs)
         checks.check_types(run.config_modifications.typechanged)
         self.tables.check(run.config, run.config_modifications.modified)
         run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback

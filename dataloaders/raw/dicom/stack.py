@@ -148,14 +148,25 @@ def _step(stack: Sequence[Slice]) -> float:
     odd = np.flatnonzero(np.abs(steps - usual) > STEP_TOLERANCE * usual)
     if odd.size:
         raise UserError(_unevenness(stack, steps, usual, odd))
-    across, normal = stack[-1].origin - stack[0].origin, stack[0].axes[:, 2]
-    if np.linalg.norm(across - (across @ normal) * normal) > 1e-2 * np.linalg.norm(across):
-        tilt = f" by {stack[0].tilt:g} degrees" if stack[0].tilt else ""
-        raise UserError(
-            f"{folder_of(stack)}: slices are shifted against each other (a tilted gantry{tilt}); straighten the scan "
-            "first (dcm2niix does)"
-        )
+    _require_straight(stack)
     return float(steps.mean())
+
+
+def _require_straight(stack: Sequence[Slice]) -> None:
+    across, normal = np.stack([piece.origin - stack[0].origin for piece in stack]), stack[0].axes[:, 2]
+    shifts = np.linalg.norm(across - np.outer(across @ normal, normal), axis=1)
+    if shifts.max() <= 1e-2 * np.linalg.norm(across[-1]):
+        return
+    if shifts[-1] < shifts.max() / 2:  # not more and more, as a gantry does
+        piece = stack[int(shifts.argmax())]
+        raise UserError(
+            f"{piece.file}: lies {shifts.max():.4g} mm beside the slices before and after it; fetch the series again"
+        )
+    tilt = f" by {stack[0].tilt:g} degrees" if stack[0].tilt else ""
+    raise UserError(
+        f"{folder_of(stack)}: slices are shifted against each other (a tilted gantry{tilt}); straighten the scan "
+        "first (dcm2niix does)"
+    )
 
 
 def _thickness(piece: Slice) -> float:

@@ -80,7 +80,12 @@ def _require_known(slices: Sequence[Pixels], true: np.ndarray, folder: Path) -> 
     if not true.size:
         raise UserError(f"{folder}: every pixel has the PixelPaddingValue, there is no image; fetch the series again")
     is_ct = slices[0].is_ct
-    if is_ct and not all(piece.says_scale for piece in slices) and true.min() >= TISSUE:
+    if len({piece.says_scale for piece in slices}) > 1:
+        raise UserError(
+            f"{folder}: RescaleSlope or RescaleIntercept is missing in some slices, so their values would not be those "
+            "of the others; fetch the series again"
+        )
+    if is_ct and not slices[0].says_scale and true.min() >= TISSUE:
         raise UserError(
             f"{folder}: is CT without RescaleSlope or RescaleIntercept, and its values (from {true.min():g} on) are no "
             "Hounsfield units; fetch the series again"

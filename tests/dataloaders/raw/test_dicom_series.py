@@ -230,6 +230,14 @@ NOT_WHOLE = {
         each(ImagePositionPatient=[[-10, -20 + z, z * STEP] for z in range(6)], GantryDetectorTilt=[11.3] * 6),
         "slices are shifted against each other (a tilted gantry by 11.3 degrees)",
     ),
+    "a slice beside the others": (
+        lambda f: change(f[2], ImagePositionPatient=[40, -20, 2 * STEP]),
+        "IM003.dcm: lies 50 mm beside the slices before and after it",
+    ),
+    "a scale in some slices": (
+        lambda f: (each(RescaleSlope=[0.5] * 6, RescaleIntercept=[0] * 6)(f), change(f[2], RescaleSlope=None)),
+        "RescaleSlope or RescaleIntercept is missing in some slices",
+    ),
     "multi-frame": (
         lambda f: (lose(*range(2, 7))(f), change(f[0], NumberOfFrames=6, PixelData=ARRAY.tobytes())),
         "is a multi-frame file (MR Image, 6 frames), which is not read; convert it to NIfTI",

@@ -1,0 +1,343 @@
+"""Kills: a command is killed at random moments and started again until it ends; an undisturbed one gives the same."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 900  # seconds for one start; more is a hang
+IN_A_ROW = 5  # kills at most, before a command may end
+SMALL = (
+    "dataset=PHANTOM", "encoder=efficientnet_lite0", "weights=none", "threads=1", "workers=0", "episode.min_size=20",
+    "train.save_every=1", "train.log_every=1",
+)  # fmt: skip
+STEPS = 8
+Results = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the commands work on, made once.
+
+    Attributes:
+        folder: for all of it.
+    """
+
+    folder: Path
+
+    def run(self, *words: object) -> None:
+        """Run a command that must succeed."""
+        subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, capture_output=True, env=environment())
+
+    def phantom(self) -> Path:
+        """A data root with six tiny scans and their supervoxels."""
+        root = self.folder / "data"
+        if not root.exists():
+            self.run("-m", "data.phantom", root / "PHANTOM", "--scans", 6, "--size", 64, "--slices", 16, "--jobs", 1)
+            folders = root / "PHANTOM/phantom_MR_normalized", root / "PHANTOM/supervoxels_5000"
+            self.run("-m", "supervoxels.generate", *folders, "--min-size", 300, "--jobs", 1)
+        return root
+
+    def separate(self) -> tuple[Path, Path]:
+        """The images and the labels in folders of their own."""
+        for kind in ("image", "label"):
+            (self.folder / kind).mkdir(exist_ok=True)
+            for file in (self.phantom() / "PHANTOM/phantom_MR_normalized").glob(f"{kind}_*"):
+                shutil.copy(file, self.folder / kind)
+        return self.folder / "image", self.folder / "label"
+
+    def chaos(self) -> Path:
+        """Raw DICOM series of three patients."""
+        raw = self.folder / "raw"
+        if not raw.exists():
+            self.run("-m", "data.phantom_raw", "chaost2", raw, "--scans", 3, "--shape", 12, 48, 48, "--jobs", 1)
+        return raw
+
+    def checkpoint(self) -> Path:
+        """Of three steps."""
+        runs = self.folder / "runs"
+        if not runs.exists():
+            self.run("training.py", "with", *SMALL, f"data_root={self.phantom()}", f"runs={runs}", "train.steps=3")
+        return runs / "adnet_PHANTOM_fold0/1/checkpoints/step_000003.pt"
+
+
+def environment() -> dict[str, str]:
+    """Of the commands: one thread each."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def files(out: Path) -> Results:
+    """All files but hidden ones by name."""
+    found = sorted(path for path in out.rglob("*") if path.is_file())
+    return {str(path.relative_to(out)): path.read_bytes() for path in found if not path.name.startswith(".")}
+
+
+def newest(runs: Path, pattern: str) -> list[Path]:
+    """Files of runs, those of the newest run last."""
+    found = runs.glob(f"*_PHANTOM_fold0/*/{pattern}")
+    return sorted(found, key=lambda path: (int(path.relative_to(runs).parts[1]), path.name))
+
+
+def weights(runs: Path) -> Results:
+    """Of the last checkpoint of the newest run."""
+    content = torch.load(newest(runs, "checkpoints/step_*.pt")[-1], weights_only=True)
+    assert content["step"] == STEPS
+    return {name: value.numpy().tobytes() for name, value in content["model"].items()}
+
+
+def scores(runs: Path) -> Results:
+    """Of the newest test."""
+    return {"scores.csv": newest(runs, "scores.csv")[-1].read_bytes()}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A long command.
+
+    Attributes:
+        words: of its command line, for its inputs and its folder; empty if all is done.
+        results: what must be the same.
+        share: of the kills.
+    """
+
+    name: str
+    words: Callable[[Inputs, Path], Sequence[object]]
+    results: Callable[[Path], Results] = files
+    share: int = 1
+
+
+def training(inputs: Inputs, runs: Path) -> Sequence[object]:
+    """From the start, or from the last checkpoint."""
+    found = newest(runs, "checkpoints/step_*.pt")
+    if not found:
+        keys = (*SMALL, f"data_root={inputs.phantom()}", f"runs={runs}", f"train.steps={STEPS}")
+        return "training.py", "with", *keys
+    if found[-1].stem.endswith(f"{STEPS:06d}"):
+        return ()
+    return "training.py", "with", f"resume={found[-1].parents[1]}"
+
+
+def testing(inputs: Inputs, runs: Path) -> Sequence[object]:
+    """A test of the checkpoint."""
+    keys = (f"data_root={inputs.phantom()}", f"runs={runs}", f"test.checkpoint={inputs.checkpoint()}")
+    return "test.py", "with", "dataset=PHANTOM", "threads=1", *keys
+
+
+def predicting(inputs: Inputs, out: Path) -> Sequence[object]:
+    """All scans, with one of them as support."""
+    scans, (_, labels) = inputs.phantom() / "PHANTOM/phantom_MR_normalized", inputs.separate()
+    call = ("predict.py", "--checkpoint", inputs.checkpoint(), "--support-image", scans / "image_4.nii.gz")
+    call += ("--support-label", labels / "label_4.nii.gz", "--query", inputs.folder / "image", "--out", out)
+    return *call, "--threads", 1, "--prepared"
+
+
+def reproducing(inputs: Inputs, runs: Path) -> Sequence[object]:
+    """Training and test of a fold; asked again, it does what is missing."""
+    keys = (*SMALL[1:], f"data_root={inputs.phantom()}", f"runs={runs}", f"train.steps={STEPS}")
+    return "-m", "script.reproduce", "adnet", "PHANTOM", *keys, "--no-report"
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            "data.phantom",
+            lambda inputs, out: ("-m", "data.phantom", out, "--scans", 4, "--size", 64, "--slices", 16, "--jobs", 1),
+            share=3,
+        ),
+        Command(
+            "supervoxels.generate",
+            lambda inputs, out: (
+                "-m",
+                "supervoxels.generate",
+                inputs.separate()[0],
+                out,
+                "--min-size",
+                300,
+                "--jobs",
+                2,
+            ),
+            share=3,
+        ),
+        Command(
+            "data.custom", lambda inputs, out: ("-m", "data.custom", *inputs.separate(), out, "--jobs", 2), share=3
+        ),
+        Command("data.chaost2", lambda inputs, out: ("-m", "data.chaost2", inputs.chaos(), out, "--jobs", 1), share=3),
+        Command("training", training, weights, share=3),
+        Command("test", testing, scores),
+        Command("predict", predicting, share=2),
+        Command("reproduce", reproducing, lambda runs: weights(runs) | scores(runs)),
+    )
+}
+
+
+@dataclass
+class Count:
+    """What became of one command's kills."""
+
+    command: str
+    kills: int = 0
+    terminated: int = 0
+    repeats: int = 0
+    leftovers: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+class Killer:
+    """Kills one command and starts it again.
+
+    Args:
+        command: what is killed.
+        inputs: it works on.
+        folder: for its results; what shows a fault stays there.
+        seed: of the moments.
+    """
+
+    def __init__(self, command: Command, inputs: Inputs, folder: Path, seed: int) -> None:
+        self.command, self.inputs, self.folder = command, inputs, folder
+        self.random = random.Random(f"{seed} {command.name}")
+        self.count = Count(command.name)
+        out = self._fresh("undisturbed")
+        began = time.monotonic()
+        process = self._start(out)
+        self._until_first_file(process, out)
+        first = time.monotonic()
+        if process.wait(PATIENCE):
+            raise RuntimeError(f"{command.name} fails undisturbed: {self._said()}")
+        self.before, self.work = first - began, time.monotonic() - first
+        self.expected = command.results(out)
+
+    def kill(self, most: int) -> int:
+        """Kill it up to `most` times in a row, let it end, compare; returns how often it was killed."""
+        out = self._fresh(f"killed_{self.count.repeats}")
+        self.count.repeats += 1
+        faults, kills = [], 0
+        for _ in range(self.random.randint(1, min(most, IN_A_ROW))):
+            ended = self._start_and_kill(out)
+            kills += ended is None
+            faults += [f"a half file: {text}" for text in half_files(out)]
+            if ended is not None:
+                faults += [f"refused to start again: {self._said()}"] * bool(ended)
+                break
+        process = self._start(out)
+        if process is not None and process.wait(PATIENCE):
+            faults.append(f"refused to start again: {self._said()}")
+        if not faults:
+            faults = list(self._differences(out))
+        self.count.kills += kills
+        self.count.leftovers += sum(path.name.startswith(".") and path.is_file() for path in out.rglob("*"))
+        self.count.faults += [f"{out}: {text}" for text in faults]
+        if not faults:
+            shutil.rmtree(out.parent)
+        return kills
+
+    def _start_and_kill(self, out: Path) -> int | None:
+        """None if it was killed, else the exit status it had before."""
+        process = self._start(out)
+        if process is None:
+            return 0
+        moment, term = self.random.random(), self.random.random() < 0.25
+        if self.random.random() < 0.15:
+            time.sleep(moment * self.before)  # while it starts
+        else:
+            self._until_first_file(process, out)
+            time.sleep(moment * self.work)
+        if process.poll() is not None:
+            return process.returncode
+        if not term and self.random.random() < 0.5:
+            os.killpg(process.pid, signal.SIGKILL)  # with its workers, as a machine that goes down
+        else:
+            process.send_signal(signal.SIGTERM if term else signal.SIGKILL)
+        self.count.terminated += term
+        process.wait(PATIENCE)
+        return None
+
+    def _start(self, out: Path) -> subprocess.Popen | None:
+        words = self.command.words(self.inputs, out)
+        if not words:
+            return None
+        with self._log.open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, *map(str, words)],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                start_new_session=True,
+            )
+
+    def _until_first_file(self, process: subprocess.Popen, out: Path) -> None:
+        known = set(out.rglob("*"))
+        while process.poll() is None and set(out.rglob("*")) <= known:
+            time.sleep(0.02)
+
+    def _fresh(self, name: str) -> Path:
+        """A folder that is not there yet; its own name is always the same, for results may hold it."""
+        shutil.rmtree(self.folder / self.command.name / name, ignore_errors=True)
+        (self.folder / self.command.name / name).mkdir(parents=True)
+        return self.folder / self.command.name / name / "MINE"
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / f"{self.command.name}.log"
+
+    def _said(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "nothing"
+
+    def _differences(self, out: Path) -> Iterator[str]:
+        found = self.command.results(out)
+        for name in sorted(found.keys() | self.expected.keys()):
+            if name not in found or name not in self.expected:
+                yield f"{name} is {'missing' if name not in found else 'there, and not in the undisturbed folder'}"
+            elif found[name] != self.expected[name]:
+                yield f"{name} has other bytes"
+
+
+def half_files(out: Path) -> Iterator[str]:
+    """Files under their final names that are not whole."""
+    for file in out.rglob("*"):
+        if file.name.startswith(".") or not file.is_file():
+            continue
+        try:
+            if file.name.endswith(".nii.gz"):
+                np.asanyarray(nibabel.load(file).dataobj)
+            elif file.suffix == ".png":
+                Image.open(file).load()
+            elif file.suffix == ".pt":
+                assert zipfile.ZipFile(file).testzip() is None
+            elif file.suffix == ".json" and "_sources" not in file.parts and not (file.parent / "run.json").exists():
+                json.loads(file.read_text("utf-8"))  # Sacred's own are written again and again
+        except Exception as error:
+            yield f"{file} ({type(error).__name__}: {error})"
+
+
+def run(names: Sequence[str], kills: int, seed: int, folder: Path, seconds: float = float("inf")) -> Iterator[Count]:
+    """Kill the commands `kills` times in all, or as often as the time allows; a count for each, when it is done."""
+    end = time.monotonic() + seconds
+    inputs = Inputs(folder / "inputs")
+    inputs.folder.mkdir(parents=True, exist_ok=True)
+    shares = [COMMANDS[name].share for name in names]
+    for place, name in enumerate(names):
+        left = round(kills * sum(shares[: place + 1]) / sum(shares)) - round(kills * sum(shares[:place]) / sum(shares))
+        if not left or time.monotonic() > end:
+            continue
+        killer, tries = Killer(COMMANDS[name], inputs, folder, seed), 0
+        while left > 0 and tries < 3 * kills and time.monotonic() < end:  # a command may end before its moment comes
+            left -= killer.kill(left)
+            tries += 1
+        yield killer.count
