@@ -219,6 +219,7 @@ def options():
         "shots_of": "slices",  # slices | scans
         "supports": "fold",  # fold | all: the fold's support, or every tested scan in turn
         "pool": False,  # supports=all: average the probabilities over the supports
+        "vote": True,  # supervoxels vote on every answer: scored beside it, as voted_* in scores.csv
         # memory
         "batch_size": 8,  # slices at once
         "patch": [0, 0, 0],  # volumes: slices, rows, columns encoded at once; 0 = all

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import config
 import models
+import supervoxels
 from dataloaders.pairings import make_pairing
 from dataloaders.prediction.cleaning import cleaned
 from dataloaders.prediction.predictor import Predictor
@@ -146,7 +147,8 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     print(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
     todo = jobs(queries, options.out, list(safe_names(organs.values()).values()) if options.probabilities else [])
     pairing = make_pairing(options.pairing, parts=options.parts, shots=options.shots)
-    predictor = Predictor(members, supports, organs, pairing, device, options.memory_gb)
+    cut = supervoxels.partitions if options.voting else None
+    predictor = Predictor(members, supports, organs, pairing, device, options.memory_gb, cut)
     existing = [file for job in todo.values() for file in job.outputs if file.exists()]
     facts = {"settings": settings(options, members, organs)}
     with open_manifest(options.out / RECORD, facts, todo, existing=existing, overwrite=options.overwrite) as manifest:
@@ -232,7 +234,7 @@ def one_query(predictor: Predictor, job: Job, options: argparse.Namespace, bar: 
 
 def settings(options: argparse.Namespace, members: Sequence[TrainedMethod], organs: Mapping[int, str]) -> dict:
     """What the segmentations depend on, for predictions.json."""
-    same = ("pairing", "parts", "shots", "largest_component", "fill_holes", "prepared", "trust_label_voxels")
+    same = ("pairing", "parts", "shots", "voting", "largest_component", "fill_holes", "prepared", "trust_label_voxels")
     return {
         "checkpoints": [member.sha256 for member in members],
         "supports": [sorted(map(digest, image_files(file))) for file in options.support_image],
@@ -267,6 +269,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--shots", type=positive, default=1, metavar="N", help="... and annotated slices for each")
     command.add_argument("--largest-component", action="store_true", help="keep the largest piece of every organ")
     command.add_argument("--fill-holes", action="store_true", help="fill what an organ encloses")
+    command.add_argument("--no-voting", dest="voting", action="store_false", help="the networks' own, coarse answer")
     command.add_argument("--probabilities", action="store_true", help="write those of every organ, too")
     command.add_argument("--prepared", action="store_true", help="intensities are the prepared training scans' already")
     command.add_argument(

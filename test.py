@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import config
 import models
+import supervoxels
 from dataloaders.pairings import Pairing, make_pairing
 from dataloaders.protocols import make_tasks, published_fold
 from dataloaders.scans import Scans, training_intensities
@@ -22,8 +23,10 @@ from util.bookkeeping import Bookkeeping
 from util.checkpoints import UNTRAINED, TrainedMethod
 from util.dataset import Dataset, Fold, choose_fold, require_scans
 from util.errors import UserError
+from util.evaluation.metrics import VOTED
 from util.evaluation.slices import make_segmenter
 from util.evaluation.tasks import Result, Segmenter, Task, evaluate
+from util.evaluation.voting import SupervoxelVoter
 from util.files import write_text
 from util.memory import peak_gib
 from util.pictures import upright
@@ -57,7 +60,7 @@ def score(_run) -> float:
         spare=fold.training(dataset.scans(root)),
     )
     segmenters = [segmenter(options, member, scans_of[member.intensities], device) for member in members]
-    results = segment(options, segmenters, tasks, scans)  # further answers to the same tasks join here
+    results = segment(options, segmenters, tasks, scans)
     log.info("peak memory %.2f GB", peak_gib(device))
     names = prediction_files(results)
     rows = [describe(result, name, options, members) for result, name in zip(results, names, strict=True)]
@@ -79,7 +82,8 @@ def segmenter(options: Mapping, member: TrainedMethod, scans: Scans, device: tor
 def segment(options: Mapping, segmenters: Sequence[Segmenter], tasks: Sequence[Task], scans: Scans) -> list[Result]:
     """The results of all tasks, with a progress bar."""
     pool = options["test"]["pool"]
-    results = evaluate(segmenters, tasks, scans.__getitem__, pool=pool)
+    voter = SupervoxelVoter(scans.__getitem__, supervoxels.partitions) if options["test"]["vote"] else None
+    results = evaluate(segmenters, tasks, scans.__getitem__, pool=pool, voter=voter)
     total = len({(task.query, task.organ) for task in tasks}) if pool else len(tasks)
     return list(tqdm(results, total=total, unit="task", desc="segmenting"))
 
@@ -93,11 +97,18 @@ def show(rows: Sequence[dict], options: Mapping) -> None:
     """Print the tables of the scores."""
     test, strict, recorder = options["test"], options["protocol"] == "strict", recorder_of(options)
     for name in report.RECORDERS[recorder]:
-        print(report.organ_table({f"{options['protocol']}, {test['pairing']}": rows}, name, recorder))
+        columns = {f"{options['protocol']}, {test['pairing']}": rows, **voted_column(rows, name)}
+        print(report.organ_table(columns, name, recorder))
     if strict and test["pairing"] not in ("whole", "volume"):
-        print("\n" + report.organ_table({"whole volume": rows}, score="dice_volume"))
+        columns = {"whole volume": rows, **voted_column(rows, "dice_volume")}
+        print("\n" + report.organ_table(columns, score="dice_volume"))
     if test["supports"] == "all" and not test["pool"]:
         print("\nthe choice of the support scan\n" + report.support_spread(rows))
+
+
+def voted_column(rows: Sequence[dict], score: str) -> dict[str, list[dict]]:
+    """A column for `organ_table` with the score of the voted answer, if there is one."""
+    return {"voted": [{**row, score: row[VOTED + score]} for row in rows]} if VOTED + score in rows[0] else {}
 
 
 def chosen_pairing(options: Mapping) -> Pairing:
@@ -196,7 +207,7 @@ def shared_intensities(options: Mapping, fold: Fold) -> tuple[float, float] | No
 
 
 def describe(result: Result, file: str, options: Mapping, members: Sequence[TrainedMethod]) -> dict[str, Any]:
-    """A row of scores.csv: the scores, what they were obtained with, and the file of the prediction."""
+    """A row of scores.csv: the scores, what they were obtained with, and the files of the predictions."""
     test = options["test"]
     known = {**test, **options, **{key: members[0].options[key] for key in ("encoder", "setting", "seed")}}
     columns = ("method", "encoder", "dataset", "setting", "fold", "seed", "protocol", "pairing", "shots", "shots_of")
@@ -206,28 +217,29 @@ def describe(result: Result, file: str, options: Mapping, members: Sequence[Trai
         "supports": "pooled" if test["pool"] else test["supports"],
         "checkpoint": "+".join(member.name for member in members),
         "checkpoint_sha256": "+".join(member.sha256 for member in members),
-        "prediction": file,
+        **{f"{kind}prediction": f"predictions/{kind}{file}" for kind in result.predictions},
     }
 
 
 def prediction_files(results: Sequence[Result]) -> list[str]:
-    """Names of the files of the predictions, in the folder of the run."""
+    """Names of the files of the predictions."""
     names = [f"{result.task.organ.replace(' ', '_')}_{result.task.query}" for result in results]
     if len(set(names)) < len(names):  # several supports
         names = [f"{name}_support{result.row['support']}" for name, result in zip(names, results, strict=True)]
-    return [f"predictions/{name}.nii.gz" for name in names]
+    return [f"{name}.nii.gz" for name in names]
 
 
 def write(folder: Path, rows: Sequence[dict], results: Sequence[Result], scans: Scans, *, pictures: bool) -> None:
-    """Write predictions as NIfTI on the grids of their scans, on request a picture of each organ, and at last
-    scores.csv."""
+    """Write predictions, own and voted, as NIfTI on the grids of their scans, on request a picture of each organ, and
+    at last scores.csv."""
     write_sources(folder / "scans.json", scans, {result.task.query for result in results})
     for row, result in zip(rows, results, strict=True):
         scan = scans[result.task.query]
-        whole = np.zeros(scan.shape, dtype=np.uint8)
-        depth, height, width = result.prediction.shape
-        whole[:depth, :height, :width] = result.prediction
-        write_volume(folder / row["prediction"], whole, scan.geometry)
+        for kind, prediction in result.predictions.items():
+            whole = np.zeros(scan.shape, dtype=np.uint8)
+            depth, height, width = prediction.shape
+            whole[:depth, :height, :width] = prediction
+            write_volume(folder / row[f"{kind}prediction"], whole, scan.geometry)
     for organ in dict.fromkeys(row["organ"] for row in rows) if pictures else ():
         shown = [result for result in results if result.task.organ == organ]
         draw_organ(folder / f"{organ.replace(' ', '_')}.png", shown, scans)

@@ -12,7 +12,8 @@ from dataloaders.raw.regrid import Preparation, onto_own_grid, onto_training_gri
 from dataloaders.scans import Scan, z_score
 from util.checkpoints import TrainedMethod
 from util.evaluation.slices import make_segmenter
-from util.evaluation.tasks import Task
+from util.evaluation.tasks import Task, mean_probability
+from util.evaluation.voting import Cut, SupervoxelVoter
 from util.volume import Volume
 
 QUERY = -1  # its number among the scans; supports count from 0
@@ -28,6 +29,7 @@ class Predictor:
         pairing: how query slices meet annotated slices.
         device: where the methods live.
         memory_gb: of 3D methods, for the patches they look at; 0 = no bound.
+        cut: makes the supervoxels that vote, see `SupervoxelVoter`; None = the methods' own answer.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Predictor:
         pairing: Pairing,
         device: torch.device,
         memory_gb: float = 0.0,
+        cut: Cut | None = None,
     ) -> None:
         self.members, self.organs, self.pairing = members, organs, pairing
         self.preparation = Preparation.from_plain(members[0].preparation)
@@ -47,6 +50,7 @@ class Predictor:
             make_segmenter(member.method, functools.partial(self._scan, member), device, memory_gb=memory_gb)
             for member in members
         ]
+        self.voter = SupervoxelVoter(functools.partial(self._scan, members[0]), cut) if cut else None
 
     def _scan(self, member: TrainedMethod, number: int) -> Scan:
         image, label = self.scans[number]
@@ -57,13 +61,14 @@ class Predictor:
         """Organ id and its probability `(D, H, W)`, float32, on the query's own grid; one organ after the other."""
         query, empty = onto_training_grid(image, None, self.preparation, prepared=prepared)
         self.scans[QUERY] = query, empty
-        for segmenter in self.segmenters:
-            segmenter.keep(frozenset(self.labels))
+        for remembering in [*self.segmenters, *filter(None, [self.voter])]:
+            remembering.keep(frozenset(self.labels))
         for identifier, name in self.organs.items():
             tasks = prediction_tasks(name, identifier, self.labels, QUERY, len(query.array), self.pairing)
-            volumes = (segmenter.probabilities(task) for segmenter in self.segmenters for task in tasks)
-            mean = sum(volumes) / (len(self.segmenters) * len(tasks))
-            yield identifier, onto_own_grid(mean, query.geometry, image)
+            answer = mean_probability(self.segmenters, tasks)
+            if self.voter:
+                answer = self.voter.vote(answer, tasks)
+            yield identifier, onto_own_grid(answer, query.geometry, image)
 
 
 def prediction_tasks(

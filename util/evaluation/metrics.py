@@ -156,7 +156,8 @@ METRICS = {  # the name is the column of scores.csv
 }
 
 # predictions whose scores scores.csv may hold: prefix of their columns -> what is added to the titles
-PREDICTIONS = {"": ""}
+VOTED = "voted_"
+PREDICTIONS = {"": "", VOTED: ", voted"}
 COLUMNS = {
     prefix + name: replace(metric, title=metric.title + words)
     for prefix, words in PREDICTIONS.items()

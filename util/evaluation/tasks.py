@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from util.evaluation.metrics import no_volume_scores, slice_scores, volume_scores
+from util.evaluation.metrics import METRICS, VOTED, no_volume_scores, slice_scores, volume_scores
 
 Annotated = tuple[int, int]  # a support slice: (scan number, slice)
 
@@ -86,13 +86,28 @@ class Segmenter(Protocol):
         """Forget all other scans."""
 
 
+class Voter(Protocol):
+    """What makes another answer of a method's own: `util.evaluation.voting.SupervoxelVoter`."""
+
+    def vote(self, probability: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
+        """Foreground probabilities `(D, H, W)`, given those of tasks that differ in their supports only."""
+
+    def keep(self, scans: frozenset[int]) -> None:
+        """Forget all other scans."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """A task's prediction `(D, H, W)` (bool) and its row of scores.csv."""
+    """A task's predictions `(D, H, W)` (bool), by their prefix in PREDICTIONS, and its row of scores.csv."""
 
     task: Task
-    prediction: np.ndarray
+    predictions: dict[str, np.ndarray]
     row: dict[str, Any]
+
+    @property
+    def prediction(self) -> np.ndarray:
+        """The method's own."""
+        return self.predictions[""]
 
 
 def evaluate(
@@ -101,6 +116,7 @@ def evaluate(
     read_scan: Callable[[int], Any],
     *,
     pool: bool = False,
+    voter: Voter | None = None,
 ) -> Iterator[Result]:
     """Results of all tasks, one query scan after the other.
 
@@ -109,23 +125,31 @@ def evaluate(
         tasks: of one or several protocols.
         read_scan: number -> scan with `organ(id)`, its truth `(D, H, W)`, and `spacing` in mm along these axes.
         pool: tasks that differ in their supports only are averaged into one result.
+        voter: makes a second answer of what was averaged, which is scored beside the method's own.
     """
     for query in dict.fromkeys(task.query for task in tasks):
         own = [task for task in tasks if task.query == query]
-        for segmenter in segmenters:
-            segmenter.keep(frozenset().union(*(task.scans for task in own)))
+        for remembering in [*segmenters, *filter(None, [voter])]:
+            remembering.keep(frozenset().union(*(task.scans for task in own)))
         for together in _pools(own) if pool else [[task] for task in own]:
             task, scan = together[0], read_scan(query)
-            prediction = mean_probability(segmenters, together) > 0.5
+            truth, probability = scan.organ(task.identifier), mean_probability(segmenters, together)
+            prediction = probability > 0.5
+            predictions = {"": prediction}
             visits = [(prediction, task.scored_slices)]
             if task.revisits:  # the volume shows only the last visit
                 groups = [
                     [replace(one, groups=one.groups[at : at + 1]) for one in together] for at in range(len(task.groups))
                 ]
                 visits = [(mean_probability(segmenters, own) > 0.5, own[0].groups[0].query_slices) for own in groups]
-            row = score(task, prediction, scan.organ(task.identifier), scan.spacing, visits)
-            row["support"] = "+".join(str(scan) for task in together for scan in task.supports)
-            yield Result(task, prediction, row)
+            supports = "+".join(str(scan) for task in together for scan in task.supports)
+            row = {"organ": task.organ, "scan": task.query, "support": supports}
+            row |= score(task, prediction, truth, scan.spacing, visits)
+            if voter:
+                voted = predictions[VOTED] = voter.vote(probability, together) > 0.5
+                scores = score(task, voted, truth, scan.spacing, [(voted, task.scored_slices)])
+                row |= {VOTED + name: scores[name] for name in METRICS}
+            yield Result(task, predictions, row)
 
 
 def mean_probability(segmenters: Sequence[Segmenter], tasks: Sequence[Task]) -> np.ndarray:
@@ -145,7 +169,7 @@ def score(
     spacing: Sequence[float],
     visits: Sequence[tuple[np.ndarray, Sequence[int]]],
 ) -> dict[str, Any]:
-    """One row of scores.csv: METRICS of the slices that the protocol scores, and of the volume if all was segmented.
+    """METRICS of the slices that the protocol scores, and of the volume if all was segmented; the number of slices.
 
     Args:
         task: that was segmented.
@@ -158,9 +182,6 @@ def score(
     there = np.concatenate([truth[list(slices)] for _, slices in visits])
     complete = task.segmented == len(truth)
     return {
-        "organ": task.organ,
-        "scan": task.query,
-        "support": "",
         **slice_scores(found, there),
         **(volume_scores(prediction, truth, spacing) if complete else no_volume_scores()),
         "slices": len(found),

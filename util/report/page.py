@@ -10,7 +10,7 @@ import jinja2
 import pandas
 from tqdm import tqdm
 
-from util.evaluation.metrics import COLUMNS
+from util.evaluation.metrics import COLUMNS, PREDICTIONS
 from util.files import write_text
 from util.report import figures, tables
 from util.report.gather import Comparison
@@ -18,7 +18,9 @@ from util.report.overlays import NothingToShow, overlays
 from util.report.statistics import ALL, Difference, compare
 from util.tables import write_csv
 
-HEADLINES = ("dice", "dice_volume", "hd95", "nsd_2mm")  # scores that are compared between methods
+HEADLINES = tuple(  # scores that are compared between methods
+    kind + name for name in ("dice", "dice_volume", "hd95", "nsd_2mm") for kind in PREDICTIONS
+)
 LARGEST = 15_000_000  # bytes of a page
 
 

@@ -1,0 +1,159 @@
+"""Answers that follow the anatomy: the supervoxels of a scan vote on what a method says.
+
+A network answers in cells of 8 or 16 pixels; the image knows better where an organ ends. The scan is cut into
+supervoxels of several sizes, each takes the mean foreground probability of its voxels, and the sizes join in a weighted
+mean. Large pieces remove most mistakes, but a thin organ is no union of large pieces. So a size counts as far as it can
+be trusted for the organ at hand: the annotated support slices say how much of their own mask survives its vote. A
+threshold between the pieces that were called organ and those that were not replaces 0.5, and strays are dropped.
+
+No label of the query is looked at. The numbers below were chosen on phantoms and on folds that are not reported.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from util.evaluation.tasks import Task
+
+SIZES = (0.3, 0.6, 1.2, 2.4, 4.8, 9.6, 19.2, 38.4)  # ml, smallest pieces of each partition
+STRICTNESS = 8  # power of the Dice that says how far a size is trusted
+ANSWER = 2.4  # ml: the answer itself counts as much as pieces of this size that keep all of the organ
+FLOOR = 0.35  # what is below is no candidate, and does not move the threshold ...
+BACKGROUND = 0.1  # ... but for this share of what is above, so that it parts an organ from its surroundings, not in two
+STRAY = 0.25  # a component is dropped if it has less of the method's own evidence than this share of the best one
+
+# image (D, H, W) on 0..255, min_sizes in voxels, spacing in mm -> labels of each size, each nested in the next
+Cut = Callable[..., Iterable[np.ndarray]]
+
+
+class Pieces:
+    """The supervoxels of a scan in all SIZES; every piece is a union of pieces of the size before.
+
+    Args:
+        image: `(D, H, W)`, any intensities.
+        spacing: mm along these axes.
+        cut: makes the partitions, as `supervoxels.partitions` does.
+    """
+
+    def __init__(self, image: np.ndarray, spacing: Sequence[float], cut: Cut) -> None:
+        grey = (image - image.min()) * (255 / max(float(np.ptp(image)), 1e-9))
+        voxels = [max(round(size * 1000 / float(np.prod(spacing))), 1) for size in SIZES]
+        partitions = iter(cut(grey, min_sizes=voxels, spacing=tuple(spacing)))
+        self.finest = next(partitions)
+        flat = self.finest.ravel()
+        some_voxel = np.empty(flat.max() + 1, dtype=np.int64)
+        some_voxel[flat] = np.arange(flat.size)
+        self.parents = [np.arange(len(some_voxel)), *(labels.ravel()[some_voxel] for labels in partitions)]
+
+    def means(self, values: np.ndarray, slices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of `values` `(D, H, W)` over the pieces of every size, on some slices only.
+
+        Returns:
+            `(sizes, N)` for the N finest pieces, and the voxels `(N,)` that these have on the slices.
+        """
+        labels, count = self.finest[slices].ravel(), self.parents[0].size
+        voxels = np.bincount(labels, minlength=count)
+        sums = np.bincount(labels, values[slices].ravel(), minlength=count)
+        means = [
+            (np.bincount(parent, sums) / np.maximum(np.bincount(parent, voxels), 1))[parent] for parent in self.parents
+        ]
+        return np.stack(means), voxels
+
+    def survival(self, mask: np.ndarray, slices: Sequence[int]) -> np.ndarray:
+        """Dice `(sizes,)`, on some slices, of a mask `(D, H, W)` with what the vote of each size makes of it."""
+        shares, voxels = self.means(mask, slices)
+        kept = np.where(shares > 0.5, voxels, 0)
+        return 2 * (kept * shares[0]).sum(1) / (kept.sum(1) + (voxels * shares[0]).sum())
+
+
+class SupervoxelVoter:
+    """Lets the supervoxels of scans vote. A scan is cut once, for all organs, methods and supports.
+
+    Args:
+        read_scan: number -> scan with `image (D, H, W)`, `spacing`, and `organ(id)` if it is a support.
+        cut: makes the partitions, as `supervoxels.partitions` does.
+    """
+
+    def __init__(self, read_scan: Callable[[int], Any], cut: Cut) -> None:
+        self.read_scan, self.cut = read_scan, cut
+        self._pieces: dict[int, Pieces] = {}
+        self._survival: dict[tuple, np.ndarray] = {}
+
+    def keep(self, scans: frozenset[int]) -> None:
+        """Forget the pieces of all other scans."""
+        self._pieces = {number: pieces for number, pieces in self._pieces.items() if number in scans}
+
+    def pieces(self, number: int) -> Pieces:
+        """Those of a scan, cut on first use."""
+        if number not in self._pieces:
+            scan = self.read_scan(number)
+            self._pieces[number] = Pieces(scan.image, scan.spacing, self.cut)
+        return self._pieces[number]
+
+    def vote(self, probability: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
+        """What the pieces make of a foreground probability `(D, H, W)`: another one, above 0.5 in the organ.
+
+        Args:
+            probability: of `tasks`, which differ in their supports only.
+            tasks: they name the query, its segmented slices, and the annotated ones of the supports.
+        """
+        slices = sorted({z for group in tasks[0].groups for z in group.query_slices})
+        return vote(probability, self.pieces(tasks[0].query), self.trust(tasks), slices)
+
+    def trust(self, tasks: Sequence[Task]) -> np.ndarray:
+        """How far every size can be trusted `(sizes,)`, 0 to 1: what survives of the annotated slices."""
+        annotated: dict[int, set[int]] = {}
+        for scan, z in (shot for task in tasks for group in task.groups for shot in group.support):
+            annotated.setdefault(scan, set()).add(z)
+        survivals = [self._survives(scan, tasks[0].identifier, sorted(slices)) for scan, slices in annotated.items()]
+        return np.mean(survivals, axis=0)
+
+    def _survives(self, scan: int, identifier: int, slices: list[int]) -> np.ndarray:
+        key = (scan, identifier, *slices)
+        if key not in self._survival:
+            self._survival[key] = self.pieces(scan).survival(self.read_scan(scan).organ(identifier), slices)
+        return self._survival[key]
+
+
+def vote(probability: np.ndarray, pieces: Pieces, trust: np.ndarray, slices: Sequence[int]) -> np.ndarray:
+    """Join the votes of all sizes; returns a probability `(D, H, W)` float32 that is above 0.5 in the organ.
+
+    Args:
+        probability: foreground, `(D, H, W)`.
+        pieces: of the same scan.
+        trust: of every size, 0 to 1.
+        slices: those that were segmented; the answer is 0 elsewhere.
+    """
+    weights = np.array(SIZES) * trust**STRICTNESS
+    means, _ = pieces.means(probability, slices)
+    joined = (weights @ means).astype(np.float32)[pieces.finest[slices]] + ANSWER * probability[slices]
+    joined /= weights.sum() + ANSWER
+    threshold = threshold_between(joined)
+    answer = np.zeros(probability.shape, dtype=np.float32)
+    answer[slices] = joined * (1 - threshold) / (joined * (1 - threshold) + (1 - joined) * threshold)  # -> 0.5
+    return without_strays(answer, probability)
+
+
+def threshold_between(values: np.ndarray) -> float:
+    """The threshold that parts values above FLOOR best (Otsu, IEEE Trans. SMC 1979)."""
+    counts, edges = np.histogram(values, bins=128, range=(FLOOR, 1))
+    counts[0] += math.ceil(BACKGROUND * counts.sum())
+    if np.count_nonzero(counts) < 2:
+        return 0.5
+    return float(threshold_otsu(hist=(counts, edges[1:])))
+
+
+def without_strays(answer: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """The answer, at most 0.5 in components that the method itself says little of."""
+    mask = answer > 0.5
+    components, count = ndimage.label(mask)
+    if count > 1:
+        evidence = np.bincount(components[mask], np.maximum(probability[mask] - 0.5, 0))
+        strays = evidence < STRAY * evidence.max()
+        strays[0] = False
+        answer[strays[components]] = 0.5
+    return answer
