@@ -93,7 +93,7 @@ def test_pieces_keep_a_blob_and_lose_a_ring_as_they_grow():
     blob, ring = (
         Pieces(drawn(truth, noise=1.5).image, SPACING, partitions).survival(truth, ALL) for truth in (ELLIPSOID, RING)
     )
-    assert blob[0] > 0.9 and blob[SIZES.index(19.2)] > 0.9
+    assert blob[0] > 0.9 and blob[SIZES.index(19.2)] > 0.8
     assert ring[0] > 0.85 and ring[SIZES.index(19.2)] < 0.2
 
 
