@@ -273,7 +273,7 @@ class Pairs(Kind):
         if text := contradiction(folder / "image.nii", image):
             return text
         (_, place, _), (ids, home, _) = witness(folder / "image.nii"), witness(folder / "label.nii.gz")
-        if image.doubts:
+        if image.doubts or label.doubts:
             return ""
         voxels = np.stack(np.meshgrid(*map(range, label.array.shape[::-1]), [1], indexing="ij")).reshape(4, -1)
         there = np.rint(np.linalg.solve(home, place @ voxels)[:3]).astype(int)

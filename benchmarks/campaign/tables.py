@@ -255,6 +255,8 @@ class Options(Kind):
             if not isinstance(found, dict) or part not in found:
                 return f"{key} is not in the configuration"
             found = found[part]
+        if isinstance(found, dict) and isinstance(value, dict):  # what was not typed keeps its default
+            found = {name: own for name, own in found.items() if name in value}
         if not _same(found, list(value) if isinstance(value, tuple) else value) and str(found) != text:
             return f"{key} is {found!r}"
         default = self.known.get(key)

@@ -149,7 +149,7 @@ def _outcome(kind: Kind, place: Path, is_sound: bool) -> tuple[str, str]:
         text = str(error)
         if is_sound:
             return "disagreement", f"a sound input is refused: {text}"
-        is_clear = (str(place) in text or not kind.names_file) and "\n" not in text.strip() and len(text) < 2000
+        is_clear = (str(place) in text or not kind.names_file) and "Traceback" not in text and len(text) < 2000
         return "refused" if is_clear else "unclear", text
     except Hang:
         return "hang", traceback.format_exc()

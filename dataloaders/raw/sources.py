@@ -6,7 +6,6 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
@@ -14,6 +13,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from dataloaders.raw import dicom
 from util.errors import UserError
 from util.finding import Found, few, is_nifti, is_volume, others, with_voxels
+from util.nifti import read_header
 from util.volume import Geometry, Volume, read_volume
 
 GEOMETRY_TOLERANCE = 1e-2  # mm and cosines; headers are float32 and written by many programs
@@ -160,8 +160,8 @@ def _tells_place(file: Path) -> bool:
     """False for a NIfTI header that carries neither of its two transforms."""
     if not is_nifti(file):
         return True
-    header = nibabel.load(file).header
-    return bool(header["sform_code"] or header["qform_code"])
+    header = read_header(file)  # and not nibabel's own, which refuses what it does not need
+    return header is None or bool(header["sform_code"] or header["qform_code"])
 
 
 def laid_onto(label: Volume, image: Volume) -> np.ndarray | None:
