@@ -17,7 +17,7 @@ import models
 import supervoxels
 from dataloaders.pairings import Pairing, make_pairing
 from dataloaders.protocols import make_tasks, published_fold
-from dataloaders.scans import Scans, training_intensities
+from dataloaders.scans import Scans, training_mean_and_std
 from util import checkpoints, report
 from util.bookkeeping import Bookkeeping
 from util.checkpoints import UNTRAINED, TrainedMethod
@@ -48,8 +48,8 @@ def score(_run) -> float:
     dataset, root = config.DATASETS[options["dataset"]], Path(options["data_root"])
     fold = test_fold(options, dataset, root)
     members = load_methods(options, fold)
-    scans_of = {member.intensities: Scans(dataset, root, member.intensities) for member in members}
-    scans = scans_of[members[0].intensities]
+    scans_of = {member.mean_and_std: Scans(dataset, root, member.mean_and_std) for member in members}
+    scans = scans_of[members[0].mean_and_std]
     tasks = make_tasks(
         fold,
         dataset.chosen(options["organs"]),
@@ -59,7 +59,7 @@ def score(_run) -> float:
         absent=options["protocol"] == "strict",
         spare=fold.training(dataset.scans(root)),
     )
-    segmenters = [segmenter(options, member, scans_of[member.intensities], device) for member in members]
+    segmenters = [segmenter(options, member, scans_of[member.mean_and_std], device) for member in members]
     results = segment(options, segmenters, tasks, scans)
     log.info("peak memory %.2f GB", peak_gib(device))
     names = prediction_files(results)
@@ -162,7 +162,7 @@ def untrained_method(options: Mapping, fold: Fold) -> TrainedMethod:
     arguments = models.fitted(options["model"], scans[fold.support].image.shape[-1])
     built = {key: options[key] for key in ("encoder", "weights", "stride")}
     method = models.build(options["method"], arguments, **built).eval()
-    return TrainedMethod(method, options, intensities=shared_intensities(options, fold))
+    return TrainedMethod(method, options, mean_and_std=shared_mean_and_std(options, fold))
 
 
 def load_method(options: Mapping, fold: Fold, path: Path, method: str | None = None) -> TrainedMethod:
@@ -183,7 +183,7 @@ def load_method(options: Mapping, fold: Fold, path: Path, method: str | None = N
     member = models.restore(content, path)
     if trained["scans"]["normalise"] not in ("published", "fold"):  # as older versions called it
         return member
-    return replace(member, intensities=shared_intensities({**options, "scans": trained["scans"]}, fold))
+    return replace(member, mean_and_std=shared_mean_and_std({**options, "scans": trained["scans"]}, fold))
 
 
 def warn_of_leak(options: Mapping, trained: Mapping, path: Path) -> None:
@@ -196,14 +196,14 @@ def warn_of_leak(options: Mapping, trained: Mapping, path: Path) -> None:
             log.warning(text, path, trained.get("organs", "all"), ", ".join(sorted(seen)))
 
 
-def shared_intensities(options: Mapping, fold: Fold) -> tuple[float, float] | None:
+def shared_mean_and_std(options: Mapping, fold: Fold) -> tuple[float, float] | None:
     """Statistics of the fold's training scans if these normalise all scans, or of its tested ones; else None."""
     if options["scans"]["normalise"] == "scan":
         return None
     dataset, root = config.DATASETS[options["dataset"]], Path(options["data_root"])
     by_training = options["scans"]["normalise"] == "training"
     numbers = fold.training(dataset.scans(root)) if by_training else sorted(fold.tested)
-    return training_intensities(dataset, root, numbers)
+    return training_mean_and_std(dataset, root, numbers)
 
 
 def describe(result: Result, file: str, options: Mapping, members: Sequence[TrainedMethod]) -> dict[str, Any]:

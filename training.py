@@ -144,7 +144,7 @@ def about(options: Mapping, data: TrainingData) -> dict[str, Any]:
         **{key: options[key] for key in ("method", "encoder", "stride")},
         "arguments": options["model"],
         "config": options,
-        "intensities": data.intensities,
+        "intensities": data.mean_and_std,
         "preparation": observe(plan, geometries, data.side, values).as_plain(),
         "training_scans": data.numbers,
     }

@@ -74,7 +74,7 @@ def main() -> None:
             seconds = time.perf_counter() - start
             get_reusable_executor().shutdown(wait=True)  # only processes that ended are counted below
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
-            name = "legacy" if extra else "default"
+            name = "published" if extra else "default"
             print(
                 f"{name}: {options.scans} scans, {options.jobs} processes: {seconds:.0f} s, "
                 f"{seconds / options.scans:.1f} s per scan, peak of a process {peak:.0f} MiB"

@@ -132,7 +132,7 @@ def main() -> None:
     fold = choose_fold(config.FOLDS, trained["dataset"], trained["fold"])
     rows = []
     for number in fold.query:
-        scan = read_scan(dataset, arguments.data_root, number, intensities=content["intensities"])
+        scan = read_scan(dataset, arguments.data_root, number, mean_and_std=content["intensities"])
         ways = Carriers(scan, network)
         rows += compare(scan, ways, dataset.chosen("all"))
         if arguments.picture and number == fold.query[0]:

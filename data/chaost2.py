@@ -51,7 +51,7 @@ CONVERTER = Converter(
     find=find,
     plan=PLAN,
     # the orientation is the published one: dcm2nii stores rows from back to front
-    legacy=replace(PLAN, legacy=True),
+    published=replace(PLAN, published=True),
     ids={0: 0, 63: 1, 126: 2, 189: 3, 252: 4},
     organs={1: "liver", 2: "right kidney", 3: "left kidney", 4: "spleen"},
     names="MR/<patient's number>/T2SPIR/DICOM_anon/*.dcm with T2SPIR/Ground/*.png",

@@ -41,7 +41,7 @@ CONVERTER = Converter(
     expected=tuple(range(1, 36)),
     find=find,
     plan=PLAN,
-    legacy=replace(PLAN, orient=False, legacy=True),
+    published=replace(PLAN, orient=False, published=True),
     ids={0: 0, **{value: value for value in ORGANS}},
     organs=ORGANS,
     names="patientN_C0.nii.gz with patientN_C0_manual.nii.gz or patientN_C0_gd.nii.gz (the scans of MyoPS are another "

@@ -177,7 +177,7 @@ def prepare_own(options: argparse.Namespace) -> dict[int | str, str]:
     named = distinct_labels(options.organs)
     found = find(options.images, options.labels)
     plan, guesses = guess_plan(found[0], options.size or 256, "scaled" if options.window else options.intensities)
-    plan = command.chosen_plan(options, plan, replace(plan, legacy=True, orient=False))
+    plan = command.chosen_plan(options, plan, replace(plan, published=True, orient=False))
     if options.window:
         plan = replace(plan, window=tuple(options.window), percentile=None)
     name = options.out.resolve().name

@@ -20,7 +20,7 @@ from util.volume import Geometry, write_volume
 FIELD_OF_VIEW = (320.0, 320.0, 246.4)  # mm (x, y, z): 256 x 256 x 32 voxels of 1.25 x 1.25 x 7.7 mm, as CHAOST2
 FOLDER = "phantom_MR_normalized"
 MANIFEST = "phantom.json"
-RECIPE = 3  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
+VERSION = 3  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
 
 # signal of each tissue: mean, spread between patients, spread between its pieces; kidneys are about 0.7
 MR_CONTRAST = {
@@ -97,7 +97,7 @@ def write_scans(
     Raises:
         UserError: the folder holds a phantom of other parameters, or cannot be written.
     """
-    folder, facts = Path(folder), {"recipe": RECIPE, "seed": seed, "size": size, "slices": slices}
+    folder, facts = Path(folder), {"version": VERSION, "seed": seed, "size": size, "slices": slices}
     todo = {str(number): Job(folder, (), folder, _paths(folder, number)) for number in range(1, scans + 1)}
     existing, failures = (folder / FOLDER).glob("*.nii.gz"), {}
     with open_manifest(folder / MANIFEST, facts, todo, existing=existing, overwrite=overwrite) as manifest:

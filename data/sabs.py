@@ -72,7 +72,7 @@ CONVERTER = Converter(
     expected=tuple(range(30)),
     find=find,
     plan=PLAN,
-    legacy=replace(PLAN, size=None, orient=False, legacy=True),  # 257 wide, the last row and column blank
+    published=replace(PLAN, size=None, orient=False, published=True),  # 257 wide, the last row and column blank
     ids={0: 0, **{identifier: identifier for identifier in ORGANS}},
     organs={identifier: ORGANS[identifier] for identifier in (1, 2, 3, 6)},
     names="img0001.nii.gz with label0001.nii.gz, or DET0000101_avg.nii.gz with DET0000101_avg_seg.nii.gz",

@@ -49,19 +49,19 @@ class Scans:
     Args:
         dataset: its description.
         root: folder that holds the data sets.
-        intensities: mean and standard deviation for the z-score; None = each scan's own.
+        mean_and_std: mean and standard deviation for the z-score; None = each scan's own.
 
     Raises:
         UserError: as `read_scan`, when a scan is asked for.
     """
 
-    def __init__(self, dataset: Dataset, root: Path, intensities: tuple[float, float] | None = None) -> None:
-        self.dataset, self.root, self.intensities = dataset, root, intensities
+    def __init__(self, dataset: Dataset, root: Path, mean_and_std: tuple[float, float] | None = None) -> None:
+        self.dataset, self.root, self.mean_and_std = dataset, root, mean_and_std
         self._known: dict[int, Scan] = {}
 
     def __getitem__(self, number: int) -> Scan:
         if number not in self._known:
-            self._known[number] = read_scan(self.dataset, self.root, number, intensities=self.intensities)
+            self._known[number] = read_scan(self.dataset, self.root, number, mean_and_std=self.mean_and_std)
         return self._known[number]
 
     def label(self, number: int) -> np.ndarray:
@@ -82,7 +82,7 @@ def read_scan(
     *,
     labels: bool = True,
     segments: str | None = None,
-    intensities: tuple[float, float] | None = None,
+    mean_and_std: tuple[float, float] | None = None,
 ) -> Scan:
     """Read one scan with what belongs to it.
 
@@ -92,7 +92,7 @@ def read_scan(
         number: of the scan.
         labels: read the organ labels.
         segments: "supervoxels" or "superpixels" reads these too.
-        intensities: (mean, standard deviation) for the z-score; None = the scan's own.
+        mean_and_std: (mean, standard deviation) for the z-score; None = the scan's own.
 
     Raises:
         UserError: a file is missing or damaged, shapes or grids differ, labels are no integers, the scan is constant.
@@ -104,7 +104,7 @@ def read_scan(
     cut = (slice(None), slice(dataset.size), slice(dataset.size))
     return Scan(
         number=number,
-        image=z_score(volume.array, intensities, image_file)[cut],
+        image=z_score(volume.array, mean_and_std, image_file)[cut],
         label=None if label is None else label[cut],
         segments=None if ids is None else ids[cut],
         geometry=volume.geometry,
@@ -113,7 +113,7 @@ def read_scan(
     )
 
 
-def training_intensities(dataset: Dataset, root: Path, numbers: list[int]) -> tuple[float, float]:
+def training_mean_and_std(dataset: Dataset, root: Path, numbers: list[int]) -> tuple[float, float]:
     """Mean and population standard deviation over all voxels of several scans [alpnet 4]."""
     count, total, squares = 0, 0.0, 0.0
     for number in numbers:
@@ -123,7 +123,7 @@ def training_intensities(dataset: Dataset, root: Path, numbers: list[int]) -> tu
     return float(mean), float(np.sqrt(squares / count - mean**2))
 
 
-def z_score(array: np.ndarray, intensities: tuple[float, float] | None, file: Path) -> np.ndarray:
+def z_score(array: np.ndarray, mean_and_std: tuple[float, float] | None, file: Path) -> np.ndarray:
     """Intensities `(D, H, W)` as float32 about 0, by their own mean and standard deviation or by the given ones.
 
     Raises:
@@ -132,7 +132,7 @@ def z_score(array: np.ndarray, intensities: tuple[float, float] | None, file: Pa
     mean, deviation = array.mean(dtype=np.float64), array.std(dtype=np.float64)
     if deviation == 0:
         raise UserError(f"{file}: every voxel has the value {mean:g}; there is nothing to see in this scan")
-    mean, deviation = intensities or (mean, deviation)
+    mean, deviation = mean_and_std or (mean, deviation)
     return ((array - mean) / deviation).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ from dataloaders.exclusion import excluded_slices, removal_table
 from dataloaders.flows import Carrier, read_flows
 from dataloaders.neighbouring import NeighbouringSampler
 from dataloaders.samplers import CropsSampler, NeighboursSampler, Sampler, SliceSampler
-from dataloaders.scans import Scan, read_scans, training_intensities
+from dataloaders.scans import Scan, read_scans, training_mean_and_std
 from util.bookkeeping import Bookkeeping
 from util.dataset import Dataset, Fold, require_scans
 from util.errors import UserError
@@ -29,13 +29,13 @@ class TrainingData:
 
     Attributes:
         scans: of the fold that train, with segments.
-        intensities: mean and standard deviation that normalised all of them; None = each scan's own did.
+        mean_and_std: mean and standard deviation that normalised all of them; None = each scan's own did.
         episodes: made of them.
         removed: rows of removed_slices.csv, one for each scan and one for all; empty in setting 1.
     """
 
     scans: list[Scan]
-    intensities: tuple[float, float] | None
+    mean_and_std: tuple[float, float] | None
     episodes: TrainingEpisodes
     removed: list[dict[str, Any]]
 
@@ -63,7 +63,7 @@ def training_data(options: dict, dataset: Dataset, fold: Fold, dims: int, habits
             f"episode.sampler={sampler}: method={options['method']} sees "
             f"{'volumes; choose crops' if volumes else 'slices; crops are for volumes'}"
         )
-    scans, intensities = training_scans(options, dataset, fold)
+    scans, mean_and_std = training_scans(options, dataset, fold)
     excluded, removed = None, []
     if options["setting"] == 2:
         organs, published = dataset.chosen(options["organs"]), options["protocol"] == "published"
@@ -72,7 +72,7 @@ def training_data(options: dict, dataset: Dataset, fold: Fold, dims: int, habits
     sampler = make_sampler(options["episode"], scans, habits, excluded)
     lost = options["protocol"] == "published" and options["stage"] in habits.lost_labels
     episodes = make_episodes(options, scans, sampler, make_carrier(options, dataset, scans), lost)
-    return TrainingData(scans, intensities, episodes, removed)
+    return TrainingData(scans, mean_and_std, episodes, removed)
 
 
 def training_scans(options: dict, dataset: Dataset, fold: Fold) -> tuple[list[Scan], tuple[float, float] | None]:
@@ -90,9 +90,9 @@ def training_scans(options: dict, dataset: Dataset, fold: Fold) -> tuple[list[Sc
         raise UserError(f"{root / dataset.images}: fold {options['fold']} leaves no scan to train on")
     log.info("%s fold %d: %d training scans %s", options["dataset"], options["fold"], len(numbers), numbers)
     shared = options["scans"]["normalise"] != "scan"
-    intensities = training_intensities(dataset, root, numbers) if shared else None
+    mean_and_std = training_mean_and_std(dataset, root, numbers) if shared else None
     wanted = {"labels": options["setting"] == 2, "segments": options["scans"]["segments"]}
-    return read_scans(dataset, root, numbers, **wanted, intensities=intensities), intensities
+    return read_scans(dataset, root, numbers, **wanted, mean_and_std=mean_and_std), mean_and_std
 
 
 def make_episodes(

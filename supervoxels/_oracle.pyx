@@ -18,10 +18,10 @@ cdef enum:
 
 
 def segment(const double[:, :, ::1] image, const int32_t[:, ::1] offsets, const double[::1] weights, double k,
-            int64_t min_size, bint legacy):
+            int64_t min_size, bint published):
     """Label `image` `(D, H, W)`; `offsets` `(13, 3)` and `weights` `(13,)` are the table of [supervoxels 2.3].
 
-    `k` is the scale over 255 [supervoxels 2.5]. With `legacy` ties are visited as NumPy's scalar introsort leaves them
+    `k` is the scale over 255 [supervoxels 2.5]. With `published` ties are visited as NumPy's scalar introsort leaves them
     [supervoxels 3.3], otherwise in the stable order [supervoxels 2.4]. Returns int32 labels `(D, H, W)`, numbered as in
     [supervoxels 2.7].
     """
@@ -39,7 +39,7 @@ def segment(const double[:, :, ::1] image, const int32_t[:, ::1] offsets, const 
         [(dz * image.shape[1] + dy) * image.shape[2] + dx for dz, dy, dx in np.asarray(offsets)], dtype=np.int64)
     with nogil:
         list_edges(image, offsets, weights, cost, code)
-    if legacy:
+    if published:
         costs, codes = introsorted(costs, codes)
     else:
         radix_sort(costs, codes)
@@ -126,7 +126,7 @@ def introsorted(costs, codes):
         with nogil:
             finished = introsort(&cost[0], &index[0], index.shape[0])
         if not finished:
-            raise ValueError("this image drives NumPy's sort to its depth limit, where the legacy order is not "
+            raise ValueError("this image drives NumPy's sort to its depth limit, where the published order is not "
                              "reproduced; use order='stable'")
     return costs[order], codes[order]
 

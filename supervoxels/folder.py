@@ -25,7 +25,7 @@ OUTPUT = "superpix-MIDDLE"
 MANIFEST = "parameters.json"
 
 # peak memory of one scan, measured with benchmarks/supervoxels.py and rounded up; the rest is Python with its libraries
-BYTES_PER_VOXEL = {"stable": 80, "legacy": 520, "slices": 40}
+BYTES_PER_VOXEL = {"stable": 80, "published": 520, "slices": 40}
 BYTES_PER_WORKER = 250 << 20
 
 

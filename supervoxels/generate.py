@@ -83,7 +83,7 @@ def what_to_make(
         return images, out, SliceParameters(threshold, size or SliceParameters.min_size, published=options.published)
     if size is None:
         command.error("--min-size is needed with folders: 5000 for the abdominal sets, 1000 for the cardiac one")
-    order = "legacy" if options.published else "stable"
+    order = "published" if options.published else "stable"
     return images, out, Parameters(size, options.scale, options.sigma, options.fg_threshold, order)
 
 

@@ -49,7 +49,7 @@ def felzenszwalb(
         min_size: no segment has fewer voxels, unless the whole image has. 0 and 1 leave the first pass as it is.
         spacing: voxel size `(sz, sx, sy)`. Only the ratio `sz / sx` enters the costs of edges across slices.
         threads: used within the volume; the result is the same for any number.
-        order: "stable" or "legacy": ties between edges of equal cost are broken by direction and position
+        order: "stable" or "published": ties between edges of equal cost are broken by direction and position
             [supervoxels 2.4], or as in the published supervoxels [supervoxels 3.3] (always with the oracle, slow).
         kernel: "fast", or "oracle", the plain sort of all edges that it is tested against. Same labels.
 
@@ -58,7 +58,7 @@ def felzenszwalb(
 
     Raises:
         ValueError: the image is not 2D or 3D, empty, too large for 32-bit voxel numbers, or not finite; a parameter is
-            out of its range; or the legacy order cannot be had for this image (never seen on a scan).
+            out of its range; or the published order cannot be had for this image (never seen on a scan).
 
     A bright and a dark half, and an odd voxel that is too small to stay alone:
 
@@ -75,7 +75,7 @@ def felzenszwalb(
     volume, weights = _prepared(image, sigma, spacing, kernel)
     k, smallest = scale / 255.0, min(int(min_size), MAX_VOXELS)
     if kernel == "oracle":
-        labels = _oracle.segment(volume, OFFSETS, weights, k, smallest, order == "legacy")
+        labels = _oracle.segment(volume, OFFSETS, weights, k, smallest, order == "published")
     else:
         labels, _ = _felzenszwalb.segment(volume, OFFSETS, weights, k, [smallest], int(threads))
     return labels.reshape(np.shape(image))
@@ -253,7 +253,7 @@ def _check_parameters(
     for name, value, least in [*(("min_size", size, 0) for size in min_sizes), ("threads", threads, 1)]:
         if isinstance(value, bool) or int(value) != value or value < least:
             raise ValueError(f"{name} must be a whole number, {least} or larger, not {value}")
-    if order not in ("stable", "legacy"):
-        raise ValueError(f"order must be 'stable' or 'legacy', not {order!r}")
+    if order not in ("stable", "published"):
+        raise ValueError(f"order must be 'stable' or 'published', not {order!r}")
     if kernel not in ("fast", "oracle"):
         raise ValueError(f"kernel must be 'fast' or 'oracle', not {kernel!r}")

@@ -44,14 +44,14 @@ class TrainedMethod:
         method: the network, in evaluation mode.
         options: of its training run.
         file: its checkpoint; None = untrained.
-        intensities: mean and standard deviation that normalised its scans, None = each scan's own.
+        mean_and_std: mean and standard deviation that normalised its scans, None = each scan's own.
         preparation: of its training scans, as plain values; None in checkpoints of older versions.
     """
 
     method: torch.nn.Module
     options: Mapping[str, Any]
     file: Path | None = None
-    intensities: tuple[float, float] | None = None
+    mean_and_std: tuple[float, float] | None = None
     preparation: Mapping[str, Any] | None = None
 
     @property

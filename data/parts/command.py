@@ -56,13 +56,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
 
 
-def chosen_plan(options: argparse.Namespace, plan: Plan, legacy: Plan) -> Plan:
+def chosen_plan(options: argparse.Namespace, plan: Plan, published: Plan) -> Plan:
     """The converter's plan with what the command line changes.
 
     Raises:
         UserError: a number makes no sense.
     """
-    plan = legacy if options.published else plan
+    plan = published if options.published else plan
     if options.keep_orientation:
         plan = replace(plan, orient=False)
     if options.spacing:
@@ -84,7 +84,7 @@ def main(converter: Converter, about: str, arguments: list[str] | None = None) -
             converter,
             options.raw,
             options.out,
-            chosen_plan(options, converter.plan, converter.legacy),
+            chosen_plan(options, converter.plan, converter.published),
             trust_voxels=options.trust_label_voxels,
             accept_doubts=options.accept_doubtful_headers,
             jobs=options.jobs,

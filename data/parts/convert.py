@@ -28,7 +28,7 @@ MANIFEST = "preparation.json"
 MONTAGE = "montage.png"
 LIBRARIES = ("numpy", "SimpleITK", "nibabel", "pydicom")
 LEAST_LEFT = 25  # of 255 grey levels
-RECIPE = 2  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
+VERSION = 2  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
 KEPT = 0.8  # share of an organ's volume; if less is left after the preparation, it is said
 
 
@@ -42,7 +42,7 @@ class Converter:
         expected: scan numbers of the complete download.
         find: RAW -> scan number -> its files; remarks on what was left out; what cannot be read and may be a scan.
         plan: how its scans are prepared.
-        legacy: the same as published.
+        published: the same as published.
         ids: value in the raw labels -> id in the prepared ones; None keeps them all.
         organs: id -> name, those that should be there.
         names: what its files are called, for a message.
@@ -53,14 +53,14 @@ class Converter:
     expected: tuple[int, ...]
     find: Callable[[Path], tuple[dict[int, Source], list[str], list[str]]]
     plan: Plan
-    legacy: Plan
+    published: Plan
     ids: Mapping[int, int] | None
     organs: Mapping[int, str]
     names: str = ""
 
 
 @dataclass(frozen=True)
-class Task:
+class Assignment:
     """One scan to prepare: everything the worker needs, and what an earlier run recorded of it."""
 
     number: int
@@ -122,14 +122,16 @@ def convert(
         print(line)
     facts = {
         "dataset": converter.name,
-        "parameters": {"recipe": RECIPE, **asdict(plan), "trust_label_voxels": trust_voxels},
+        "parameters": {"version": VERSION, **asdict(plan), "trust_label_voxels": trust_voxels},
     }
     folder = out / converter.folder
     todo = {str(number): job_of(number, source, raw, folder) for number, source in sorted(sources.items())}
     existing = folder.glob("*_*.nii.gz")
     with open_manifest(out / MANIFEST, facts, todo, existing=existing, overwrite=overwrite) as manifest:
         tasks = [
-            Task(number, source, todo[name], plan, converter.ids, trust_voxels, accept_doubts, manifest.scans.get(name))
+            Assignment(
+                number, source, todo[name], plan, converter.ids, trust_voxels, accept_doubts, manifest.scans.get(name)
+            )
             for name, (number, source) in zip(todo, sorted(sources.items()), strict=True)
         ]
         outcomes = run(tasks, manifest, converter.name, jobs)
@@ -168,7 +170,7 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def run(tasks: list[Task], manifest: Manifest, name: str, jobs: int) -> dict[int, Outcome]:
+def run(tasks: list[Assignment], manifest: Manifest, name: str, jobs: int) -> dict[int, Outcome]:
     """Work on the scans side by side; the manifest grows with every one, so a killed command loses at most those."""
     outcomes = {}
     scans = {task.number: (task,) for task in tasks}
@@ -181,7 +183,7 @@ def run(tasks: list[Task], manifest: Manifest, name: str, jobs: int) -> dict[int
     return outcomes
 
 
-def one_scan(task: Task) -> Outcome:
+def one_scan(task: Assignment) -> Outcome:
     """Prepare one scan unless it is done.
 
     Raises:
@@ -219,7 +221,7 @@ def one_scan(task: Task) -> Outcome:
         raise
 
 
-def facts_of(task: Task, result: tuple[Volume, Volume], shares: Mapping[int, float]) -> dict:
+def facts_of(task: Assignment, result: tuple[Volume, Volume], shares: Mapping[int, float]) -> dict:
     """What the manifest says of a scan besides its files."""
     image, label = result
     ids, voxels = np.unique(label.array, return_counts=True)

@@ -54,7 +54,7 @@ class Predictor:
 
     def _scan(self, member: TrainedMethod, number: int) -> Scan:
         image, label = self.scans[number]
-        array = z_score(image.array, member.intensities, Path(f"support {number + 1}" if number >= 0 else "the query"))
+        array = z_score(image.array, member.mean_and_std, Path(f"support {number + 1}" if number >= 0 else "the query"))
         return Scan(number, array, label.array, None, image.geometry, image.array.shape)
 
     def probabilities(self, image: Volume, *, prepared: bool) -> Iterator[tuple[int, np.ndarray]]:

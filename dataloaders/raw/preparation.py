@@ -1,6 +1,6 @@
 """Raw scans on the grid of the experiments: orientation, intensities, spacing, crop [alpnet 3].
 
-`prepare` does to one scan what its `Plan` says; the steps below it are functions of their own. With `legacy` they do
+`prepare` does to one scan what its `Plan` says; the steps below it are functions of their own. With `published` they do
 what the published preparation did, blank samples included; without, every sample lies in the scan and headers stay
 true.
 """
@@ -30,7 +30,7 @@ class Plan:
         border: share of the rows and columns that is cut off at each side.
         shrink: factor on the in-plane spacing, if `spacing` is None.
         orient: store rows and columns of all scans the same way round.
-        legacy: as the published preparation did it.
+        published: as the published preparation did it.
     """
 
     spacing: tuple[float, float, float] | None = None
@@ -40,7 +40,7 @@ class Plan:
     border: float = 0.0
     shrink: float = 1.0
     orient: bool = True
-    legacy: bool = False
+    published: bool = False
 
     @staticmethod
     def from_plain(values: Mapping[str, Any]) -> "Plan":
@@ -49,6 +49,7 @@ class Plan:
         Raises:
             KeyError: a value is missing.
         """
+        values = {"published": values.get("legacy", False), **values}  # as older records call it
         own = {field.name: values[field.name] for field in fields(Plan)}
         return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
 
@@ -57,24 +58,24 @@ def prepare(image: Volume, label: Volume, plan: Plan) -> tuple[Volume, Volume]:
     """One scan `(D, H, W)` and its label on the grid of the plan; the label takes the image's geometry.
 
     Returns:
-        image (its own integers or float32; float64 in legacy) and label (int16; float32 in legacy).
+        image (its own integers or float32; float64 in published) and label (int16; float32 in published).
     """
     label = Volume(label.array, image.geometry)
     if plan.orient:
         image, label = orient(image), orient(label)
-    image = Volume(intensities(image.array, plan), image.geometry)
+    image = Volume(clip_and_window(image.array, plan), image.geometry)
     if plan.border:
         margin = int(plan.border * image.array.shape[2])
-        image, label = (crop_border(volume, margin, plan.legacy) for volume in (image, label))
+        image, label = (crop_border(volume, margin, plan.published) for volume in (image, label))
     x, y, z = image.geometry.spacing
     spacing = plan.spacing or (x * plan.shrink, y * plan.shrink, z)
-    image, label = resample(image, spacing, plan.legacy), resample_label(label, spacing, plan.legacy)
+    image, label = resample(image, spacing, plan.published), resample_label(label, spacing, plan.published)
     if plan.size is not None:
         lowest = image.array.min()
         image, label = (
-            crop_or_pad(volume, plan.size, fill, plan.legacy) for volume, fill in ((image, lowest), (label, 0))
+            crop_or_pad(volume, plan.size, fill, plan.published) for volume, fill in ((image, lowest), (label, 0))
         )
-    if plan.legacy:
+    if plan.published:
         image, label = (
             Volume(volume.array.astype(kind), image.geometry)
             for volume, kind in ((image, np.float64), (label, np.float32))
@@ -82,14 +83,14 @@ def prepare(image: Volume, label: Volume, plan: Plan) -> tuple[Volume, Volume]:
     return image, label
 
 
-def intensities(array: np.ndarray, plan: Plan) -> np.ndarray:
+def clip_and_window(array: np.ndarray, plan: Plan) -> np.ndarray:
     """What the plan does to the values of a scan, any shape: brightest cut, window."""
     if array.dtype == np.float64:
         array = array.astype(np.float32)
     if plan.percentile is not None:
         array = cut_bright(array, plan.percentile)
     if plan.window is not None:
-        array = window(array, *plan.window, own_range=plan.legacy)
+        array = window(array, *plan.window, own_range=plan.published)
     return array
 
 
@@ -148,14 +149,14 @@ def reordered(volume: Volume, swap: bool, signs: tuple[int, int, int]) -> Volume
     return Volume(array[tuple(slice(None, None, sign) for sign in signs[::-1])], turned)
 
 
-def output_size(size: int, spacing: float, target: float, legacy: bool = False) -> int:
-    """Samples along one axis: rounded, at least one; legacy: floor + 1, of which the last may be blank [alpnet 3.2]."""
+def output_size(size: int, spacing: float, target: float, published: bool = False) -> int:
+    """Samples along one axis: rounded, at least one; published: floor + 1, the last may be blank [alpnet 3.2]."""
     samples = size * spacing / target
-    return int(samples + 1) if legacy else max(1, math.floor(samples + 0.5))
+    return int(samples + 1) if published else max(1, math.floor(samples + 0.5))
 
 
 def target_grid(
-    shape: tuple[int, ...], geometry: Geometry, spacing: tuple[float, ...], legacy: bool = False
+    shape: tuple[int, ...], geometry: Geometry, spacing: tuple[float, ...], published: bool = False
 ) -> tuple[tuple[int, ...], Geometry]:
     """Size `(x, y, z)` and geometry after resampling to `spacing` mm.
 
@@ -163,38 +164,38 @@ def target_grid(
     grids coincide, so that the outermost samples lie within half a new voxel of the scan's border, inside it.
     """
     old = np.array(shape[::-1])
-    size = tuple(output_size(*values, legacy) for values in zip(shape[::-1], geometry.spacing, spacing, strict=True))
-    if legacy:
+    size = tuple(output_size(*values, published) for values in zip(shape[::-1], geometry.spacing, spacing, strict=True))
+    if published:
         return size, Geometry(tuple(spacing), geometry.origin, geometry.direction)
     shift = ((old - 1) * geometry.spacing - (np.array(size) - 1) * spacing) / 2
     return size, Geometry(tuple(spacing), _place(geometry, shift), geometry.direction)
 
 
-def resample(volume: Volume, spacing: tuple[float, ...], legacy: bool = False) -> Volume:
+def resample(volume: Volume, spacing: tuple[float, ...], published: bool = False) -> Volume:
     """Linear interpolation to `spacing` mm `(x, y, z)`; integers stay integers, outside the scan is 0."""
-    size, grid = target_grid(volume.array.shape, volume.geometry, spacing, legacy)
+    size, grid = target_grid(volume.array.shape, volume.geometry, spacing, published)
     return Volume(interpolate(volume.array, volume.geometry, size, grid), grid)
 
 
-def resample_label(volume: Volume, spacing: tuple[float, ...], legacy: bool = False) -> Volume:
+def resample_label(volume: Volume, spacing: tuple[float, ...], published: bool = False) -> Volume:
     """Labels to `spacing` mm, int16: each id is interpolated as a share of the voxel, and the largest share wins.
 
     Published: an id wins with more than half of the voxel, and if rounding lets two do so, the larger id.
     """
-    return label_onto(volume, *target_grid(volume.array.shape, volume.geometry, spacing, legacy), legacy)
+    return label_onto(volume, *target_grid(volume.array.shape, volume.geometry, spacing, published), published)
 
 
-def label_onto(volume: Volume, size: tuple[int, ...], grid: Geometry, legacy: bool = False) -> Volume:
+def label_onto(volume: Volume, size: tuple[int, ...], grid: Geometry, published: bool = False) -> Volume:
     """The same onto any grid of `size` `(x, y, z)`."""
     result = np.zeros(size[::-1], np.int16)
     best, background = np.zeros(result.shape, np.float32), np.ones(result.shape, np.float32)
     for identifier in _present(volume.array):
         share = interpolate(*_mask_alone(volume, identifier), size, grid)
-        wins = np.rint(share) == 1 if legacy else share > best
+        wins = np.rint(share) == 1 if published else share > best
         result[wins] = identifier
         np.maximum(best, share, out=best)
         background -= share
-    if not legacy:
+    if not published:
         result[background >= best] = 0
     return Volume(result, grid)
 
@@ -247,13 +248,13 @@ def interpolate(
     return sitk.GetArrayFromImage(resampler.Execute(image))
 
 
-def crop_border(volume: Volume, margin: int, legacy: bool = False) -> Volume:
-    """Cut `margin` pixels off at each side of the plane; legacy leaves the origin where it was [alpnet 3.4]."""
+def crop_border(volume: Volume, margin: int, published: bool = False) -> Volume:
+    """Cut `margin` pixels off at each side of the plane; published leaves the origin where it was [alpnet 3.4]."""
     inside = volume.array[:, margin : volume.array.shape[1] - margin, margin : volume.array.shape[2] - margin]
-    return Volume(inside, volume.geometry if legacy else moved(volume.geometry, (margin, margin, 0)))
+    return Volume(inside, volume.geometry if published else moved(volume.geometry, (margin, margin, 0)))
 
 
-def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, legacy: bool = False) -> Volume:
+def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, published: bool = False) -> Volume:
     """`size` rows and columns about the middle n // 2 (an odd size has one more before it); `fill` where the scan ends.
 
     Legacy leaves the origin where it was [alpnet 3.3].
@@ -267,7 +268,7 @@ def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, legacy
     )
     target = tuple(slice(part.start - a, part.stop - a) for part, a in zip(source, (top, left), strict=True))
     result[:, *target] = volume.array[:, *source]
-    return Volume(result, volume.geometry if legacy else moved(volume.geometry, (left, top, 0)))
+    return Volume(result, volume.geometry if published else moved(volume.geometry, (left, top, 0)))
 
 
 def moved(geometry: Geometry, voxels: tuple[float, ...]) -> Geometry:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dataloaders.raw.intensities import value_range
-from dataloaders.raw.preparation import Plan, intensities, interpolate, label_onto, moved, orient, prepare
+from dataloaders.raw.preparation import Plan, clip_and_window, interpolate, label_onto, moved, orient, prepare
 from util.volume import Geometry, Volume
 
 TILT = 10.0  # degrees; a scan that is turned by more is interpolated onto the patient's axes, others keep their slices
@@ -68,7 +68,7 @@ def observe(
     axial = all(_tilt(geometry, towards) < AXIAL for geometry in geometries)
     # the published grids differ from ours by less than a voxel, but their headers lost the crop: they lead nowhere back
     values = value_range(ranges) if ranges else None
-    return Preparation(replace(plan, spacing=spacing, size=size, orient=True, legacy=False), towards, axial, values)
+    return Preparation(replace(plan, spacing=spacing, size=size, orient=True, published=False), towards, axial, values)
 
 
 def onto_training_grid(
@@ -86,7 +86,7 @@ def onto_training_grid(
         label = Volume(np.broadcast_to(np.int16(0), image.array.shape), image.geometry)
     if prepared:
         plan = replace(plan, percentile=None, window=None, border=0.0)
-    image = Volume(intensities(image.array, plan), image.geometry)
+    image = Volume(clip_and_window(image.array, plan), image.geometry)
     turn = along_axes if preparation.axial else orient
     image, label = turn(image, towards), turn(label, towards)
     plan = replace(plan, percentile=None, window=None, orient=False, spacing=_spacing(plan, image))

@@ -4,7 +4,7 @@
 
 What is done is found on disk and not done again: a finished run with the same settings is kept, an interrupted one is
 resumed, a test of that very checkpoint is not repeated. Environment: FOLDS="0 1" (default: all), SEEDS="2021 2022"
-(default: one), PROTOCOLS="strict legacy" (default: strict), DATA=folder, SBATCH="--gres=gpu:1 --time=24:00:00".
+(default: one), PROTOCOLS="strict published" (default: strict), DATA=folder, SBATCH="--gres=gpu:1 --time=24:00:00".
 A method that builds on earlier trainings (visa: a registration network, a first stage) gets them, too;
 registration:train.steps=2000 is for that network alone.
 """

@@ -117,7 +117,7 @@ def test_dicom_values_are_rescaled(ready):
     assert 500 < image.max() < 1500
 
 
-def test_legacy_keeps_the_blank_samples_that_are_gone_by_default(small, tmp_path):
+def test_published_keeps_the_blank_samples_that_are_gone_by_default(small, tmp_path):
     assert run("sabs", small["sabs"], tmp_path / "published", "--published") == 0
     assert run("sabs", small["sabs"], tmp_path / "ours", *TINY["sabs"]) == 0
     published, ours = (prepared("sabs", tmp_path / name, 0, "image").array for name in ("published", "ours"))
@@ -196,7 +196,7 @@ def test_other_parameters_are_refused_until_overwritten(small, tmp_path, capsys)
     out = tmp_path / "out"
     assert run("cmr", small["cmr"], out, *TINY["cmr"]) == 0
     assert run("cmr", small["cmr"], out, *TINY["cmr"], "--published") == 1
-    assert "legacy False and not True" in capsys.readouterr().err
+    assert "published False and not True" in capsys.readouterr().err
     assert run("cmr", small["cmr"], out, *TINY["cmr"], "--published", "--overwrite") == 0
     assert prepared("cmr", out, 0, "image").array.dtype == np.float64
 

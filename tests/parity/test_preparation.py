@@ -1,4 +1,4 @@
-"""Resampling, percentile cut, crop and CT window of the published preparation, in legacy mode."""
+"""Resampling, percentile cut, crop and CT window of the published preparation, in published mode."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def resampled(cases, scan) -> tuple[Volume, Volume]:
     spacing = tuple(cases[0]["prep"]["new_spacing"])
     image, label = scan
     cut = Volume(cut_bright(image.array), image.geometry)
-    return resample(cut, spacing, legacy=True), resample_label(label, spacing, legacy=True)
+    return resample(cut, spacing, published=True), resample_label(label, spacing, published=True)
 
 
 def test_percentile_cut(cases, scan):
@@ -66,16 +66,16 @@ def test_resampling_of_image_and_label(cases, resampled):
 def test_centre_crop_and_pad(cases, resampled, size):
     arrays, (image, label) = cases[1], resampled
     name = "prep/crop_{}x{}_".format(*size)
-    cropped = crop_or_pad(image, size, image.array.min(), legacy=True).array
+    cropped = crop_or_pad(image, size, image.array.min(), published=True).array
     np.testing.assert_allclose(cropped[::2], arrays[name + "image"], **TOLERANCE)
-    np.testing.assert_array_equal(crop_or_pad(label, size, 0, legacy=True).array, arrays[name + "label"])
+    np.testing.assert_array_equal(crop_or_pad(label, size, 0, published=True).array, arrays[name + "label"])
 
 
 def test_size_rule_and_its_blank_samples(cases):
     for n, old, new, expected, blank in cases[1]["prep/size_rule_n_old_new_size_trailingzeros"]:
-        assert output_size(int(n), old, new, legacy=True) == expected
+        assert output_size(int(n), old, new, published=True) == expected
         ones = Volume(np.ones((2, 2, int(n)), np.float32), Geometry((old, 1.0, 1.0)))
-        line = resample(ones, (new, 1.0, 1.0), legacy=True).array[0, 0]
+        line = resample(ones, (new, 1.0, 1.0), published=True).array[0, 0]
         assert np.count_nonzero(line == 0) == blank
         assert resample(ones, (new, 1.0, 1.0)).array.min() == pytest.approx(1)  # by default no sample is blank
 
@@ -90,8 +90,8 @@ def test_ct_border_and_resampling(cases, recipe):
     pattern = recipe.test_pattern(512, 512)
     volume = np.stack((50 * pattern + 100, 50 * pattern + 101)).astype(np.float32)
     x, y, z = facts["ct"]["spacing"]
-    cropped = crop_border(Volume(volume, Geometry((x, y, z))), 32, legacy=True)
-    result = resample(cropped, (x * 1.75, y * 1.75, z), legacy=True).array
+    cropped = crop_border(Volume(volume, Geometry((x, y, z))), 32, published=True)
+    result = resample(cropped, (x * 1.75, y * 1.75, z), published=True).array
     assert list(result.shape) == arrays["ct/resampled_shape"].tolist()
     np.testing.assert_allclose(result[:, ::16, ::16], arrays["ct/resampled_257"], **TOLERANCE)
     assert result[-1].sum() == result[:, -1].sum() == result[:, :, -1].sum() == 0
@@ -99,7 +99,7 @@ def test_ct_border_and_resampling(cases, recipe):
 
 def test_the_whole_plan_is_its_steps(cases, scan):
     arrays, facts = cases[1], cases[0]["prep"]
-    plan = Plan(spacing=tuple(facts["new_spacing"]), size=64, percentile=99.5, orient=False, legacy=True)
+    plan = Plan(spacing=tuple(facts["new_spacing"]), size=64, percentile=99.5, orient=False, published=True)
     image, label = prepare(*scan, plan)
     assert image.array.dtype == np.float64
     np.testing.assert_allclose(image.array[::2], arrays["prep/crop_64x64_image"], **TOLERANCE)

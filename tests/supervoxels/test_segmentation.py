@@ -73,16 +73,16 @@ def test_fast_labels_equal_the_oracle_on_real_scans(chaost2, scan):
 
 
 @pytest.mark.parametrize("scan", [2, 15])
-def test_legacy_order_reproduces_published_supervoxels(chaost2, scan):
+def test_published_order_reproduces_published_supervoxels(chaost2, scan):
     volume = read_volume(chaost2 / f"chaos_MR_T2_normalized/image_{scan}.nii.gz")
     published = read_volume(chaost2 / f"supervoxels_5000/superpix-MIDDLE_{scan}.nii.gz").array
     x, y, z = volume.geometry.spacing
-    made = supervoxels(volume.array, min_size=5000, spacing=(z, x, y), order="legacy")
+    made = supervoxels(volume.array, min_size=5000, spacing=(z, x, y), order="published")
     np.testing.assert_array_equal(made, published)
 
 
 @pytest.mark.parametrize("kernel", ["fast", "oracle"])
-@pytest.mark.parametrize("order", ["stable", "legacy"])
+@pytest.mark.parametrize("order", ["stable", "published"])
 def test_every_segment_is_connected_large_enough_and_numbered_by_its_first_voxel(kernel, order):
     for volume in volumes_of_every_kind(80, seed=2):
         labels = felzenszwalb(volume, min_size=12, scale=200, spacing=(2.0, 1.0, 1.0), kernel=kernel, order=order)

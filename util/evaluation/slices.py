@@ -32,7 +32,7 @@ def make_segmenter(
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedScan:
     """A scan and the features of its slices: tensors with D rows."""
 
     scan: Any
@@ -57,7 +57,7 @@ class SliceInference:
         self, method: torch.nn.Module, read_scan: Callable[[int], Any], device: torch.device, batch_size: int = 8
     ) -> None:
         self.method, self.read_scan, self.device, self.batch_size = method, read_scan, device, batch_size
-        self._encoded: dict[int, Encoded] = {}
+        self._encoded: dict[int, EncodedScan] = {}
 
     def keep(self, scans: frozenset[int]) -> None:
         """Forget the features of all other scans."""
@@ -78,13 +78,13 @@ class SliceInference:
         return volume
 
     @torch.inference_mode()
-    def encoded(self, number: int) -> Encoded:
+    def encoded(self, number: int) -> EncodedScan:
         """A scan with its features, encoded on first use."""
         if number not in self._encoded:
             scan = self.read_scan(number)
             slices = torch.from_numpy(scan.image)[:, None]
             parts = [self.method.encode(part.to(self.device)) for part in slices.split(self.batch_size)]
-            self._encoded[number] = Encoded(scan, tuple(torch.cat(maps) for maps in zip(*parts, strict=True)))
+            self._encoded[number] = EncodedScan(scan, tuple(torch.cat(maps) for maps in zip(*parts, strict=True)))
         return self._encoded[number]
 
     def _annotated(self, group: Group, identifier: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -95,7 +95,7 @@ class SliceInference:
         return features, torch.from_numpy(masks)[None].to(self.device, torch.float32)
 
     def _segment(
-        self, volume: np.ndarray, query: Encoded, slices: Sequence[int], features: tuple[Tensor, ...], masks: Tensor
+        self, volume: np.ndarray, query: EncodedScan, slices: Sequence[int], features: tuple[Tensor, ...], masks: Tensor
     ) -> None:
         """Fill some slices of the volume."""
         for start in range(0, len(slices), self.batch_size):
@@ -103,7 +103,7 @@ class SliceInference:
             volume[part] = self.method.match(features, masks, query.rows(part)).probabilities[0].float().cpu().numpy()
 
     def _walk(
-        self, volume: np.ndarray, query: Encoded, group: Group, features: tuple[Tensor, ...], masks: Tensor
+        self, volume: np.ndarray, query: EncodedScan, group: Group, features: tuple[Tensor, ...], masks: Tensor
     ) -> None:
         """Segment the pivot as annotated, then outward every slice with its predicted neighbour [visa 10.2]."""
         self._segment(volume, query, group.query_slices if group.anchored else [group.pivot], features, masks)

@@ -27,7 +27,7 @@ SPREAD = 1 / 24
 SHALLOWEST = 8  # slices; below, patches lose more in the plane than they gain in depth
 
 
-class Encoded(NamedTuple):
+class EncodedVolume(NamedTuple):
     """A scan and its features `(C, D, h, w)`."""
 
     scan: Any
@@ -63,7 +63,7 @@ class VolumeInference:
             raise UserError(f"test.patch={list(patch)}: slices, rows and columns are expected, 0 = all of them")
         self.method, self.read_scan, self.device = method, read_scan, device
         self.patch, self.memory_gb, self.blend = tuple(patch), memory_gb, blend
-        self._encoded: dict[int, Encoded] = {}
+        self._encoded: dict[int, EncodedVolume] = {}
 
     def keep(self, scans: frozenset[int]) -> None:
         """Forget the features of all other scans."""
@@ -91,13 +91,15 @@ class VolumeInference:
         return volume
 
     @torch.inference_mode()
-    def encoded(self, number: int) -> Encoded:
+    def encoded(self, number: int) -> EncodedVolume:
         """A scan with its features, encoded on first use."""
         if number not in self._encoded:
             scan = self.read_scan(number)
             image = torch.from_numpy(scan.image)
             patch = self.patch_of(image.shape)
-            self._encoded[number] = Encoded(scan, encode_patches(self.method, image, self.device, patch, self.blend))
+            self._encoded[number] = EncodedVolume(
+                scan, encode_patches(self.method, image, self.device, patch, self.blend)
+            )
         return self._encoded[number]
 
     def patch_of(self, shape: Sequence[int]) -> tuple[int, ...]:

@@ -41,14 +41,14 @@ def inner(array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("spacing", [(1.25, 1.25, 7.7), (3.0, 2.0, 3.0), (0.7, 1.1, 6.0)])
-@pytest.mark.parametrize("legacy", [True, False])
-def test_resampling_keeps_places(spacing, legacy):
+@pytest.mark.parametrize("published", [True, False])
+def test_resampling_keeps_places(spacing, published):
     scan = ramp(OBLIQUE)
-    result = resample(scan, spacing, legacy)
+    result = resample(scan, spacing, published)
     expected = ramp(result.geometry, result.array.shape).array
     assert result.geometry.spacing == spacing
-    near = inner(np.ones_like(expected, bool) & (result.array != 0)) if legacy else slice(None)
-    np.testing.assert_allclose(inner(result.array)[near], inner(expected)[near], rtol=0, atol=8 if legacy else 4)
+    near = inner(np.ones_like(expected, bool) & (result.array != 0)) if published else slice(None)
+    np.testing.assert_allclose(inner(result.array)[near], inner(expected)[near], rtol=0, atol=8 if published else 4)
     middle = tuple(n // 2 for n in expected.shape)
     assert result.array[middle] == pytest.approx(expected[middle], abs=1e-4)
 
@@ -60,7 +60,7 @@ def test_by_default_no_sample_lies_outside_the_scan():
         result = resample(Volume(np.ones((1, 2, n), np.float32), Geometry((old, 1, 1))), (new, 1, 1))
         assert result.array.min() == 1
         assert result.array.shape[2] == max(1, np.floor(n * old / new + 0.5))
-        assert output_size(n, old, new, legacy=True) == int(n * old / new + 1)
+        assert output_size(n, old, new, published=True) == int(n * old / new + 1)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_labels_go_to_the_largest_share_and_published_ones_to_more_than_half():
     labels = np.zeros((1, 4, 4), np.int16)
     labels[0, :2], labels[0, 2:, :2], labels[0, 2:, 2:] = 1, 2, 3
     scan = Volume(labels, Geometry())
-    ours, published = (resample_label(scan, (0.8, 0.8, 1.0), legacy).array for legacy in (False, True))
+    ours, theirs = (resample_label(scan, (0.8, 0.8, 1.0), published).array for published in (False, True))
     assert (ours > 0).all() and set(np.unique(ours)) == {1, 2, 3}
-    assert (published[:, :4, :4] == 0).any()
+    assert (theirs[:, :4, :4] == 0).any()
 
 
-def test_a_window_means_the_same_in_every_scan_but_for_legacy():
+def test_a_window_means_the_same_in_every_scan_but_for_published():
     array = np.array([-1000, -125, 75, 200], np.int16)
     np.testing.assert_allclose(window(array, -125, 275), [0, 0, 127.5, 207.1875])
     np.testing.assert_allclose(window(array, -125, 275, own_range=True), [0, 0, 156.9231, 255], rtol=1e-6)
