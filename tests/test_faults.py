@@ -14,17 +14,17 @@ from util.volume import Volume
 
 
 def test_damaged_inputs_are_read_rightly_or_refused_in_a_sentence(tmp_path):
-    trials = faults.try_inputs(tuple(faults.KINDS), 400, 1, 1, tmp_path)
+    trials = faults.try_inputs(tuple(faults.KINDS), 300, 1, 1, tmp_path)
     assert not [trial for trial in trials if trial.outcome in FAULTS]
-    assert {trial.kind for trial in trials} == faults.KINDS.keys() and len(trials) >= 390
+    assert {trial.kind for trial in trials} == faults.KINDS.keys() and len(trials) >= 290
     outcomes = [trial.outcome for trial in trials]
-    assert outcomes.count("accepted") > 80 and outcomes.count("refused") > 80  # it tries what is hard to tell apart
+    assert outcomes.count("accepted") > 60 and outcomes.count("refused") > 60  # it tries what is hard to tell apart
     assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_command_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
-    (count,) = kills.run(["data.phantom"], 3, 2, tmp_path)
-    assert count.kills == 3 and not count.faults
+    (count,) = kills.run(["data.phantom"], 2, 2, tmp_path)
+    assert count.kills == 2 and not count.faults
 
 
 class Faulty(Kind):
