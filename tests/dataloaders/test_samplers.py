@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dataloaders.exclusion import excluded_slices
+from dataloaders.exclusion import excluded_slices, removal_table
 from dataloaders.samplers import CropsSampler, NeighboursSampler, slice_areas, window_sums
 from util.errors import UserError
 
@@ -159,3 +159,12 @@ def test_exclusion_counts_of_the_real_scans(chaost2):
         ((1, 4), "any", 463),
     ]:
         assert sum(int(excluded_slices(label, organs, published=rule == "all").sum()) for label in labels) == expected
+
+
+@pytest.mark.parametrize(("published", "removed", "leaking"), [(False, 3, 0), (True, 1, 2)])
+def test_the_table_of_removed_slices_counts_those_that_leak(published, removed, leaking):
+    label = np.zeros((5, 2, 2), int)
+    label[:2, 0, 0], label[1:3, 1, 1] = 1, 2
+    row, total = removal_table({7: label}, {"liver": 1, "spleen": 2}, published)
+    counts = dict(slices=5, liver=2, spleen=2, removed=removed, leaking=leaking)
+    assert (row, total) == ({"scan": 7, **counts}, {"scan": "all", **counts})

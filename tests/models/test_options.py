@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 
 import models
-from models.gmrd import mean_distance
+from models.gmrd import LOG_RANGE, class_logits, class_losses, mean_distance
 from models.pami import PAMI
+from models.parts.descriptors import fill_source
+from models.qnet import fixed_part
 from tests.models.stub import TinyEncoder
 from util.episode import Episode
 
@@ -127,6 +129,28 @@ def test_the_distance_of_gmrds_first_generation():
     torch.testing.assert_close(mean_distance(rows, others), expected[None])
 
 
+def test_gmrds_fillers_are_a_sample_as_long_as_members_suffice():
+    """With as many members as others the sample is all members, in the order that was drawn."""
+    members = torch.tensor([[True, True, False, False]])
+    assert fill_source(members, torch.tensor([[1, 0, 3, 2]])).tolist() == [[0, 1, 1, 0]]
+
+
+def test_gmrds_logits_are_those_of_clamped_probabilities():
+    scores = torch.tensor([50.0, -50.0]).view(1, 1, 2, 1, 1).expand(-1, -1, -1, 2, 2)
+    torch.testing.assert_close(torch.stack(class_logits(scores, (4, 4)).aminmax()), torch.tensor(LOG_RANGE))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("place", ["supports", "queries"])
+def test_gmrds_classes_pay_for_what_they_share_and_not_for_being_opposite(place, sign):
+    """The cosine between two classes is rectified, in supports and in queries [gmrd 7.3]."""
+    one, other = torch.eye(4)[None, :1].expand(1, 7, 4), torch.eye(4)[None, 1:2].expand(1, 7, 4)
+    background = sign * one
+    seen = (background, one, other, one) if place == "supports" else (other, one, background, one)
+    # the background of supports and queries has nothing in common: that costs 1
+    torch.testing.assert_close(class_losses(*seen), torch.tensor([1.0 + max(sign, 0)]))
+
+
 def test_pamis_lambda_mixes_the_predictions_of_support_and_query():
     def probabilities(assembly: float) -> torch.Tensor:
         torch.manual_seed(0)
@@ -136,3 +160,19 @@ def test_pamis_lambda_mixes_the_predictions_of_support_and_query():
     support, query, mixed = (probabilities(value) for value in (1.0, 0.0, 0.3))
     assert not torch.allclose(support, query)
     torch.testing.assert_close(mixed, 0.3 * support + 0.7 * query, rtol=1e-4, atol=1e-5)
+
+
+def test_qnets_alignment_is_at_the_mean_threshold_of_the_queries():
+    method = build("qnet", {}, 72).train()
+    supports, queries = ([torch.randn(1, n, 16, side, side) for side in (18, 9)] for n in (1, 2))
+    given = (supports, (torch.rand(1, 1, 72, 72) > 0.5).float(), queries)
+    one, same = (
+        method.alignment_loss(*given, torch.tensor([thresholds]), torch.ones(1, 2, 72, 72))
+        for thresholds in ((-2.0, 1.0), (-0.5, -0.5))
+    )
+    torch.testing.assert_close(one, same)
+
+
+@pytest.mark.parametrize("bce", ["published", "intended"])
+def test_qnet_looks_at_an_image_without_contrast(bce):
+    assert fixed_part(torch.ones(1, 1, 3, 4, 4), bce).isfinite().all()

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from models.pami import PAMI
-from models.parts.regions import RegionalPrototypes, foreground_cells, region_means, voronoi_regions
+from models.parts.dual_scale import ThresholdHead
+from models.parts.regions import RegionalPrototypes, foreground_cells, region_means, region_weights, voronoi_regions
+from models.parts.transformer import MultiHeadAttention
 from models.rpt import RPT
 from tests.models.stub import TinyEncoder
 from util.episode import Episode
@@ -44,10 +46,41 @@ def test_no_region_is_empty(first_centre, radius):
     assert cells[0, 0, 0].all() == (radius < 40)  # too few: the first cells join, here the first row
 
 
+def test_as_many_cells_as_regions_are_enough():
+    mask = torch.zeros(1, 1, 6, 6)
+    mask[..., 3:, 2:4] = 1
+    torch.testing.assert_close(foreground_cells(mask, (6, 6), 6), mask > 0)
+    assert foreground_cells(mask, (6, 6), 7).sum() == 13
+
+
+@pytest.mark.parametrize("cells", [4, 16, 100])
+def test_the_first_centre_has_as_many_cells_before_it_as_was_drawn(cells):
+    """With a region for every cell each centre is alone in its region."""
+    regional = RegionalPrototypes(cells)
+    side = int(cells**0.5)
+    regions = regional.region_map(torch.ones(1, 1, side, side), (side, side))
+    assert regions.flatten().tolist().index(0) == int(cells * regional.fixed_draw)
+
+
 def test_means_are_over_the_cells_of_a_region():
     features, regions = torch.arange(8.0).view(1, 1, 2, 2, 2), torch.tensor([[[[0, 2], [-1, 2]]]])
     means = region_means(features, regions, 3)
     torch.testing.assert_close(means, torch.tensor([[[[0.0, 4.0], [0.0, 0.0], [2.0, 6.0]]]]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ((1.0, 1.9, 4.0), (True, True, True)),  # the bound is floor(1.65)
+        ((-3.0, 5.0, 6.0), (False, True, True)),  # floor(-0.17) = -1
+        ((1.0, 2.0, 6.0), (False, True, True)),  # floor(2.0)
+        ((2.0, 2.0, 2.0), (True, True, True)),  # what equals the bound stays
+    ],
+)
+def test_regions_below_the_whole_number_under_the_bound_weigh_nothing(scores, kept):
+    scores, kept = torch.tensor(scores)[:, None], torch.tensor(kept)[:, None]
+    expected = scores.masked_fill(~kept, float("-inf")).softmax(0)
+    torch.testing.assert_close(region_weights(scores), expected)
 
 
 def test_more_regions_than_cells_are_refused():
@@ -135,3 +168,27 @@ def test_losses_of_a_batch_are_the_mean_of_its_episodes(build):
 def test_impossible_scale_weights_are_refused(weights):
     with pytest.raises(UserError, match="scale_weights"):
         PAMI(TinyEncoder((4, 8)), scale_weights=weights)
+
+
+def test_attention_drops_weights_in_training_alone():
+    torch.manual_seed(0)
+    attention, mixed = MultiHeadAttention(8, heads=2, dropout=0.5), []
+    attention.output.register_forward_pre_hook(lambda _, given: mixed.append(given[0]))
+    tokens = torch.randn(1, 5, 8)
+    for training in (True, True, False, False):
+        attention.train(training)(tokens, tokens)
+    assert not torch.equal(mixed[0], mixed[1])
+    torch.testing.assert_close(mixed[2], mixed[3], rtol=0, atol=0)
+
+
+def test_a_threshold_is_that_of_the_mean_of_its_map():
+    head, deep = ThresholdHead(6, width=10), torch.randn(3, 6, 4, 5)
+    torch.testing.assert_close(head(deep), head(deep.mean((-2, -1), keepdim=True)))
+
+
+def test_only_the_ratio_of_scale_weights_counts():
+    answers = [
+        VARIANTS["pami"](scale_weights=weights).fuse([torch.tensor(1.0), torch.tensor(3.0)])
+        for weights in ((2.0, 2.0), (0.5, 0.5))
+    ]
+    assert answers == [2.0, 2.0]

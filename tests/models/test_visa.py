@@ -1,8 +1,13 @@
 """VISA-FSS beyond what every method promises: continuity, its ramp, shots that stand for one."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from dataloaders.flows import sample
+from models.parts.encoders import Images
+from models.registration import Registration, roughness
 from models.visa import VISA, continuity_loss
 from tests.models.stub import TinyEncoder
 from tests.models.test_contract import episode
@@ -31,7 +36,8 @@ def test_identical_masks_are_continuous_and_disjoint_ones_are_not():
     assert continuity_loss(logits(left, left, left)).item() == pytest.approx(0, abs=1e-6)
     assert continuity_loss(logits(left, left.flip(1))).item() == pytest.approx(1, abs=1e-6)
     assert continuity_loss(logits(left, left, left.flip(1))).item() == pytest.approx(0.5, abs=1e-6)  # of two pairs
-    assert continuity_loss(logits(0 * left, 0 * left)).isfinite().all()
+    for certain in (1, 10):  # probabilities that are small, and that are zero
+        assert continuity_loss(certain * logits(0 * left, 0 * left)).isfinite().all()
 
 
 def test_only_neighbours_are_asked_to_be_continuous():
@@ -49,10 +55,10 @@ def test_only_neighbours_are_asked_to_be_continuous():
 def test_the_weight_grows_every_quarter():
     method = build()
     weights = []
-    for step in (0, 999, 1000, 1999, 2000, 3000, 3999):
+    for step in (0, 999, 1000, 1999, 2000, 3000, 3999, 4000):
         method.progress = step / 4000
         weights.append(method.continuity_factor())
-    assert weights == pytest.approx([0, 0, 1 / 6, 1 / 6, 1 / 3, 1 / 2, 1 / 2])
+    assert weights == pytest.approx([0, 0, 1 / 6, 1 / 6, 1 / 3, 1 / 2, 1 / 2, 1 / 2])
     assert build(ramp=1).continuity_factor() == 0.5
 
 
@@ -73,3 +79,23 @@ def test_the_query_loss_is_that_of_the_paper_or_of_its_code():
     weights = torch.tensor([0.05, 1.0])
     weighted = torch.nn.functional.cross_entropy(code.logits.flatten(0, 1), given.query_masks.flatten(0, 1), weights)
     torch.testing.assert_close(code.losses["query"], weighted)
+
+
+def test_a_sampler_that_follows_the_displacement_warps_as_the_network_does():
+    """Whatever the grid of the network, its displacement is in true pixels."""
+    generator = torch.Generator().manual_seed(0)
+    source, target = torch.randn(2, 1, 1, 32, 48, generator=generator)
+    for align_corners in (True, False):
+        network = Registration(Images((1,)), align_corners=align_corners).eval()
+        with torch.no_grad():
+            warped = network.warp(source, network.flow(source, target))[0, 0]
+            displacement = network.displacement(source, target)[0]
+        sampled = sample(source[0, 0].numpy(), displacement.numpy(), cv2.BORDER_CONSTANT)
+        np.testing.assert_allclose(sampled, warped, atol=0.1)  # OpenCV has 32 steps between pixels
+        assert np.corrcoef(sampled.ravel(), warped.ravel())[0, 1] > 0.999
+
+
+def test_roughness_is_the_mean_of_both_axes():
+    rows = torch.arange(6.0)[:, None].expand(6, 5)
+    assert roughness(torch.stack((3 * rows, 0 * rows))[None]) == 9 / 4  # of two channels, of two axes
+    assert roughness(torch.full((1, 2, 6, 5), 7.0)) == 0

@@ -185,3 +185,18 @@ def test_global_prototypes_are_a_cosine():
 def test_an_unknown_kind_of_prototypes_is_refused():
     with pytest.raises(UserError, match="grid, mask"):
         ALPNet(StubEncoder((8,), (8,)), prototypes="local")
+
+
+def test_a_cell_must_hold_more_than_the_threshold_and_the_choice_between_modes_as_much():
+    """[alpnet 8.2] Half a foreground everywhere at a threshold of a half: the grid's mode, in which no cell passes."""
+    method = ALPNet(StubEncoder((8,), (8,)), channels=8, foreground_threshold=0.5, background_threshold=0.5).train()
+    support, masks = torch.randn(1, 2, 8, 32, 32), torch.full((1, 2, 32, 32), 0.5)
+    assert method.foreground_prototypes(support, masks)[1].sum() == 2  # the average of either shot
+    assert method.background_prototypes(support, masks)[1].sum() == 1  # one for both
+
+
+def test_the_weight_of_the_alignment_scales_that_loss_alone():
+    batch = random_batch(64, [(8, 40)])
+    one, half = (run(batch, align_weight=weight)[1].losses for weight in (1.0, 0.5))
+    torch.testing.assert_close(half["align"], one["align"] / 2)
+    torch.testing.assert_close(half["query"], one["query"])

@@ -7,7 +7,7 @@ import config
 from dataloaders import pairings, protocols
 from util import report
 from util.dataset import choose_fold
-from util.evaluation.metrics import overlap, slice_scores
+from util.evaluation.metrics import Masks, overlap, slice_scores
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ def test_strict_folds_are_alpnets_circular_ones(cases, dataset):
     for index, expected in facts["folds_alpnet_lineage"][dataset].items():
         fold = choose_fold(config.FOLDS, dataset, int(index))
         assert [*fold.query, fold.support] == expected["test_ids"]
+        assert fold.training(sorted(expected["test_ids"] + expected["train_ids"])) == expected["train_ids"]
         assert protocols.published_fold(fold, -1, "circular") == fold
         assert [fold.support] == expected["support"]
 
@@ -67,11 +68,35 @@ def test_strict_folds_query_every_scan_once(dataset):
     assert {fold.support for fold in folds} <= set(queries)
 
 
+@pytest.mark.parametrize("dataset", ["CHAOST2", "SABS"])
+def test_setting_2_leaves_the_classes_of_alpnets_label_groups(cases, dataset):
+    """The published label sets name what training may see: all organs but those that are tested."""
+    published, known = cases[0]["alpnet_label_groups"][dataset], config.DATASETS[dataset]
+    everything = set(known.chosen("all").values())
+    assert everything == set(published["pa_all"])
+    seen = {group: everything - set(known.chosen(group).values()) for group in known.groups}
+    assert seen == {"lower": set(published["0"]), "upper": set(published["1"])}
+
+
 def test_dice_and_iou(cases):
     _, arrays = cases
     for index, (dice, iou) in enumerate(zip(arrays["dice/patient_dice"], arrays["dice/patient_iou"], strict=True)):
         prediction, label = arrays[f"dice/pred{index}"] == 1, arrays[f"dice/label{index}"] == 1
         np.testing.assert_allclose(overlap(prediction, label), (dice, iou), rtol=1e-6)
+
+
+def test_counts_and_overlap_of_all_volumes_together(cases):
+    _, arrays = cases
+    number = len(arrays["dice/patient_dice"])
+    prediction, label = (
+        np.concatenate([arrays[f"dice/{name}{index}"] == 1 for index in range(number)]) for name in ("pred", "label")
+    )
+    masks = Masks(prediction, label)
+    neither = label.size - masks.found - masks.present + masks.hits
+    counts = [masks.hits, neither, masks.found - masks.hits, masks.present - masks.hits]
+    assert counts == arrays["dice/counts_TP_TN_FP_FN"].tolist()
+    pooled = arrays["dice/pooled_dice"], arrays["dice/pooled_iou"]
+    np.testing.assert_allclose(overlap(prediction, label), pooled, rtol=1e-6)
 
 
 def test_alpnets_recorder(cases):

@@ -1,11 +1,12 @@
 """One way to name a checkpoint: a file, the folder of a run, or newest."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from util.errors import UserError
-from util.runs.folders import find_checkpoint
+from util.runs.folders import differences, find_checkpoint, is_alive, latest_checkpoint, numbered
 
 
 @pytest.fixture
@@ -48,3 +49,28 @@ def test_newest_without_a_finished_run(runs):
         find_checkpoint("newest", "train.start", runs, lambda options: options["setting"] == 1)
     with pytest.raises(UserError, match="newest: no such checkpoint"):  # a command that knows no fold
         find_checkpoint("newest", "--checkpoint")
+
+
+def test_runs_and_steps_are_ordered_as_numbers(tmp_path):
+    for number in (9, 10):
+        (tmp_path / str(number)).mkdir()
+    assert [run.name for run in numbered(tmp_path)] == ["10", "9"]
+    (tmp_path / "checkpoints").mkdir()
+    for step in (999_999, 1_000_000):
+        (tmp_path / f"checkpoints/step_{step:06d}.pt").touch()
+    assert latest_checkpoint(tmp_path).name == "step_1000000.pt"
+
+
+@pytest.mark.parametrize(
+    ("status", "ago", "alive"), [("RUNNING", 20, True), ("RUNNING", 40, False), ("FAILED", 20, False)]
+)
+def test_a_run_without_a_sign_of_life_for_half_a_minute_is_dead(tmp_path, status, ago, alive):
+    beat = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=ago)
+    (tmp_path / "run.json").write_text(json.dumps({"status": status, "heartbeat": beat.isoformat()}))
+    assert is_alive(tmp_path) == alive
+
+
+def test_differences_are_named_by_their_whole_key():
+    one, other = {"seed": 1, "train": {"steps": 3, "rate": 1}}, {"seed": 2, "train": {"steps": 4, "rate": 1, "new": 5}}
+    assert set(differences(one, other, frozenset())) == {"seed", "train.steps"}
+    assert set(differences(one, other, frozenset({"seed", "train.steps"}))) == set()

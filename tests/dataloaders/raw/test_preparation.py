@@ -9,6 +9,8 @@ from dataloaders.raw.preparation import (
     Plan,
     crop_border,
     crop_or_pad,
+    cut_bright,
+    label_onto,
     orient,
     output_size,
     prepare,
@@ -94,6 +96,21 @@ def test_labels_go_to_the_largest_share_and_published_ones_to_more_than_half():
     ours, theirs = (resample_label(scan, (0.8, 0.8, 1.0), published).array for published in (False, True))
     assert (ours > 0).all() and set(np.unique(ours)) == {1, 2, 3}
     assert (theirs[:, :4, :4] == 0).any()
+
+
+@pytest.mark.parametrize(("pair", "winner"), [((0, 3), 0), ((3, 0), 0), ((5, 3), 3), ((3, 5), 3)])
+def test_of_two_equal_shares_the_background_wins_and_then_the_smaller_id(pair, winner):
+    """Published: half of a voxel is not enough for either."""
+    scan, between = Volume(np.array([[pair]]), Geometry()), Geometry((2.0, 1.0, 1.0), (0.5, 0.0, 0.0))
+    assert label_onto(scan, (1, 1, 1), between).array.item() == winner
+    assert label_onto(scan, (1, 1, 1), between, published=True).array.item() == 0
+
+
+@pytest.mark.parametrize("values", [(0, 3), (-3, 0), (0, 1000)])
+def test_the_percentile_of_integers_is_cut_to_a_whole_number_and_of_fractions_is_not(values):
+    limit = np.percentile(values, 99.5)
+    assert cut_bright(np.array(values, np.int16)).max() == int(limit)
+    assert cut_bright(np.array(values, np.float32)).max() == pytest.approx(limit)
 
 
 def test_a_window_means_the_same_in_every_scan_but_for_published():

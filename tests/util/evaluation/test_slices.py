@@ -10,7 +10,7 @@ from torch import nn
 
 from util.episode import Output
 from util.evaluation.slices import SliceInference, anchored, best_borders
-from util.evaluation.tasks import Group, Task, evaluate
+from util.evaluation.tasks import Group, Task, evaluate, score
 
 CPU = torch.device("cpu")
 
@@ -175,3 +175,23 @@ def test_supports_are_pooled_organ_by_organ():
         ("a", "2+4", False),
         ("b", "2+4", False),
     ]
+
+
+def test_scans_are_forgotten_when_told():
+    read = []
+    segmenter = SliceInference(Copies(), lambda number: read.append(number) or scan(number), CPU)
+    for number in (0, 1, 1):
+        segmenter.encoded(number)
+    segmenter.keep(frozenset({1}))
+    for number in (1, 0):
+        segmenter.encoded(number)
+    assert read == [0, 1, 0]
+
+
+@pytest.mark.parametrize("segmented", [2, 1])
+def test_a_volume_is_scored_if_all_of_it_was_segmented(segmented):
+    truth = np.ones((2, 2, 2), bool)
+    task = Task("liver", 1, (0,), 1, (Group(((0, 0),), tuple(range(segmented))),), (0,))
+    row = score(task, truth, truth, (1, 1, 1), [(truth, (0,))])
+    assert row["dice"] == 1 and row["slices"] == 1
+    assert np.isnan(row["dice_volume"]) == (segmented < 2)
