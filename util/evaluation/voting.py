@@ -24,7 +24,7 @@ STRICTNESS = 8  # power of the Dice that says how far a size is trusted
 ANSWER = 2.4  # ml: the answer itself counts as much as pieces of this size that keep all of the organ
 FLOOR = 0.35  # what is below is no candidate, and does not move the threshold ...
 BACKGROUND = 0.1  # ... but for this share of what is above, so that it parts an organ from its surroundings, not in two
-STRAY = 0.25  # a component is dropped if it has less of the method's own evidence than this share of the best one
+STRAY = 0.5  # a component is dropped if it has less of the method's own evidence than this share of the best one
 
 # image (D, H, W) on 0..255, min_sizes in voxels, spacing in mm -> labels of each size, each nested in the next
 Cut = Callable[..., Iterable[np.ndarray]]
