@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataloaders.scans import read_scan, training_intensities, z_score
+from dataloaders.scans import read_scan, training_mean_and_std, z_score
 from util.dataset import Dataset
 from util.errors import UserError
 from util.volume import Geometry, write_volume
@@ -38,7 +38,7 @@ def test_a_z_score_divides_by_the_deviation_of_the_population(tmp_path):
 
 def test_intensities_of_the_training_are_those_of_all_voxels(root):
     images = np.stack([np.random.default_rng(number).integers(0, 100 * number, SHAPE) for number in (1, 2)])
-    assert training_intensities(MINE, root, [1, 2]) == pytest.approx((images.mean(), images.std()))
+    assert training_mean_and_std(MINE, root, [1, 2]) == pytest.approx((images.mean(), images.std()))
 
 
 @pytest.mark.parametrize(("value", "found"), [(-1, "-1 to 1"), (32768, "0 to 32768"), (0.5, "with fractions")])
@@ -58,4 +58,4 @@ def test_the_largest_id_that_fits_is_an_id(root):
 def test_a_constant_scan_shows_nothing(root):
     write_volume(MINE.image_file(root, 1), np.full(SHAPE, 7, np.int16), GEOMETRY)
     with pytest.raises(UserError, match="every voxel has the value 7"):
-        read_scan(MINE, root, 1, intensities=(0.0, 1.0))
+        read_scan(MINE, root, 1, mean_and_std=(0.0, 1.0))

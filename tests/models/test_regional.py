@@ -182,7 +182,7 @@ def test_attention_drops_weights_in_training_alone():
 
 
 def test_a_threshold_is_that_of_the_mean_of_its_map():
-    head, deep = ThresholdHead(6, width=10), torch.randn(3, 6, 4, 5)
+    head, deep = ThresholdHead(6), torch.randn(3, 6, 4, 5)
     torch.testing.assert_close(head(deep), head(deep.mean((-2, -1), keepdim=True)))
 
 
