@@ -29,7 +29,7 @@ def test_predictions_lie_on_what_they_segment(first, centred):
     square[..., first : first + 48, first : first + 48] = 1
     method = ADNet3D(Averages(centred), channels=2).eval()
     with torch.no_grad():
-        features = method._encode_one(square[:, :, None])
+        features = [maps[None] for maps in method.encode(square)]
         found = method.match(features, square, features).masks[0, 0].float()
     rows = (found.sum((0, 2)) * torch.arange(256)).sum() / found.sum()
     aside = abs(float(rows) - (first + 23.5))

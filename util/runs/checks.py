@@ -126,7 +126,8 @@ def with_resumed(updates: dict) -> dict:
             raise UserError(
                 f"{key}={updates[key]}: the resumed run has {key}={saved[key]}, which cannot change half-way"
             )
-    return _merged(saved, updates)
+    own = {key: value for key, value in saved.items() if not key.startswith("_")}  # older runs kept these
+    return _merged(own, updates)
 
 
 def _merged(base: dict, updates: Mapping) -> dict:

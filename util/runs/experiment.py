@@ -136,5 +136,5 @@ def resolved(updates: Sequence[str], tables: ModuleType) -> dict:
 
 
 def plain(options: Mapping) -> dict:
-    """The configuration as plain dictionaries, lists and values."""
-    return json.loads(json.dumps(options))
+    """The configuration as plain dictionaries, lists and values, without what its making left behind (`_recipe`)."""
+    return {key: value for key, value in json.loads(json.dumps(options)).items() if not key.startswith("_")}

@@ -179,7 +179,7 @@ def test_the_whole_query_is_segmented_from_every_annotated_slice():
     method = inference.method
     images = [torch.from_numpy(scans[k].image)[None, None, None] for k in (0, 1)]
     with torch.inference_mode():
-        features = [method._encode_one(image) for image in images]
+        features = [[maps[None] for maps in method.encode(image.flatten(0, 1))] for image in images]
         mask = torch.from_numpy(scans[0].mask)[None, None].float()
         expected = method.match(features[0], mask, features[1]).probabilities[0, 0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
