@@ -81,9 +81,9 @@ def environment() -> dict[str, str]:
 
 
 def files(out: Path) -> Results:
-    """All files but hidden ones by name."""
-    found = sorted(path for path in out.rglob("*") if path.is_file())
-    return {str(path.relative_to(out)): path.read_bytes() for path in found if not path.name.startswith(".")}
+    """All files but hidden ones by name; where they name their own folder, it has one name for all."""
+    found = sorted(path for path in out.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(out)): path.read_bytes().replace(str(out).encode(), b"OUT") for path in found}
 
 
 def newest(runs: Path, pattern: str) -> list[Path]:
