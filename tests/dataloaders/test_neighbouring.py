@@ -97,6 +97,13 @@ def test_a_mask_stays_soft_until_it_arrives():
     np.testing.assert_array_equal(Carrier([table]).carry(0, mask, 3, 4), mask)
 
 
+def test_a_pixel_that_is_half_covered_belongs_to_what_was_carried():
+    table = np.zeros((2, 2, 2, 1, 4), np.float16)
+    table[1, 0, 1] = 0.5  # columns, from slice 0 to slice 1
+    carried = Carrier([table]).carry(0, np.array([[0, 1, 1, 0]], np.float32), 0, 1)
+    assert carried.tolist() == [[1, 1, 1, 0]]
+
+
 def test_the_loader_samples_as_the_network_does():
     """Sampled at true pixels, the displacement of either grid is the network's own warp: tables need no convention."""
     generator = torch.Generator().manual_seed(0)

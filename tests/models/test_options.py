@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import models
 from models.gmrd import LOG_RANGE, class_logits, class_losses, mean_distance
 from models.pami import PAMI
-from models.parts.descriptors import fill_source
+from models.parts.descriptors import DescriptorPath, fill_source
 from models.qnet import fixed_part
 from tests.models.stub import TinyEncoder
 from util.episode import Episode
@@ -133,6 +133,13 @@ def test_gmrds_fillers_are_a_sample_as_long_as_members_suffice():
     """With as many members as others the sample is all members, in the order that was drawn."""
     members = torch.tensor([[True, True, False, False]])
     assert fill_source(members, torch.tensor([[1, 0, 3, 2]])).tolist() == [[0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize(("training", "dropped"), [(True, 0.2), (False, 0.0)])
+def test_gmrds_mlp_drops_a_fifth_of_what_it_gathers(training, dropped):
+    torch.manual_seed(0)
+    gathered = DescriptorPath(4, 3, relu=True).train(training).mix[:2](torch.ones(10_000))
+    assert (gathered == 0).float().mean().item() == pytest.approx(dropped, abs=0.02)
 
 
 def test_gmrds_logits_are_those_of_clamped_probabilities():

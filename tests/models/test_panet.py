@@ -38,7 +38,7 @@ def test_logits_are_scaled_cosines(given):
 
 def test_losses_are_plain_cross_entropies(given):
     """The same image on both sides: the alignment repeats the query's task, as the prediction is the truth."""
-    output, half = run(given), run(given, align_weight=0.5)
+    output, half = run(given, scale=1.0), run(given, scale=1.0, align_weight=0.5)
     expected = F.cross_entropy(output.logits[:, 0], given[1][:, 0].long())
     torch.testing.assert_close(output.losses["query"], expected)
     torch.testing.assert_close(output.losses["align"], expected)

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from supervoxels import felzenszwalb, foreground_mask, partitions, rescale, supervoxels
+from supervoxels.segmentation import OFFSETS, edge_weights
 from util.volume import read_volume
 
 SPACINGS = [(1.0, 1.0, 1.0), (7.7, 1.25, 1.25), (0.4, 0.9, 0.7), (3.0, 1.5, 2.0)]
@@ -258,3 +259,13 @@ def _scan(chaost2, number):
     volume = read_volume(chaost2 / f"chaos_MR_T2_normalized/image_{number}.nii.gz")
     x, y, z = volume.geometry.spacing
     return rescale(volume.array), (z, x, y)
+
+
+@pytest.mark.parametrize(("thick", "wide"), [(7.7, 1.25), (3.0, 1.5), (9.0, 2.0), (1.0, 1.0)])
+def test_weights_of_edges_are_squares_of_quotients_to_the_last_bit(thick, wide):
+    """`(1 + s * s) / 2` rounds otherwise, and decides ties otherwise than the published supervoxels."""
+    s = thick / wide
+    side, corner = np.sqrt(1 + s * s) / np.sqrt(2), np.sqrt(2 + s * s) / np.sqrt(3)
+    expected = {0: {1: 1.0, 2: 1.0}, 1: {1: s * s, 2: side * side, 3: corner * corner}}
+    found = edge_weights((thick, wide, wide))
+    assert found == [expected[abs(offset[0])][np.count_nonzero(offset)] for offset in OFFSETS]
