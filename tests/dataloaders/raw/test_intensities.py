@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dataloaders.raw.intensities import modality, require_training_values, value_range, windowed
-from dataloaders.raw.preparation import Plan, intensities
+from dataloaders.raw.preparation import Plan, clip_and_window
 from util.errors import UserError
 from util.volume import Geometry, Volume
 
@@ -63,7 +63,7 @@ def test_a_scan_is_known_by_its_values(name):
 
 def test_what_the_window_leaves_is_told_without_making_it():
     for name in ("ct", "ct, clipped", "mr", "scaled, 0 to 1"):
-        expected = intensities(SCANS[name], CT)
+        expected = clip_and_window(SCANS[name], CT)
         np.testing.assert_allclose(windowed(SCANS[name], CT), (expected.min(), expected.max()), atol=1e-3)
 
 
