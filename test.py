@@ -29,6 +29,7 @@ from util.evaluation.tasks import Result, Segmenter, Task, evaluate
 from util.evaluation.voting import SupervoxelVoter
 from util.files import write_text
 from util.memory import peak_gib
+from util.names import safe_names
 from util.pictures import upright
 from util.runs import folders
 from util.runs.experiment import CommandLine, plain
@@ -223,7 +224,8 @@ def describe(result: Result, file: str, options: Mapping, members: Sequence[Trai
 
 def prediction_files(results: Sequence[Result]) -> list[str]:
     """Names of the files of the predictions."""
-    names = [f"{result.task.organ.replace(' ', '_')}_{result.task.query}" for result in results]
+    files = safe_names(dict.fromkeys(result.task.organ for result in results))
+    names = [f"{files[result.task.organ]}_{result.task.query}" for result in results]
     if len(set(names)) < len(names):  # several supports
         names = [f"{name}_support{result.row['support']}" for name, result in zip(names, results, strict=True)]
     return [f"{name}.nii.gz" for name in names]
@@ -240,9 +242,9 @@ def write(folder: Path, rows: Sequence[dict], results: Sequence[Result], scans: 
             depth, height, width = prediction.shape
             whole[:depth, :height, :width] = prediction
             write_volume(folder / row[f"{kind}prediction"], whole, scan.geometry)
-    for organ in dict.fromkeys(row["organ"] for row in rows) if pictures else ():
+    for organ, file in safe_names(dict.fromkeys(row["organ"] for row in rows)).items() if pictures else ():
         shown = [result for result in results if result.task.organ == organ]
-        draw_organ(folder / f"{organ.replace(' ', '_')}.png", shown, scans)
+        draw_organ(folder / f"{file}.png", shown, scans)
     report.write_scores(folder / "scores.csv", rows)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import config
 from tests.commands import only_run, refused, score, train
-from util.dataset import from_file
+from util.dataset import Dataset, from_file
 from util.errors import UserError
 
 
@@ -98,6 +98,12 @@ def test_a_file_that_lacks_a_key_or_is_no_json(own):
     own.write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
         from_file(own)
+
+
+def test_organs_that_would_be_files_elsewhere_or_one_file_are_refused():
+    for names in (["../../escaped/liver"], ["left kidney", "left_kidney"], ["all"]):
+        with pytest.raises(UserError, match=r"another name|rename one"):
+            Dataset("X/images", "MR", 5000, {name: at for at, name in enumerate(names, 1)}).chosen("all")
 
 
 def test_organs_are_chosen_by_name():

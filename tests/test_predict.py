@@ -329,6 +329,25 @@ def test_supports_are_refused_if_image_and_label_are_exchanged_or_one(segment, s
     assert "has the same voxels as its label" in failure(capsys)
 
 
+def test_labels_beside_the_scans_are_named_and_not_segmented(segment, scan, tmp_path, capsys):
+    for kind in ("image", "label"):
+        (tmp_path / "in" / f"{kind}s").mkdir(parents=True)
+        shutil.copy(scan(f"{kind}_1"), tmp_path / "in" / f"{kind}s/scan_1.nii.gz")
+    assert segment(tmp_path / "out", tmp_path / "in", organs="spleen=4") == 1
+    told = capsys.readouterr()
+    assert "2 scans: 1 segmented" in told.out
+    assert "labels_scan_1 failed: " in told.err and "few of them and large areas of each, as a label has" in told.err
+
+
+def test_parts_of_a_series_that_are_named_one_by_one_are_refused(segment, tmp_path, capsys):
+    files = write_dicom(tmp_path / "one", pixels())
+    (tmp_path / "two").mkdir()
+    for file in files[3:]:
+        file.rename(tmp_path / "two" / file.name)
+    assert segment(tmp_path / "out", tmp_path / "one", tmp_path / "two") == 1
+    assert f"{tmp_path}/one and {tmp_path}/two: hold parts of one series" in failure(capsys)
+
+
 def test_results_damaged_since_are_made_again_and_those_of_an_earlier_call_are_no_scans(
     segment, scan, tmp_path, capsys
 ):

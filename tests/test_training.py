@@ -159,10 +159,10 @@ def two_processes(*updates: str) -> None:
 def test_two_processes_go_on_as_they_were(tiny, tmp_path, capsys):
     """One run folder, gradients averaged, and each its own dropout, after a resume as before it."""
     places = (f"data_root={tiny}", f"runs={tmp_path}")
-    two_processes("method=rpt", "model.regions=8", *SMALL, *places, "train.steps=6", "train.save_every=3")
+    two_processes("method=rpt", "model.regions=8", *SMALL, *places, "train.steps=4", "train.save_every=2")
     runs = tmp_path / "rpt_PHANTOM_fold0"
     assert [path.name for path in runs.iterdir()] == ["1"]
-    half, whole = (runs / "1/checkpoints" / f"step_00000{step}.pt" for step in (3, 6))
+    half, whole = (runs / "1/checkpoints" / f"step_00000{step}.pt" for step in (2, 4))
     first, second = (state["cpu"] for state in checkpoints.load_checkpoint(half)["random_states"])
     assert not torch.equal(first, second)
     other = f"runs={tmp_path / 'other'}"

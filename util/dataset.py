@@ -61,8 +61,9 @@ class Dataset:
         """Organs by name -> id: "all", a group, or names with commas between them.
 
         Raises:
-            UserError: no such organ or group.
+            UserError: no such organ or group, or two organs would have one file.
         """
+        safe_names(self.organs)
         if names == "all":
             return dict(self.organs)
         wanted = self.groups.get(names) or [name.strip() for name in names.split(",")]

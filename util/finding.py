@@ -105,11 +105,6 @@ def is_volume(file: Path) -> bool:
     return file.name.lower().endswith(VOLUMES)
 
 
-def is_nifti(file: Path) -> bool:
-    """True for a file that is named as NIfTI in one file."""
-    return file.name.lower().endswith(NIFTI)
-
-
 def stem(file: Path) -> str:
     """The name of a volume without its ending."""
     ending = next((ending for ending in VOLUMES if file.name.lower().endswith(ending)), file.suffix)

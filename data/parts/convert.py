@@ -255,4 +255,5 @@ def report(converter: Converter, out: Path, manifest: Manifest, outcomes: Mappin
             )
     if earlier := sorted(set(map(int, manifest.scans)) - set(outcomes)):
         print(f"{out} also holds scans of earlier calls: {ranges(earlier)}")
-    print(f"{out / converter.folder}, {out / MANIFEST}, look at {out / MONTAGE}")
+    picture = f", look at {out / MONTAGE}" if done else ""
+    print(f"{out / converter.folder}, {out / MANIFEST}{picture}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from dataloaders.raw.intensities import SHIFT, modality, value_range
 from dataloaders.raw.preparation import Plan
-from dataloaders.raw.sources import Source, read_source
+from dataloaders.raw.sources import Source, read_image
 from util.parallel import attempt
 
 LOOKED_AT = 5  # scans, to guess from
@@ -31,7 +31,7 @@ def guess_plan(sources: Mapping[int, Source], size: int, intensities: str = "") 
     """
     spacings, fields, kinds, ranges = [], [], [], []
     for source in list(sources.values())[:: max(1, len(sources) // LOOKED_AT)]:
-        found = attempt(read_source, (source, None, True), str(source.image[0]))
+        found = attempt(read_image, (source.image,), str(source.image[0]))
         if found.failure:
             continue  # told when it is converted
         image, _ = found.result

@@ -1,7 +1,7 @@
 """Scans to segment: finding them, reading the annotated ones, and the files that a segmentation becomes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from dataloaders.raw import dicom
 from dataloaders.raw.intensities import require_training_values
 from dataloaders.raw.regrid import Preparation, onto_training_grid
-from dataloaders.raw.sources import Source, doubts, read_source
+from dataloaders.raw.sources import Source, doubts, is_series, read_source
 from util.commands import warn
 from util.errors import UserError
 from util.finding import RESULTS, Found, find_files, is_volume, others, stem, with_voxels
@@ -43,8 +43,19 @@ def find_queries(paths: Sequence[Path], out: Path) -> tuple[dict[str, tuple[Path
             if files[0].resolve().parent == out.resolve():
                 raise UserError(f"{out}: holds the scans themselves; name another folder with --out")
         remarks, lost = remarks + there.remarks, lost + there.lost
+    _require_whole(found.values())
     require_distinct({str(files[0]): name for name, files in found.items()}, "segmentations")
     return found, remarks, lost
+
+
+def _require_whole(scans: Iterable[tuple[Path, ...]]) -> None:
+    """Refuse the parts of one DICOM series that were named one by one."""
+    series = [files for files in scans if is_series(files)]
+    together, _ = dicom.find_series(file for files in series for file in files) if len(series) > 1 else ([], {})
+    for scan in together:
+        parts = [files[0].parent for files in series if not set(files).isdisjoint(scan.files)]
+        if len(parts) > 1:
+            raise UserError(f"{parts[0]} and {parts[1]}: hold parts of one series; name the folder above them")
 
 
 def _one_file(path: Path) -> tuple[Path, ...]:
@@ -113,8 +124,6 @@ def read_support(
     files, left_out = _one_scan(image_file)
     source = Source(files, _one_file(label_file))
     image, label = read_source(source, None, trust_voxels)
-    if np.array_equal(image.array, label.array):
-        raise UserError(f"{image_file}: has the same voxels as its label {label_file}; name the image")
     warn([*left_out, *doubts(source, (image, label), trust_voxels)])
     require_training_values(image, preparation.plan, preparation.values, image_file, prepared=prepared)
     result = onto_training_grid(image, label, preparation, prepared=prepared)

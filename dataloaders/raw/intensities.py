@@ -12,6 +12,7 @@ from util.volume import Volume
 HOUNSFIELD = -200  # MR has no values below; in CT air has -1000
 AIR_OR_FAT = -50  # CT that was clipped still has much below; interpolated MR has a voxel here and there
 SHIFT = 1024  # added to Hounsfield units by files that hold no negative numbers
+FEW_VALUES = 30  # a label has no more; an image has hundreds
 SCALED = 30.0  # a smaller range of values was made by somebody: 0 to 1, -1 to 1, z-scores
 
 
@@ -27,6 +28,20 @@ def modality(array: np.ndarray) -> str:
     if tissue.size > 0.05 * some.size and np.percentile(tissue, 25) > 850 and np.percentile(tissue, 75) < 1300:
         return "shifted-ct"
     return "mr"
+
+
+def is_label(array: np.ndarray) -> bool:
+    """True if a scan of any shape has few values, whole numbers from 0, and next to a voxel mostly the same value."""
+    some = np.unique(array[..., ::3, ::3])  # all are looked at only if these are few
+    if not 1 < len(some) <= FEW_VALUES or some[0] < 0 or (some != np.floor(some)).any():
+        return False
+    return len(np.unique(array)) <= FEW_VALUES and alike(array) > 0.8
+
+
+def alike(array: np.ndarray) -> float:
+    """Share of the voxels above 0 that are equal to the next one in their row: in labels nearly all, in images few."""
+    own, after = array[..., :-1], array[..., 1:]
+    return float((own == after)[own > 0].mean()) if (own > 0).any() else 1.0
 
 
 def value_range(arrays: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
@@ -55,10 +70,12 @@ def require_training_values(
         prepared: the values are said to be as in the prepared training scans.
 
     Raises:
-        UserError: they cannot be.
+        UserError: they cannot be, or it is a label.
     """
     low, high = float(image.array.min()), float(image.array.max())
     reaches = f"{file}: has values from {low:g} to {high:g}"
+    if is_label(image.array):
+        raise UserError(f"{reaches}, few of them and large areas of each, as a label has; name its image")
     remedy = "use a checkpoint of its modality, or --prepared if its intensities are the training scans' already"
     if not prepared and plan.percentile is not None:
         if modality(image.array) == "ct":

@@ -11,15 +11,15 @@ import SimpleITK as sitk
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from dataloaders.raw import dicom
+from dataloaders.raw.intensities import FEW_VALUES, alike
 from util.errors import UserError
-from util.finding import Found, few, is_nifti, is_volume, others, with_voxels
+from util.finding import Found, few, is_volume, others, with_voxels
 from util.nifti import read_header
 from util.volume import Geometry, Volume, read_volume
 
 GEOMETRY_TOLERANCE = 1e-2  # mm and cosines; headers are float32 and written by many programs
 GRID_TOLERANCE = 0.1  # voxels, between the corners of a label and of its image once it is turned
 T = TypeVar("T", int, str)
-MANY_VALUES = 30  # in a label; with more, its voxels must be alike where they touch
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,10 @@ def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: boo
         else _read_label(source, image, trust_voxels)
     )
     where = source.label[0].parent if source.label[0].suffix == ".png" else source.label[0]
-    return image, Volume(_ids(label.array, ids, where), image.geometry, label.doubts)
+    answer = Volume(_ids(label.array, ids, where), image.geometry, label.doubts)
+    if np.array_equal(image.array, label.array):
+        raise UserError(f"{source.image[0]}: has the same voxels as its label {where}; name the image")
+    return image, answer
 
 
 def read_image(files: tuple[Path, ...]) -> tuple[Volume, list[Path]]:
@@ -157,11 +160,9 @@ def _read_label(source: Source, image: Volume, trust_voxels: bool) -> Volume:
 
 
 def _tells_place(file: Path) -> bool:
-    """False for a NIfTI header that carries neither of its two transforms."""
-    if not is_nifti(file):
-        return True
-    header = read_header(file)  # and not nibabel's own, which refuses what it does not need
-    return header is None or bool(header["sform_code"] or header["qform_code"])
+    """False for a NIfTI header that carries neither of its two transforms, and for Analyze, which has none."""
+    header = read_header(file) if is_volume(file) else None
+    return header is None or any(header.get(f"{name}_code", 0) for name in ("sform", "qform"))
 
 
 def laid_onto(label: Volume, image: Volume) -> np.ndarray | None:
@@ -213,7 +214,7 @@ def _picture(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def _ids(label: np.ndarray, ids: Mapping[int, int] | None, where: Path) -> np.ndarray:
     values = np.unique(label)
-    if len(values) > MANY_VALUES and _alike(label) < 0.5:
+    if len(values) > FEW_VALUES and alike(label) < 0.5:
         raise UserError(
             f"{where}: has {len(values)} values that differ from voxel to voxel, as an image has and no label; are "
             "image and label exchanged?"
@@ -231,12 +232,6 @@ def _ids(label: np.ndarray, ids: Mapping[int, int] | None, where: Path) -> np.nd
         if value:
             result[label == value] = identifier
     return result
-
-
-def _alike(label: np.ndarray) -> float:
-    """Share of the voxels above 0 that are equal to the next one in their row."""
-    own, after = label[..., :-1], label[..., 1:]
-    return float((own == after)[own > 0].mean()) if (own > 0).any() else 1.0
 
 
 def _text(values: tuple[float, ...]) -> str:

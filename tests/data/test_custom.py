@@ -10,6 +10,9 @@ import pytest
 
 import config
 from data import custom, phantom_raw
+from data.parts.guess import guess_plan
+from dataloaders.raw.preparation import reordered
+from dataloaders.raw.sources import Source
 from supervoxels.generate import main as generate
 from tests.commands import score, train
 from util.dataset import from_file
@@ -98,6 +101,15 @@ def test_negative_values_mean_ct(tmp_path, capsys):
     assert "guessed CT" in capsys.readouterr().out
     image = read_volume(tmp_path / "out/out_normalized/image_2.nii.gz").array
     assert image.min() == 0 and image.max() == pytest.approx(255)
+
+
+def test_what_is_guessed_of_an_image_needs_no_label_in_the_same_order(tmp_path):
+    phantom_raw.write_synapse(tmp_path / "raw", 1, 1, (8, 32, 32))
+    image, label = sorted((tmp_path / "raw/RawData/Training").rglob("*.nii.gz"))
+    turned = reordered(read_volume(label), False, (1, -1, 1))
+    write_volume(label, np.ascontiguousarray(turned.array), turned.geometry)
+    plan, remarks = guess_plan({1: Source((image,), (label,))}, 32)
+    assert plan.window == (-125, 275) and "guessed CT" in remarks[0] and "guessed spacing" in remarks[1]
 
 
 def test_clipped_ct_is_still_ct_and_what_is_no_ct_is_not_windowed(tmp_path, capsys):

@@ -54,15 +54,17 @@ def as_frame(rows: Rows) -> pandas.DataFrame:
 
 
 def organ_table(columns: Mapping[str, Rows], score: str = "dice", recorder: str = "plain") -> str:
-    """A text table: one row per organ, one column per run, each cell mean ± standard deviation over scans.
+    """A text table: one row per organ, one column per run, each cell mean ± standard deviation over n scans.
 
-    The last row is the mean over organs of their means, as the papers report it.
+    A scan counts once for every support, and not at all without a score (nothing to find, nothing found). The last row
+    is the mean over organs of their means, as the papers report it.
     """
     organs = list(dict.fromkeys(row["organ"] for rows in columns.values() for row in rows))
     cells = {}
     for name, rows in columns.items():
-        texts = _by_organ(rows, score, recorder).agg(mean_and_deviation).reindex(organs).astype(object).fillna("-")
-        cells[name] = [*texts, f"{overall_mean(rows, score, recorder):.3f}"]
+        scores = _by_organ(rows, score, recorder)
+        texts = scores.agg(mean_and_deviation).astype(str) + " (n = " + scores.size().astype(str) + ")"
+        cells[name] = [*texts.reindex(organs).fillna("-"), f"{overall_mean(rows, score, recorder):.3f}"]
     return pandas.DataFrame(cells, index=[*organs, "mean"]).rename_axis(columns=score).to_string()
 
 

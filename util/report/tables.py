@@ -78,7 +78,11 @@ def _grid(title: str, means: pandas.DataFrame, by: str, columns: Sequence[str]) 
     number = "–".join(dict.fromkeys((str(counts.min()), str(counts.max()))))
     kind = f"{number} runs (a fold with a seed each)" if over_runs else f"{number} scan{'s' * (number != '1')}"
     parts = zip(means["mean"], means["over_runs" if over_runs else "over_scans"], means["score"], strict=True)
-    lines = means.assign(text=[_cell(*part) for part in parts], best=_best(means)).groupby(by, sort=False)
+    cells = [_cell(*part) for part in parts]
+    if counts.nunique() > 1:
+        kind += ", how many in brackets"
+        cells = [f"{cell} ({n})" for cell, n in zip(cells, means[counts.name], strict=True)]
+    lines = means.assign(text=cells, best=_best(means)).groupby(by, sort=False)
     return Table(
         title,
         f"Mean ± standard deviation over {kind}; the best in bold.",

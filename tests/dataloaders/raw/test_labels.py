@@ -66,6 +66,14 @@ def test_voxels_are_trusted_only_if_headers_carry_nothing(scan):
     assert np.array_equal(read_source(source, None, True)[1].array, scan.label.array)
 
 
+def test_the_header_of_a_label_counts_whatever_its_name_says_of_its_form(scan):
+    mirrored = reordered(scan.label, False, (1, -1, 1))
+    write_volume(scan.folder / "packed.nii.gz", np.ascontiguousarray(mirrored.array), mirrored.geometry)
+    named = (scan.folder / "packed.nii.gz").rename(scan.folder / "called.nii")
+    source = Source((scan.folder / "image.nii.gz",), (named,))
+    assert np.array_equal(read_source(source, None, False)[1].array, scan.label.array)
+
+
 def test_a_label_of_a_dicom_series_with_rows_the_other_way_round(scan, tmp_path):
     names = [f"slice{at}" for at in range(SHAPE[0])]
     write_series(tmp_path / "series", names, scan.image.array, scan.image.geometry, "1.2.3")
@@ -83,6 +91,13 @@ def test_an_image_is_no_label(scan):
     parts = np.arange(1, 41).reshape(5, 8, 1).repeat(12, -1)  # many, but in pieces
     write_volume(scan.folder / "image.nii.gz", np.zeros(parts.shape, np.int16), GEOMETRY)
     assert len(np.unique(scan(Volume(parts.astype(np.int16), GEOMETRY)))) == 40
+
+
+def test_a_label_named_as_its_own_image_is_refused(scan):
+    scan(scan.label)
+    label = scan.folder / "label.nii.gz"
+    with pytest.raises(UserError, match="has the same voxels as its label"):
+        read_source(Source((label,), (label,)), None, False)
 
 
 def test_values_that_are_no_ids_are_named(scan):

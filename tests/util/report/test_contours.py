@@ -18,8 +18,8 @@ def rows() -> list[dict]:
 def test_means_are_over_organs_of_means_over_scans():
     assert report.overall_mean(rows()) == pytest.approx((0.6 + 0.9) / 2)
     table = report.organ_table({"ours": rows()}).splitlines()
-    assert table[1].split() == ["liver", "0.600", "±", "0.141"]
-    assert table[2].split() == ["spleen", "0.900"]
+    assert table[1].split() == ["liver", "0.600", "±", "0.141", "(n", "=", "2)"]
+    assert table[2].split() == ["spleen", "0.900", "(n", "=", "1)"]
     assert table[-1].split() == ["mean", "0.750"]
 
 

@@ -13,7 +13,7 @@ from util.report import published
 from util.report.__main__ import main
 from util.report.figures import read_curve, training_logs
 from util.report.gather import RunGroup, gather
-from util.report.tables import Table, beside_published, latex, markdown
+from util.report.tables import Table, beside_published, latex, markdown, organ_scores, summary
 from util.volume import write_volume
 
 
@@ -107,6 +107,16 @@ def test_methods_scored_on_other_scans_are_named(tmp_path):
     make_run(tmp_path / "runs/b", tmp_path, range(2, 4), 1, method="qnet")
     _, (warning,) = gather([str(tmp_path / "runs")])
     assert "qnet was scored on 2 of 3 scans" in warning
+
+
+def test_means_over_different_scans_show_how_many_they_are(tmp_path):
+    make_data(tmp_path, range(1, 4))
+    make_run(tmp_path / "runs/a", tmp_path, range(1, 4), 1)
+    make_run(tmp_path / "runs/b", tmp_path, range(2, 4), 1, method="qnet")
+    ((comparison,), _) = gather([str(tmp_path / "runs")])
+    table = organ_scores(summary(comparison), "dice")
+    assert "over 2–3 scans, how many in brackets" in table.note
+    assert [{cell[-3:] for cell in row[1:]} for row in table.rows] == [{"(3)"}, {"(2)"}]
 
 
 def test_data_sets_have_tables_of_their_own(tmp_path, capsys):
