@@ -168,3 +168,10 @@ def test_the_table_of_removed_slices_counts_those_that_leak(published, removed, 
     row, total = removal_table({7: label}, {"liver": 1, "spleen": 2}, published)
     counts = dict(slices=5, liver=2, spleen=2, removed=removed, leaking=leaking)
     assert (row, total) == ({"scan": 7, **counts}, {"scan": "all", **counts})
+
+
+def test_without_a_spread_both_crops_are_the_same():
+    sampler = CropsSampler([np.ones((9, 4, 4), int)], depth=2, min_size=1, spread=0)
+    choices = [sampler.draw(np.random.default_rng(seed)) for seed in range(40)]
+    assert all(choice.query_slices == (choice.support_slice,) for choice in choices)
+    assert {choice.support_slice for choice in choices} == set(range(8))

@@ -6,7 +6,8 @@ import pytest
 import config
 from dataloaders import pairings, protocols
 from util import report
-from util.dataset import choose_fold
+from util.dataset import Fold, choose_fold
+from util.errors import UserError
 from util.evaluation.metrics import Masks, overlap, slice_scores
 
 
@@ -58,6 +59,14 @@ def test_strict_folds_are_alpnets_circular_ones(cases, dataset):
         assert fold.training(sorted(expected["test_ids"] + expected["train_ids"])) == expected["train_ids"]
         assert protocols.published_fold(fold, -1, "circular") == fold
         assert [fold.support] == expected["support"]
+
+
+def test_a_support_is_counted_from_either_end_of_the_test_scans():
+    fold = Fold(8, (1, 5))
+    assert [protocols.published_fold(fold, index).support for index in (0, 2, -1, -3)] == [1, 8, 8, 1]
+    for index in (3, -4):
+        with pytest.raises(UserError, match=f"no test scan number {index}"):
+            protocols.published_fold(fold, index)
 
 
 @pytest.mark.parametrize("dataset", sorted(config.FOLDS))

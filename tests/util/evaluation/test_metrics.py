@@ -148,3 +148,10 @@ def test_four_organs_of_four_scans_take_seconds():
     for _ in range(4):
         surface_scores(prediction, truth, (7.7, 1.5, 1.5))
     assert time.perf_counter() - start < 4  # a quarter of them; 0.2 s here
+
+
+def test_a_surface_exactly_at_the_tolerance_is_within_it():
+    truth = np.zeros((8, 8, 12), bool)
+    truth[2:6, 2:6, 2:6] = True
+    scores = volume_scores(np.roll(truth, 2, axis=2), truth, (1.0, 1.0, 1.0))
+    assert scores["nsd_2mm"] == 1 and scores["hd95"] == 2
