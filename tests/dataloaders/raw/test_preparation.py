@@ -126,3 +126,11 @@ def test_ct_of_512_pixels_becomes_256_wide():
     assert image.array.shape == label.array.shape == (2, 256, 256)
     assert image.geometry.spacing == pytest.approx((1.225, 1.225, 3.0))
     assert label.array.all() and image.array.min() == image.array.max() and image.array.dtype == np.float32
+
+
+def test_half_a_sample_more_is_a_sample_more():
+    assert [output_size(size, 1.0, 2.0) for size in (1, 3, 5, 7)] == [1, 2, 3, 4]
+
+
+def test_a_scan_of_one_value_is_black_in_its_own_range():
+    assert not window(np.full((2, 2), 40, np.int16), -125, 275, own_range=True).any()
