@@ -152,7 +152,7 @@ def test_ensembles_average_and_the_highest_probability_wins(segment, run, scan, 
     }  # fmt: skip
     found = {}
     for name, changes in cases.items():
-        assert segment(tmp_path / name, scan("image_1"), probabilities=True, **changes) == 0
+        assert segment(tmp_path / name, scan("image_1"), probabilities=True, no_voting=True, **changes) == 0
         files = [f"image_1_{organ}.nii.gz" for organ in ("liver", "right_kidney", "left_kidney", "spleen")]
         found[name] = np.stack([read_volume(tmp_path / name / "probabilities" / file).array for file in files])
     assert np.abs(found["a"] - found["d"]).max() > 0.05
@@ -161,6 +161,15 @@ def test_ensembles_average_and_the_highest_probability_wins(segment, run, scan, 
     assert (np.where(found["all"].max(0) > 0.5, found["all"].argmax(0) + 1, 0) == labels).all()
     record = json.loads((tmp_path / "all/predictions.json").read_text())
     assert set(record["scans"]["image_1"]["millilitres"]) == {"liver", "right kidney", "left kidney", "spleen"}
+
+
+def test_supervoxels_vote_unless_they_are_told_not_to(segment, scan, tmp_path):
+    for name, changes in {"voted": {}, "own": {"no_voting": True}}.items():
+        assert segment(tmp_path / name, scan("image_1"), **changes) == 0
+        record = json.loads((tmp_path / name / "predictions.json").read_text())
+        assert record["settings"]["voting"] is (name == "voted")
+    voted, own = (read_volume(tmp_path / name / "image_1.nii.gz").array for name in ("voted", "own"))
+    assert (voted != own).any()
 
 
 def test_what_is_done_is_not_done_again(segment, scan, tmp_path, capsys):
