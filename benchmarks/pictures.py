@@ -55,7 +55,7 @@ def draw_idea(run: Path, root: Path, organ: str) -> None:
     )
     row = rows[len(rows) // 2]
     support, query = (read_scan(DATASET, root, int(row[key])) for key in ("support", "scan"))
-    found = read_volume(run / row["prediction"]).array > 0
+    found = read_volume(run / row["voted_prediction"]).array > 0
     identifier = DATASET.organs[organ]
     shown = slices_showing(support.label, identifier)
     annotated = int(shown[support_indices(len(shown), 3)[1]])
@@ -68,7 +68,7 @@ def draw_idea(run: Path, root: Path, organ: str) -> None:
         ("one annotated slice", turned[0], [(turned[1], ORGAN)]),
         ("a slice of another scan", turned[2], []),
         (
-            f"answer (orange), truth (green): Dice {float(row['dice']):.2f}",
+            f"answer (orange) and truth, Dice {float(row['voted_dice']):.2f}",
             turned[2],
             [(turned[3], TRUTH), (turned[4], ORGAN)],
         ),
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument(
         "--data-root", type=Path, default=Path("data"), help="folder that holds PHANTOM/ (default: data)"
     )
-    parser.add_argument("--organ", default="liver", help="(default: liver)")
+    parser.add_argument("--organ", default="spleen", help="(default: spleen)")
     options = parser.parse_args()
     draw_idea(options.run, options.data_root, options.organ)
     draw_episode(options.data_root, DATASET.scans(options.data_root)[-1])
