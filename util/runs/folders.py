@@ -100,7 +100,10 @@ def is_alive(run: Path, seconds: float = 30) -> bool:
     beat = entry.get("heartbeat") or entry.get("start_time")
     if entry.get("status") != "RUNNING" or not beat:
         return False
-    return (datetime.now(UTC) - datetime.fromisoformat(beat).replace(tzinfo=UTC)).total_seconds() < seconds
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(beat).replace(tzinfo=UTC)).total_seconds() < seconds
+    except (TypeError, ValueError):  # a damaged record gives no sign of life
+        return False
 
 
 def newest_finished(folder: Path, accept: Callable[[dict], bool] = lambda options: True) -> Path:
