@@ -22,7 +22,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-TAPS = (5, 3)  # stages that give the deep map and, for methods with two scales, the shallow one: 112 and 40 channels
+TAPS = {1: (5,), 2: (3, 5), 3: (2, 3, 5)}  # stages that give the maps of methods with so many scales, shallow to deep
 
 
 class EfficientNetLite0(nn.Module):
@@ -38,13 +38,13 @@ class EfficientNetLite0(nn.Module):
     def __init__(self, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.name = "efficientnet_lite0"
-        self.taps = tuple(reversed(TAPS[: len(strides)]))
+        self.taps = TAPS[len(strides)]
         self.channels = tuple(STAGES[tap - 1][-1] for tap in self.taps)
         self.strides = tuple(strides)
         # SAME padding is one-sided where it strides: at 16 a cell looks at the middle of its pixels, where ResNets,
         # and this network with dilation in place of the last stride, look at the first one
         self.centred = strides[-1] == 16
-        limits = [next((s for tap, s in zip(self.taps, strides, strict=False) if i <= tap), None) for i in range(1, 8)]
+        limits = [next((s for tap, s in zip(self.taps, strides, strict=True) if i <= tap), None) for i in range(1, 8)]
         self._conv_stem = SameConv2d(3, 32, 3, stride=2)
         self._bn0 = _norm(32)
         self._blocks, self.ends, reached = _build_blocks([limit for limit in limits if limit is not None])
