@@ -18,15 +18,31 @@ def start() -> None:
     """Make names and texts in any language work, whatever the locale is.
 
     Under LC_ALL=C Python knows no letter but ASCII, and ITK aborts on a file name that has one: the program is started
-    again in UTF-8 mode. Under other locales a letter that cannot be printed is written as an escape. A user whom the
-    system does not know gets a name.
+    again in UTF-8 mode. Under other locales a letter that cannot be printed is written as an escape. Work goes on where
+    nobody reads what is printed (`| head`, `>&-`, a full disk). A user whom the system does not know gets a name.
     """
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed: else libraries would print into the next file
+        pass
+    os.close(free)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # and nobody looks at what is printed, as tests do
+            encoding = stream.encoding if stream else "utf-8"
+            buffer = io.BufferedWriter(_Unread(number, "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True))
     _be_somebody()
+
+
+class _Unread(io.FileIO):
+    """A stream whose reader may go away."""
+
+    def write(self, data: bytes) -> int | None:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def _be_somebody() -> None:

@@ -1,11 +1,15 @@
 """How commands start."""
 
 import getpass
+import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from util.commands import guarded, start
 
 
@@ -20,6 +24,40 @@ def test_a_user_whom_the_system_does_not_know_has_a_name_and_a_home(monkeypatch)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     start()
     assert getpass.getuser().startswith("user") and Path.home().is_dir()
+
+
+@pytest.mark.parametrize("variable", ["LC_ALL", "LANG"])
+def test_names_in_any_language_work_where_the_locale_is_c(tmp_path, variable):
+    places = {name: value for name, value in os.environ.items() if name not in ("LC_ALL", "LANG", "LC_CTYPE")}
+    environment = {**places, variable: "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    program = "import sys; from util.commands import start; start(); print(sys.argv[1]); open(sys.argv[1], 'w').close()"
+    call = [sys.executable, "-c", program, str(tmp_path / "Müller")]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, env=environment)
+    assert done.stdout.decode() == f"{tmp_path}/Müller\n" and (tmp_path / "Müller").exists()
+
+
+PROGRAM = """
+import sys
+from util.commands import guarded, start
+
+def work():
+    for number in range(9999):
+        print("a line", number), print("another", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        file.write("done")
+        print("not into this file", flush=True)
+    return {}
+
+start()
+sys.exit(guarded(work))
+"""
+
+
+@pytest.mark.parametrize("reader", ["| head -n 1", "2>&1 | head -n 1", ">&- 2>&-", "> /dev/full 2>&1"])
+def test_work_goes_on_where_nobody_reads_what_is_printed(tmp_path, reader):
+    call = f"set -o pipefail; {sys.executable} -c '{PROGRAM}' {tmp_path}/made {reader}"
+    assert subprocess.run(["bash", "-c", call], cwd=ROOT, capture_output=True).returncode == 0
+    assert (tmp_path / "made").read_text() == "done"
 
 
 def test_what_nobody_foresaw_is_a_sentence_too(capsys, monkeypatch):
