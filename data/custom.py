@@ -49,9 +49,9 @@ def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str], list
     Raises:
         UserError: a folder is missing or empty, or names cannot be told apart or do not correspond.
     """
-    there, answers_there = find_files(images, deep=False), find_files(labels, deep=False)
-    series, left_out = find_series(images)
-    scans = _named({path: with_voxels(path) for path in filter(is_volume, there.files)} | series, images)
+    (series, there), answers_there = find_series(images), find_files(labels, deep=False)
+    volumes = [path for path in there.files if is_volume(path) and path.parent == images]
+    scans = _named({path: with_voxels(path) for path in volumes} | series, images)
     answers = _named({path: with_voxels(path) for path in filter(is_volume, answers_there.files)}, labels)
     if not set(scans) & set(answers):  # no name fits: numbers alone may
         scans, answers = _by_number(scans), _by_number(answers)
@@ -67,9 +67,9 @@ def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str], list
     remarks = [f"scan {n}: {' and '.join(_shown(files) for _, files in source.pair)}" for n, source in found.items()]
     remarks += [f"{answers[name][0]}: no image of this name, left out" for name in sorted(set(answers) - set(scans))]
     used = {parent for files in series.values() for file in files for parent in file.parents}
-    folders = [path for path in (*there.folders, *answers_there.folders) if path not in used]
+    folders = [path for path in (*find_files(images, deep=False).folders, *answers_there.folders) if path not in used]
     remarks += [f"{path}: a folder without DICOM series, left out" for path in folders]
-    remarks += left_out
+    there.files = [path for path in there.files if set(folders).isdisjoint(path.parents)]
     for folder, taken in ((there, scans), (answers_there, answers)):
         remarks += folder.remarks + others(folder.files, [file for files in taken.values() for file in files])
     return found, remarks, there.lost + answers_there.lost

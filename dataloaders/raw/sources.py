@@ -13,7 +13,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from dataloaders.raw import dicom
 from dataloaders.raw.intensities import FEW_VALUES, alike
 from util.errors import UserError
-from util.finding import Found, few, is_volume, others, with_voxels
+from util.finding import Found, few, find_files, is_volume, others, with_voxels
 from util.nifti import read_header
 from util.volume import Geometry, Volume, read_volume
 
@@ -99,15 +99,17 @@ def read_image(files: tuple[Path, ...]) -> tuple[Volume, list[Path]]:
     return read_volume(files[0]), []
 
 
-def find_series(folder: Path) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
-    """DICOM series at any depth of a folder: a path below it that names each -> its files; and what was left out.
+def find_series(folder: Path) -> tuple[dict[Path, tuple[Path, ...]], Found]:
+    """DICOM series at any depth of a folder: a path below it that names each -> its files; and what else lies there.
 
     A path is that of the first folder below if no other series lies in it.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not is_volume(path))
-    series, left_out = dicom.find_series(path for path in paths if not path.name.startswith("."))
+    there = find_files(folder)
+    series, left_out = dicom.find_series(path for path in there.files if not is_volume(path))
     named = dicom.name_series(series, folder, short=True)
-    return {folder / name: scan.files for name, scan in named.items()}, dicom.remarks(series, left_out, folder)
+    there.remarks += dicom.remarks(series, left_out, folder)
+    there.files = [path for path in there.files if path not in left_out]
+    return {folder / name: scan.files for name, scan in named.items()}, there
 
 
 def is_series(files: tuple[Path, ...]) -> bool:

@@ -82,6 +82,9 @@ def test_dicom_series_are_accepted_as_images(tmp_path, capsys):
     for file in sorted((tmp_path / "images/case_7/one").iterdir())[::2]:
         file.rename(tmp_path / "images/case_7/two" / file.stem)
     (tmp_path / "images/case_7/two/README.txt").write_text("hello")
+    (tmp_path / "images/case_7/two/more.nii").write_text("no scan of its own")
+    (tmp_path / "images/case_7").rename(tmp_path / "elsewhere")
+    (tmp_path / "images/case_7").symlink_to(tmp_path / "elsewhere")
     write_volume(tmp_path / "answers/case_7_seg.nii.gz", (image.array > 300).astype(np.uint8), image.geometry)
     assert run(tmp_path, tmp_path / "out") == 0
     made = read_volume(tmp_path / "out/out_normalized/image_7.nii.gz")
@@ -89,6 +92,7 @@ def test_dicom_series_are_accepted_as_images(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "case_7: one series lies in 2 folders and is put together" in printed
     assert "left out 1 x no DICOM file: case_7/two/README.txt" in printed
+    assert f"1 other file left out: {tmp_path}/images/case_7/two/more.nii" in printed
     assert "too few scans for folds" in printed
 
 
