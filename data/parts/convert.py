@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data.parts.montage import Tile, draw_montage, make_tile
-from dataloaders.raw.intensities import windowed
+from dataloaders.raw.intensities import require_measured, windowed
 from dataloaders.raw.preparation import Plan, prepare
 from dataloaders.raw.sources import Source, doubts, kept_shares, read_source
 from util.errors import UserError
@@ -198,6 +198,7 @@ def one_scan(task: Assignment) -> Outcome:
         doubtful = doubts(task.source, scan, task.trust_voxels)
         if doubtful and not task.accept_doubts:
             raise UserError(f"{doubtful[0]}; look at it in a viewer, and if it is right use --accept-doubtful-headers")
+        require_measured(scan[0].array, task.plan, task.source.image[0])
         if task.plan.window and np.ptp(windowed(scan[0].array, task.plan)) < LEAST_LEFT:
             first, last = task.plan.window
             raise UserError(

@@ -13,6 +13,8 @@ HOUNSFIELD = -200  # MR has no values below; in CT air has -1000
 AIR_OR_FAT = -50  # CT that was clipped still has much below; interpolated MR has a voxel here and there
 SHIFT = 1024  # added to Hounsfield units by files that hold no negative numbers
 FEW_VALUES = 30  # a label has no more; an image has hundreds
+SOME = 1e-3  # share of the voxels; fewer are outliers, as interpolation leaves
+PADDING = (-(2.0**15), 2.0**15 - 1, 2.0**16 - 1)  # the ends of 16 bits stand for what was not measured
 SCALED = 30.0  # a smaller range of values was made by somebody: 0 to 1, -1 to 1, z-scores
 
 
@@ -20,7 +22,9 @@ def modality(array: np.ndarray) -> str:
     """What a scan of any shape is by its values: "ct", "shifted-ct", "scaled" (which hides what it was), "mr"."""
     low, high = float(array.min()), float(array.max())
     some = array[..., ::3, ::3]
-    if low < HOUNSFIELD or (some < AIR_OR_FAT).mean() > 0.01:
+    some = some[some > PADDING[0]]
+    below = [np.count_nonzero(some < value) for value in (HOUNSFIELD, AIR_OR_FAT)]
+    if below[0] > SOME * some.size or below[1] > 0.01 * some.size:
         return "ct"
     if high - low <= SCALED or (low, high) == (0, 255):
         return "scaled"
@@ -50,6 +54,22 @@ def value_range(arrays: Sequence[tuple[float, float]]) -> tuple[float, float, fl
     return min(lows), max(lows), min(highs), max(highs)
 
 
+def require_measured(array: np.ndarray, plan: Plan, file: Path) -> None:
+    """Refuse a scan where padding would pass for a value: all but the lowest in CT, of which the window makes air.
+
+    Raises:
+        UserError: names the value.
+    """
+    for value in {float(array.min()), float(array.max())} & {*PADDING[plan.window is not None :]}:
+        rest = array[array != value]
+        share, low, high = 1 - rest.size / array.size, rest.min(initial=0), rest.max(initial=0)
+        if share > SOME and max(-float(low), float(high)) < abs(value) / 2:
+            raise UserError(
+                f"{file}: {share:.1%} of its voxels have the value {value:g}, all others lie between {low:g} and "
+                f"{high:g}: padding, where nothing was measured; give it the value of air first"
+            )
+
+
 def windowed(array: np.ndarray, plan: Plan) -> tuple[float, float]:
     """Lowest and highest value, 0 to 255, that the plan's window leaves of an array of any shape."""
     first, last = plan.window
@@ -70,8 +90,9 @@ def require_training_values(
         prepared: the values are said to be as in the prepared training scans.
 
     Raises:
-        UserError: they cannot be, or it is a label.
+        UserError: they cannot be, or it is a label, or padded.
     """
+    require_measured(image.array, plan, file)
     low, high = float(image.array.min()), float(image.array.max())
     reaches = f"{file}: has values from {low:g} to {high:g}"
     if is_label(image.array):
