@@ -120,6 +120,11 @@ def _header(file: Path) -> pydicom.Dataset:
 
 def _require_one_frame(file: Path, header: pydicom.Dataset, series: tuple[str, ...]) -> None:
     frames = _whole(header, "NumberOfFrames") or 1
+    if "MOSAIC" in str(header.get("ImageType") or "").upper():
+        raise BadSlice(
+            f"{file}: is a mosaic, all slices in one picture, which is not read; convert it to NIfTI (dcm2niix does)",
+            (*series, str(file)),
+        )
     if frames > 1 or "Enhanced" in _kind(header):
         raise BadSlice(
             f"{file}: is a multi-frame file ({_kind(header)}, {frames} frames), which is not read; convert it to "

@@ -242,6 +242,10 @@ NOT_WHOLE = {
         lambda f: (lose(*range(2, 7))(f), change(f[0], NumberOfFrames=6, PixelData=ARRAY.tobytes())),
         "is a multi-frame file (MR Image, 6 frames), which is not read; convert it to NIfTI",
     ),
+    "mosaic": (
+        lambda f: (lose(*range(2, 7))(f), change(f[0], ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])),
+        "IM001.dcm: is a mosaic, all slices in one picture, which is not read; convert it to NIfTI",
+    ),
     "size": (lambda f: change(f[1], Rows=4), "the size differs within the series ([10, 4] against [10, 8] in"),
 }  # fmt: skip
 
