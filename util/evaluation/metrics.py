@@ -125,6 +125,10 @@ class Metric:
         """Title with unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
+    def can_be(self, value: float) -> bool:
+        """True for a value that the score can have: shares lie between 0 and 1, distances above 0, all are finite."""
+        return math.isfinite(value) and (not self.better or 0 <= value <= (1 if self.better > 0 else math.inf))
+
     def worth(self, value: float) -> float:
         """The value, so that more is better."""
         return self.better * value if self.better else -abs(value)

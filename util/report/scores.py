@@ -26,7 +26,7 @@ def read_scores(file: Path) -> list[dict[str, str]]:
     """Rows of a scores.csv.
 
     Raises:
-        UserError: no such file, not one that test.py wrote, cut short, or with a score that is no number.
+        UserError: no such file, not one that test.py wrote, cut short, or with a score that cannot be.
     """
     rows = read_csv(file)
     missing = [name for name in ("organ", "scan", "dice") if rows and name not in rows[0]]
@@ -36,10 +36,12 @@ def read_scores(file: Path) -> list[dict[str, str]]:
     for line, row in enumerate(rows, 2):
         for name in COLUMNS.keys() & row.keys():
             try:
-                float(row[name] or "nan")
-            except ValueError as error:
+                is_score = not row[name] or COLUMNS[name].can_be(float(row[name]))
+            except ValueError:
+                is_score = False
+            if not is_score:
                 where = f"{file}: line {line}, column {name}"
-                raise UserError(f"{where}: {row[name]!r} is not a number; run test.py again") from error
+                raise UserError(f"{where}: {row[name]!r} is not a number that this score can be; run test.py again")
     return rows
 
 

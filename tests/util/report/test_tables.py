@@ -218,8 +218,10 @@ def test_scores_that_were_cut_short(run, capsys, keep):
 
 
 def test_scores_that_are_no_numbers_or_no_table(run, capsys):
-    rewrite(run, lambda row: row | {"hd95": "far"})
-    assert "column hd95: 'far' is not a number" in refused(capsys, run, "--out", run / "out")
+    for name, text in (("hd95", "far"), ("hd95", "-1"), ("dice", "nan"), ("dice", "1.2"), ("volume_error", "1e400")):
+        rewrite(run, lambda row, name=name, text=text: row | {name: text})
+        assert f"column {name}: {text!r} is not a number that" in refused(capsys, run, "--out", run / "out")
+        rewrite(run, lambda row, name=name: row | {name: ""})
     (run / "scores.csv").write_bytes(b"\xff\xfe\x00")
     assert "not a text file" in refused(capsys, run, "--out", run / "out")
 
