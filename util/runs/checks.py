@@ -14,6 +14,9 @@ from util.runs import folders
 # what a resumed run keeps
 FIXED = ("method", "dataset", "fold", "setting", "protocol", "organs", "encoder", "stride", "seed", "stage")
 
+# what other defaults are made with
+MAKING = {"seed": int, "method": str, "dataset": str, "encoder": str, "protocol": str}
+
 # options of earlier versions
 RENAMED = {
     "test.match": "test.pairing",
@@ -46,10 +49,15 @@ def check_typed(typed: Mapping[str, Any], sections: Collection[str]) -> None:
         if key in sections and not isinstance(value, Mapping):
             kind = type(value).__name__
             raise UserError(f"{key}: expects a value of type dict, got {kind}; write {key}.NAME=VALUE")
+        if isinstance(value, Mapping) and "" in value:
+            raise UserError(f"{key}={value}: a key without a name; write {key}=VALUE or {key}.NAME=VALUE")
         if key.startswith("_"):
             raise UserError(f"{key}: no such key; print_config shows all")
-    if type(typed.get("seed", 0)) is not int:
-        raise UserError(f"seed: expects a value of type int, got {type(typed['seed']).__name__}")
+    for key, kind in MAKING.items():
+        if key in typed and type(typed[key]) is not kind:
+            raise UserError(f"{key}: expects a value of type {kind.__name__}, got {type(typed[key]).__name__}")
+    if not 0 <= typed.get("seed", 0) < 2**32:
+        raise UserError(f"seed={typed['seed']}: a number from 0 to {2**32 - 1} is expected")
 
 
 def check_numbers(options: Mapping, several: Mapping[str, int]) -> None:
