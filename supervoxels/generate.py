@@ -35,7 +35,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("images", metavar="IMAGES", help=help_text)
     command.add_argument("out", metavar="OUT", nargs="?", type=Path, help="folder for superpix-MIDDLE_<N>.nii.gz")
     help_text = "with a data set's name: where CHAOST2/, SABS/, ... are (default: data)"
-    command.add_argument("--data-root", type=Path, default="data", metavar="FOLDER", help=help_text)
+    command.add_argument("--data-root", type=Path, default=Path("data"), metavar="FOLDER", help=help_text)
     add = command.add_argument_group("what is made").add_argument
     help_text = "smallest supervoxel; the papers use 5000 (abdomen) and 1000 (heart)"
     add("--min-size", type=positive, metavar="VOXELS", help=help_text)
@@ -64,6 +64,14 @@ def what_to_make(
     command: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[Path, Path, Parameters | SliceParameters]:
     """Folders and parameters, from the options alone or from the data set that they name."""
+    without_effect = {
+        "data_root": options.out and "OUT",
+        "patient_threshold": not (options.out and options.slices) and "a data set's name or without --slices",
+        **dict.fromkeys(("scale", "sigma", "fg_threshold"), options.slices and "--slices"),
+    }
+    for name, where in without_effect.items():
+        if where and getattr(options, name) != command.get_default(name):
+            command.error(f"--{name.replace('_', '-')} has no effect with {where}")
     images, out, size, threshold = Path(options.images), options.out, options.min_size, options.patient_threshold
     if out is None:
         if size is not None:

@@ -201,6 +201,10 @@ def test_a_data_set_is_found_by_its_name(images, tmp_path, monkeypatch, capsys):
         ["images", "out", "--min-size", "0"],
         ["NAME", "--min-size", "5"],
         ["images", "out", "--min-size", "5", "--max-memory", "lots"],
+        ["images", "out", "--min-size", "5", "--patient-threshold", "50"],
+        ["images", "out", "--min-size", "5", "--data-root", "elsewhere"],
+        ["images", "out", "--slices", "--patient-threshold", "50", "--sigma", "2"],
+        ["CHAOST2", "--slices", "--patient-threshold", "40"],
     ],
 )
 def test_wrong_arguments_are_explained_and_leave_with_status_2(arguments, capsys):
