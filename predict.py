@@ -31,7 +31,7 @@ from dataloaders.raw.regrid import Preparation, along_axes
 from dataloaders.raw.sources import read_image
 from util import checkpoints
 from util.checkpoints import TrainedMethod
-from util.commands import guarded, named_label, parser, positive, warn
+from util.commands import at_least, guarded, named_label, parser, positive, warn
 from util.dataset import Dataset
 from util.errors import UserError
 from util.files import digest
@@ -146,6 +146,9 @@ def predict(options: argparse.Namespace) -> dict[str, str]:
     organs = choose_organs(options, [label.array for _, label in supports], members[0])
     print(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
     todo = jobs(queries, options.out, list(safe_names(organs.values()).values()) if options.probabilities else [])
+    inputs = {file.resolve() for file in (*options.support_image, *options.support_label)}
+    if taken := next((file for job in todo.values() for file in job.outputs if file.resolve() in inputs), None):
+        raise UserError(f"{taken}: is an annotated scan, and a query would replace it; name another folder with --out")
     pairing = make_pairing(options.pairing, parts=options.parts, shots=options.shots)
     cut = supervoxels.partitions if options.voting else None
     predictor = Predictor(members, supports, organs, pairing, device, options.memory_gb, cut)
@@ -276,7 +279,7 @@ def command_line() -> argparse.ArgumentParser:
         "--trust-label-voxels", action="store_true", help="labels lie on their images in spite of headers"
     )
     command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1")
-    command.add_argument("--threads", type=int, default=0, help="CPU threads (default: as many as cores)")
+    command.add_argument("--threads", type=at_least(0), default=0, help="CPU threads (default: as many as cores)")
     command.add_argument("--memory-gb", type=float, default=0.0, help="3D methods: patches, so that this is enough")
     command.add_argument("--overwrite", action="store_true", help="segment again what OUT holds")
     return command

@@ -282,7 +282,8 @@ def test_wrong_calls_are_one_sentence(segment, run, scan, tmp_path, capsys):
     del content["preparation"]
     torch.save(content, tmp_path / "old.pt")
     shutil.copy(scan("image_1"), tmp_path / "empty/x.nii")
-    query = scan("image_1")
+    query, twin = scan("image_1"), tmp_path / "image_4.nii.gz"
+    shutil.copy(query, twin)
     for queries, changes, expected in (
         ([query], {"out": tmp_path / "file"}, f"{tmp_path}/file: is a file; name a folder to write to"),
         ([query], {"checkpoint": tmp_path / "foreign.pt"}, "foreign.pt: not a checkpoint of this program"),
@@ -296,6 +297,11 @@ def test_wrong_calls_are_one_sentence(segment, run, scan, tmp_path, capsys):
         ([run], {}, f"{run}: holds neither NIfTI files nor folders with DICOM series"),
         ([query, query], {}, "both would be called image_1; rename one"),
         ([query], {"out": query.parent}, "holds the scans themselves; name another folder with --out"),
+        (
+            [twin],
+            {"out": query.parent, "overwrite": True},
+            f"{scan('image_4')}: is an annotated scan, and a query would",
+        ),
     ):
         assert segment(changes.pop("out", tmp_path / "out"), *queries, **changes) == 1, expected
         line = failure(capsys)
