@@ -9,6 +9,7 @@ makes the same inputs: `--kinds dicom --first 123 --inputs 1` tries one again. T
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -37,11 +38,11 @@ KINDS = {
 def try_inputs(
     names: Sequence[str], count: int, first: int, seed: int, out: Path, seconds: float = float("inf")
 ) -> list[Trial]:
-    """Try `count` inputs in all, numbered from `first` in every kind, or as many as the time allows."""
+    """Try at least `count` inputs in all, numbered from `first` in every kind, or as many as the time allows."""
     end, trials = time.monotonic() + seconds, []
     kinds: list[Kind] = [KINDS[name]() for name in names]
     shares = [kind.share / sum(kind.share for kind in kinds) for kind in kinds]
-    numbers = [range(first, first + max(1, round(share * count))) for share in shares]
+    numbers = [range(first, first + math.ceil(share * count)) for share in shares]
     for trial in tqdm(run(kinds, numbers, seed, out), total=sum(map(len, numbers)), unit="input", disable=None):
         trials.append(trial)
         if time.monotonic() > end:

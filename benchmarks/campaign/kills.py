@@ -1,16 +1,22 @@
-"""Kills: a command is killed at random moments and started again until it ends; an undisturbed one gives the same."""
+"""Kills: a command is killed at random moments and started again until it ends; an undisturbed one gives the same.
 
+Commands start in copies of a process that has loaded the libraries: loading them takes longer than the work.
+"""
+
+import contextlib
 import json
+import multiprocessing
 import os
 import random
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import nibabel
@@ -41,7 +47,10 @@ class Inputs:
 
     def run(self, *words: object) -> None:
         """Run a command that must succeed."""
-        subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, capture_output=True, env=environment())
+        process = start(words, self.folder / "inputs.log")
+        process.join()
+        if process.exitcode:
+            raise RuntimeError(f"{words}: {(self.folder / 'inputs.log').read_text()}")
 
     def phantom(self) -> Path:
         """A data root with six tiny scans and their supervoxels."""
@@ -75,9 +84,39 @@ class Inputs:
         return runs / "adnet_PHANTOM_fold0/1/checkpoints/step_000003.pt"
 
 
-def environment() -> dict[str, str]:
-    """Of the commands: one thread each."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+STARTED = multiprocessing.get_context("forkserver")
+STARTED.set_forkserver_preload(["__main__", "predict", "training", "test", "data.custom", "data.chaost2"])
+
+
+def command_line(words: Sequence[str], log: Path) -> None:
+    """`python WORDS`, in a process group of its own; what it says goes to the log."""
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
+    os.environ["OMP_NUM_THREADS"], os.environ["PYTHONPATH"] = "1", str(ROOT)  # of the processes that it starts
+    os.chdir(ROOT)
+    sys.argv = list(words[1:] if words[0] == "-m" else words)
+    if words[0] == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def start(words: Sequence[object], log: Path) -> ForkServerProcess:
+    """The same, running."""
+    log.write_text("")
+    process = STARTED.Process(target=command_line, args=(list(map(str, words)), log))
+    process.start()
+    return process
+
+
+def kill(process: ForkServerProcess) -> None:
+    """Kill it with its workers, as a machine that goes down."""
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has no group yet
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def files(out: Path) -> Results:
@@ -216,7 +255,7 @@ class Killer:
         process = self._start(out)
         self._until_first_file(process, out)
         first = time.monotonic()
-        if process.wait(PATIENCE):
+        if self._end(process):
             raise RuntimeError(f"{command.name} fails undisturbed: {self._said()}")
         self.before, self.work = first - began, time.monotonic() - first
         self.expected = command.results(out)
@@ -234,7 +273,7 @@ class Killer:
                 faults += [f"refused to start again: {self._said()}"] * bool(ended)
                 break
         process = self._start(out)
-        if process is not None and process.wait(PATIENCE):
+        if process is not None and self._end(process):
             faults.append(f"refused to start again: {self._said()}")
         if not faults:
             faults = list(self._differences(out))
@@ -256,33 +295,38 @@ class Killer:
         else:
             self._until_first_file(process, out)
             time.sleep(moment * self.work)
-        if process.poll() is not None:
-            return process.returncode
+        if process.exitcode is not None:
+            return process.exitcode
         if not term and self.random.random() < 0.5:
-            os.killpg(process.pid, signal.SIGKILL)  # with its workers, as a machine that goes down
+            kill(process)
         else:
-            process.send_signal(signal.SIGTERM if term else signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM if term else signal.SIGKILL)
         self.count.terminated += term
-        process.wait(PATIENCE)
+        self._end(process)
         return None
 
-    def _start(self, out: Path) -> subprocess.Popen | None:
+    def _start(self, out: Path) -> ForkServerProcess | None:
         words = self.command.words(self.inputs, out)
         if not words:
             return None
-        with self._log.open("w") as log:
-            return subprocess.Popen(
-                [sys.executable, *map(str, words)],
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment(),
-                start_new_session=True,
-            )
+        return start(words, self._log)
 
-    def _until_first_file(self, process: subprocess.Popen, out: Path) -> None:
+    def _end(self, process: ForkServerProcess) -> int:
+        """Its exit status.
+
+        Raises:
+            TimeoutError: it hangs.
+        """
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            kill(process)
+            raise TimeoutError(f"{self.command.name} hangs")
+        return process.exitcode
+
+    def _until_first_file(self, process: ForkServerProcess, out: Path) -> None:
         known = set(out.rglob("*"))
-        while process.poll() is None and set(out.rglob("*")) <= known:
+        while process.exitcode is None and set(out.rglob("*")) <= known:
             time.sleep(0.02)
 
     def _fresh(self, name: str) -> Path:

@@ -26,6 +26,7 @@ from data.phantom_raw import write_series
 from dataloaders.raw.preparation import Plan
 from dataloaders.raw.regrid import Preparation
 from dataloaders.raw.sources import Source, read_source
+from predict import preparation_of
 from util.checkpoints import KINDS, load_checkpoint, save_checkpoint
 from util.dataset import Dataset, choose_fold, from_file
 from util.errors import UserError
@@ -126,8 +127,7 @@ class Checkpoints(Kind):
         file = folder / "step_000003.pt"
         content = load_checkpoint(file)
         if content["format"] == 1:
-            models.restore(content, file)
-            Preparation.from_plain(content["preparation"])
+            preparation_of(models.restore(content, file))
         return content
 
     def contradiction(self, folder: Path, result: dict) -> str:
@@ -257,7 +257,7 @@ class Options(Kind):
             found = found[part]
         if isinstance(found, dict) and isinstance(value, dict):  # what was not typed keeps its default
             found = {name: own for name, own in found.items() if name in value}
-        if not _same(found, list(value) if isinstance(value, tuple) else value) and str(found) != text:
+        if not _same(found, list(value) if isinstance(value, tuple) else value) and str(found).strip() != text.strip():
             return f"{key} is {found!r}"
         default = self.known.get(key)
         if isinstance(default, float) and not math.isfinite(found):
