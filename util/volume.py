@@ -17,6 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from util.errors import UserError
 from util.files import whole_file
+from util.finding import NIFTI
 from util.nifti import UNEVEN, place, read_header, read_nifti, require_volume
 
 SMALLEST, LARGEST = 10.0, 3000.0  # mm; a field of view outside of them is a wrong spacing or unit, not a patient
@@ -131,6 +132,10 @@ def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> Non
     with whole_file(path) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            if read_nifti(temporary) is None and temporary.name.endswith(NIFTI):  # ITK is silent about a full disk
+                raise EOFError(temporary)
+        except (EOFError, ValueError, zlib.error) as error:
+            raise OSError("no room for all of it") from error
         except RuntimeError as error:
             raise OSError(str(error).strip().splitlines()[-1]) from error
 

@@ -1,6 +1,7 @@
 """Volumes and whole files: geometry survives, damage is refused, nothing is left half done."""
 
 import gzip
+import resource
 
 import nibabel
 import numpy as np
@@ -9,7 +10,7 @@ import SimpleITK as sitk
 
 from util.errors import UserError
 from util.files import whole_file
-from util.volume import Geometry, read_volume, write_volume
+from util.volume import Geometry, read_volume, write_like, write_volume
 
 OBLIQUE = Geometry((1.25, 1.25, 7.7), (-190.5, 200.25, -77.0), (0.8, 0.0, 0.6, 0.0, -1.0, 0.0, 0.6, 0.0, -0.8))
 
@@ -92,6 +93,21 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         temporary.write_text("half")
         raise ValueError
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("room", [0, 500, 30_000])
+def test_a_full_disk_leaves_no_half_file(tmp_path, room):
+    array, sound = np.random.default_rng(0).integers(0, 900, (8, 60, 60)).astype(np.int16), tmp_path / "sound.nii.gz"
+    write_volume(sound, array, Geometry())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))  # which fails as a full disk does
+    try:
+        for write, more in ((write_volume, ()), (write_like, (sound,))):
+            with pytest.raises(UserError, match="cannot be written"):
+                write(tmp_path / "a.nii.gz", array, Geometry(), *more)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == [sound]
 
 
 def test_a_file_where_a_folder_is_wanted(tmp_path):
