@@ -37,7 +37,7 @@ class Odds(FewShotMethod):
     default_encoder = "efficientnet_lite0"
     recipe = {
         "train": dict(steps=5000, optimiser="adam", learning_rate=7e-4, weight_decay=1e-5, decay=0.8, decay_every=0),
-        "episode": dict(shift=20.0, rotation=12.0, zoom=[0.8, 1.25]),
+        "episode": dict(augment="both", bias_field=0.3, shift=20.0, rotation=12.0, zoom=[0.8, 1.25]),
     }
 
     def __init__(
