@@ -9,7 +9,7 @@ from scipy import ndimage
 from supervoxels import partitions
 from util.evaluation.metrics import METRICS, VOTED, overlap
 from util.evaluation.tasks import Group, Task, evaluate
-from util.evaluation.voting import SIZES, Pieces, SupervoxelVoter, vote
+from util.evaluation.voting import SIZES, Pieces, SupervoxelVoter, vote, without_strays
 
 SHAPE, SPACING = (12, 96, 96), (6.0, 2.0, 2.0)
 ALL = list(range(SHAPE[0]))
@@ -95,6 +95,16 @@ def test_pieces_keep_a_blob_and_lose_a_ring_as_they_grow():
     )
     assert blob[0] > 0.9 and blob[SIZES.index(19.2)] > 0.8
     assert ring[0] > 0.85 and ring[SIZES.index(19.2)] < 0.2
+
+
+def test_of_several_components_the_one_with_the_best_evidence_stays():
+    answer = np.zeros((4, 20, 60), np.float32)
+    answer[:, 2:18, 0:20] = 0.52  # large, doubtful
+    answer[:, 5:15, 25:35] = 0.9
+    answer[1, 5:9, 40:44] = 1.0  # certain, tiny
+    answer[:, 5:15, 50:58] = 0.9  # nearly as strong as the strongest
+    kept = without_strays(answer.copy()) > 0.5
+    assert kept[:, 5:15, 25:35].all() and kept[:, 5:15, 50:58].all() and kept.sum() == 4 * 10 * (10 + 8)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.2, 0.7, 1.0])
