@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Answers, Features, FewShotMethod
-from util.episode import Output
+from util.episode import IGNORE, Output
 
 EMPTY = 1e-2  # cells: what a class without any is taken to have
 SMALLEST = 1e-5  # share of a cell, before the logarithm
@@ -90,34 +90,31 @@ class Odds(FewShotMethod):
         logits = torch.stack((torch.zeros_like(answer), answer), 2)
         if query_masks is None:
             return Output(logits)
-        truth = query_masks.float()
-        losses = self.losses(answer, odds, truth, "query")
+        losses = self.losses(answer, odds, query_masks, "query")
         if self.training and self.swap:
-            back = self.losses(*self.answer(query_features, truth, support_features), support_masks, "swap")
+            exchanged = self.answer(query_features, (query_masks == 1).float(), support_features)
+            back = self.losses(*exchanged, support_masks, "swap")
             losses |= {name: self.swap * loss for name, loss in back.items()}
         return Output(logits, losses, {"temperature": self.log_temperature.detach().exp()})
 
     def answer(self, supports: Features, masks: Tensor, queries: Features) -> tuple[Tensor, list[Tensor]]:
         """Logits `(B, Q, H, W)`, and the odds `(B, Q, h, w)` of the deep and of the middle scale."""
         size, images = masks.shape[-2:], queries[0].shape[:2]
-        fine, middle, deep = (f.flatten(0, 1) for f in queries[:3])
-        temperature = self.log_temperature.exp()
-        scales, odds = [], []
-        for scale, position in enumerate((4, 3)):
-            clues = compare(supports[position], masks, queries[position], temperature, self.prior[scale])
+        (*maps, _, _), temperature = queries, self.log_temperature.exp()
+        odds, inputs = [], [[side(m.flatten(0, 1))] for side, m in zip(self.sides, maps[::-1], strict=True)]
+        for scale, (support, query) in enumerate(zip(supports[:-3:-1], queries[:-3:-1], strict=True)):
+            clues = compare(support, masks, query, temperature, self.prior[scale])
             odds.append(clues[:, :, 0] + self.offset[scale])
-            scales.append(torch.cat((clues, self.whereabouts(masks, clues)), 2) if self.place else clues)
-        x = None
-        for map_, side, decoder, clues in zip(
-            (deep, middle, fine), self.sides, self.decoders, (*scales, None), strict=True
-        ):
-            parts = [side(map_)]
-            parts += [clues.flatten(0, 1)] if clues is not None else []
-            parts += [ops.resize(x, map_.shape[-2:], align_corners=False)] if x is not None else []
-            x = decoder(torch.cat(parts, 1))
+            inputs[scale].append(clues.flatten(0, 1))
+            if self.place:
+                inputs[scale].append(self.whereabouts(masks, clues).flatten(0, 1))
+        decoded = []
+        for decoder, parts in zip(self.decoders, inputs, strict=True):
+            finer = parts[0].shape[-2:]
+            decoded = [decoder(torch.cat((*parts, *(ops.resize(d, finer, align_corners=False) for d in decoded)), 1))]
         both = odds[1] + ops.resize(odds[0], odds[1].shape[-2:], align_corners=False)
-        start = ops.resize(both / 2, fine.shape[-2:], align_corners=False)
-        correction = self.correction(x)[:, 0].unflatten(0, images)
+        correction = self.correction(*decoded)[:, 0].unflatten(0, images)
+        start = ops.resize(both / 2, correction.shape[-2:], align_corners=False)
         return ops.resize(start + correction, size, align_corners=False), odds
 
     def whereabouts(self, masks: Tensor, like: Tensor) -> Tensor:
@@ -129,11 +126,15 @@ class Odds(FewShotMethod):
         near = near / near.amax((-2, -1), keepdim=True).clamp(min=1e-5)
         return near[:, None].expand(-1, like.shape[1], -1, -1, -1)
 
-    def losses(self, answer: Tensor, odds: list[Tensor], truth: Tensor, name: str) -> dict[str, Tensor]:
-        """Cross entropy and Dice of the pixels, balanced cross entropy of the cells."""
-        pixels = F.binary_cross_entropy_with_logits(answer, truth, pos_weight=answer.new_tensor(2.0))
-        overlap = self.dice * (1 - soft_dice(answer.sigmoid(), truth)).mean()
-        cells = sum(balanced(o, F.adaptive_avg_pool2d(truth, o.shape[-2:])) for o in odds)
+    def losses(self, answer: Tensor, odds: list[Tensor], masks: Tensor, name: str) -> dict[str, Tensor]:
+        """Cross entropy and Dice of the pixels, balanced cross entropy of the cells; 255 in the masks is ignored."""
+        truth, known = (masks == 1).float(), (masks != IGNORE).float()
+        pixels = F.binary_cross_entropy_with_logits(answer, truth, known, pos_weight=answer.new_tensor(2.0))
+        overlap = self.dice * (1 - soft_dice(answer.sigmoid() * known, truth)).mean()
+        cells = 0.0
+        for found in odds:
+            inside, outside = (F.adaptive_avg_pool2d(part, found.shape[-2:]) for part in (truth, known - truth))
+            cells = cells + balanced(found, inside, outside)
         return {name: pixels, f"{name}_dice": overlap, f"{name}_cells": self.cells * cells}
 
 
@@ -167,11 +168,11 @@ def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
     return (2 * overlap + 1) / (probability.sum((-2, -1)) + truth.sum((-2, -1)) + 1)
 
 
-def balanced(odds: Tensor, share: Tensor) -> Tensor:
-    """Cross entropy in which the organ and the rest count alike: `(B, Q, h, w)` against shares of the cells."""
-    inside = -(share * F.logsigmoid(odds)).sum() / share.sum().clamp(min=1)
-    outside = -((1 - share) * F.logsigmoid(-odds)).sum() / (1 - share).sum().clamp(min=1)
-    return (inside + outside) / 2
+def balanced(odds: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
+    """Cross entropy in which the organ and the rest count alike: `(B, Q, h, w)` and the shares of the cells."""
+    hits = -(inside * F.logsigmoid(odds)).sum() / inside.sum().clamp(min=1)
+    rest = -(outside * F.logsigmoid(-odds)).sum() / outside.sum().clamp(min=1)
+    return (hits + rest) / 2
 
 
 def _keys(channels: int, keys: int) -> nn.Conv2d:
