@@ -1,31 +1,24 @@
 """The record of a folder that a command fills scan by scan: what made it, from which files, and which files came out.
 
-One process works in a folder at a time. A scan is done where its sources and its results are, byte by byte, those on
-record; so a command that was stopped goes on, and nothing that was damaged, edited or exchanged passes for done.
+One process works in a folder at a time, or several share it, scan by scan. A scan is done where its sources and its
+results are, byte by byte, those on record; so a command that was stopped goes on, and nothing that was damaged, edited
+or exchanged passes for done.
 """
 
 import contextlib
 import json
-import os
 import re
-import socket
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from util.errors import UserError
 from util.files import TEMPORARY, digest, write_text
 from util.finding import few
+from util.locks import LOCK, Lock, claimed
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-LOCK = ".lock"
+CLAIM = r"\..+\.claim"  # names of files that say who works on a scan
 SHOWN = 60  # characters of a parameter that fit into a sentence
 
 
@@ -131,7 +124,13 @@ class Manifest:
 
 @contextlib.contextmanager
 def open_manifest(
-    file: Path, facts: Mapping[str, Any], jobs: Mapping[str, Job], *, existing: Iterable[Path], overwrite: bool
+    file: Path,
+    facts: Mapping[str, Any],
+    jobs: Mapping[str, Job],
+    *,
+    existing: Iterable[Path],
+    overwrite: bool,
+    wait: bool = False,
 ) -> Iterator[Manifest]:
     """Claim a folder for some scans: it holds, and will hold, nothing that was made otherwise.
 
@@ -141,32 +140,99 @@ def open_manifest(
         jobs: the scans by name.
         existing: files there that look like results; without a record they are somebody else's.
         overwrite: the results of these scans go; those of others stay, unless they were made with other facts.
+        wait: for another process that works there.
 
     Raises:
         UserError: another process works there; what is there was made otherwise, or a name stands for another scan; the
             folder cannot be written.
     """
-    with claimed(file.parent):
+    with claimed(file.parent, wait=wait):
         manifest = Manifest(file, facts)
-        found = manifest.read()
-        differing = _differing(found, manifest.facts) if found is not None else ""
-        existing = sorted(path for path in existing if not path.name.startswith("."))
-        _require_ours(manifest, found, jobs, existing, differing, overwrite)
-        for path in existing if differing else ():
-            path.unlink(missing_ok=True)
-        leaving = set(manifest.scans) - set(jobs) if differing else set()
-        if leaving:
-            print(f"{file.parent}: removed {few(sorted(leaving))}, made with other parameters ({differing})")
-        for name in {*leaving, *(jobs if overwrite else ())}:
-            (jobs.get(name) or replace(next(iter(jobs.values())), outputs=())).remove(manifest.scans.pop(name, None))
-        for name, job in jobs.items():
-            _require_own_name(manifest, name, job)
-        for home in {job.home for job in jobs.values()}:  # what a killed process left
-            for path in home.glob(".*"):
-                if re.fullmatch(TEMPORARY, path.name):
-                    path.unlink(missing_ok=True)
-        manifest.write()  # at once: a killed command must find its own folder again
+        _begin(manifest, jobs, existing, overwrite)
         yield manifest
+
+
+def _begin(manifest: Manifest, jobs: Mapping[str, Job], existing: Iterable[Path], overwrite: bool) -> None:
+    """Make the folder hold nothing that was made otherwise, or refuse it."""
+    file, found = manifest.file, manifest.read()
+    differing = _differing(found, manifest.facts) if found is not None else ""
+    existing = sorted(path for path in existing if not path.name.startswith("."))
+    _require_ours(manifest, found, jobs, existing, differing, overwrite)
+    for path in existing if differing else ():
+        path.unlink(missing_ok=True)
+    leaving = set(manifest.scans) - set(jobs) if differing else set()
+    if leaving:
+        print(f"{file.parent}: removed {few(sorted(leaving))}, made with other parameters ({differing})")
+    for name in {*leaving, *(jobs if overwrite else ())}:
+        (jobs.get(name) or replace(next(iter(jobs.values())), outputs=())).remove(manifest.scans.pop(name, None))
+    for name, job in jobs.items():
+        _require_own_name(manifest, name, job)
+    for home in {job.home for job in jobs.values()}:  # what a killed process left
+        for path in home.glob(".*"):
+            if re.fullmatch(f"{TEMPORARY}|{CLAIM}", path.name):
+                path.unlink(missing_ok=True)
+    manifest.write()  # at once: a killed command must find its own folder again
+
+
+class SharedManifest(Manifest):
+    """A record that several processes fill together; open it with `share_manifest`. Each scan is claimed by one."""
+
+    @contextlib.contextmanager
+    def _merged(self) -> Iterator[None]:
+        """What the others wrote is taken over first, and nobody writes until the end of the block."""
+        with claimed(self.file.parent, name=".record", wait=True, quiet=True):
+            self.read()
+            yield
+
+    def add(self, name: str, record: Mapping) -> None:
+        """Put a scan on record, beside those of the others."""
+        with self._merged():
+            super().add(name, record)
+
+    def forget(self, name: str, job: Job) -> None:
+        """Remove a scan's results and what is on record of it."""
+        with self._merged():
+            super().forget(name, job)
+
+    def claim(self, name: str, *, wait: bool = False) -> Lock | None:
+        """Have a scan for this process until `Lock.release`; None where another has it and nobody waits.
+
+        The record is that of this moment. Who waits has it when the other process is done, or was killed.
+        """
+        try:
+            lock = Lock(self.file.with_name(f".{name}.claim"), wait=wait, quiet=True)
+        except UserError:
+            return None
+        with self._merged():
+            return lock
+
+
+@contextlib.contextmanager
+def share_manifest(
+    file: Path, facts: Mapping[str, Any], jobs: Mapping[str, Job], *, existing: Iterable[Path], overwrite: bool
+) -> Iterator[SharedManifest]:
+    """As `open_manifest`, for this process and others that make scans there with the same facts at the same time.
+
+    Raises:
+        UserError: as there; or something is to be overwritten and others are at work.
+    """
+    manifest, folder = SharedManifest(file, facts), file.parent
+    with claimed(folder, name=".opening", wait=True, quiet=True):
+        lock = Lock(folder / LOCK, shared=True, wait=True, quiet=True)
+        if lock.alone():
+            _begin(manifest, jobs, existing, overwrite)
+        elif overwrite:
+            raise UserError(f"{folder}: another process works there; --overwrite when it has ended, or leave it out")
+        else:
+            found = manifest.read()
+            _require_ours(manifest, found, jobs, [], _differing(found or {}, manifest.facts), overwrite)
+            for name, job in jobs.items():
+                _require_own_name(manifest, name, job)
+        lock.share()
+    try:
+        yield manifest
+    finally:
+        lock.release()
 
 
 def _require_ours(
@@ -223,51 +289,3 @@ def _require_own_name(manifest: Manifest, name: str, job: Job) -> None:
             f"{job.sources[0]}: {folder} already holds a scan {name}, from {recorded['from']}; choose another folder "
             "or rename the scan, or replace it with --overwrite"
         )
-
-
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Have a folder for this process alone. The system takes the lock from a process that ends, however it ends.
-
-    Raises:
-        UserError: another process has it, or the folder cannot be written.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; name a folder to write to")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = None
-        while handle is None:
-            handle = _locked(folder / LOCK)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); check its permissions") from error
-    try:
-        yield
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _locked(file: Path) -> int | None:
-    """The open lock file, None where its last holder has just removed it."""
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if fcntl:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(handle, 500).decode() or "another process"
-        os.close(handle)
-        raise UserError(f"{file.parent}: {holder} works there; wait for its end, or choose another folder") from error
-    except OSError as error:  # some network drives know no locks
-        print(f"warning: {file.parent}: {error.strerror}; do not start a second command there", file=sys.stderr)
-    try:
-        held = os.fstat(handle).st_ino == file.stat().st_ino
-    except FileNotFoundError:
-        held = False
-    if not held:
-        os.close(handle)
-        return None
-    holder = f"process {os.getpid()} on {socket.gethostname()}, started {datetime.now():%d %B %H:%M:%S},"
-    os.ftruncate(handle, 0)
-    os.write(handle, holder.encode())
-    return handle

@@ -1,4 +1,4 @@
-"""One process works in a folder at a time, and what counts as done is what is on record, byte by byte."""
+"""One process works in a folder, or several share it; what counts as done is what is on record, byte by byte."""
 
 import json
 import multiprocessing
@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 from util.errors import UserError
-from util.manifest import Job, claimed, open_manifest
+from util.locks import Lock, claimed
+from util.manifest import Job, SharedManifest, open_manifest, share_manifest
 
 
 @pytest.fixture
@@ -134,7 +136,7 @@ def test_a_record_leads_to_no_file_outside(folder):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from util.manifest import claimed
+from util.locks import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -153,6 +155,87 @@ def test_a_second_process_is_refused_and_one_that_was_killed_blocks_nobody(folde
     (folder / "out/.0123abcd.1.txt").write_text("half a file")
     assert work(jobs(folder, "1"), size=1) == ["1"]
     assert not list((folder / "out").glob(".*"))
+
+
+def _share(root: Path, names: list[str], fatal: str = "") -> None:
+    """A process that makes what nobody else makes, and is killed in the midst of the scan `fatal`."""
+    todo, home = jobs(root, *names), root / "out"
+    how = {"existing": home.glob("*.txt"), "overwrite": False}
+    with share_manifest(home / "made.json", {"size": 1}, todo, **how) as manifest:
+        for name, lock in _claims(manifest, todo):
+            sources = todo[name].digests()
+            if not todo[name].is_done(manifest.scans.get(name), sources):
+                manifest.forget(name, todo[name])
+                (home / f".0123abcd.{name}.txt").write_text("half a file")
+                time.sleep(0.01)
+                if name == fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                (home / f".0123abcd.{name}.txt").rename(todo[name].outputs[0])
+                with open(root / "log", "a") as log:
+                    log.write(f"{name} ")
+                manifest.add(name, todo[name].record(sources))
+            lock.release()
+
+
+def _claims(manifest: SharedManifest, names) -> Iterator[tuple[str, Lock]]:
+    later = []
+    for name in names:
+        lock = manifest.claim(name)
+        if lock:
+            yield name, lock
+        else:
+            later.append(name)
+    for name in later:
+        yield name, manifest.claim(name, wait=True)
+
+
+def _at_once(*calls: tuple) -> list[int]:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_share, args=call) for call in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
+def test_processes_that_share_a_folder_make_every_scan_once_though_some_are_killed(folder):
+    names = [str(number) for number in range(1, 25)]
+    for name in names:
+        (folder / "in" / name).write_text(name)
+    deaths = [(folder, names, str(1 + 7 * number)) for number in range(3)]
+    codes = _at_once(*deaths, (folder, names), (folder, names))
+    assert codes[3:] == [0, 0] and set(codes[:3]) <= {0, -signal.SIGKILL}
+    assert list(record(folder)["scans"]) == names
+    assert sorted((folder / "log").read_text().split(), key=int) == names
+    assert _at_once((folder, names)) == [0]
+    assert sorted((folder / "log").read_text().split(), key=int) == names
+    assert not list((folder / "out").glob(".*"))
+    assert work(jobs(folder, *names), size=1) == []
+
+
+def test_who_shares_a_folder_must_do_the_same_and_remove_nothing(folder):
+    todo, home = jobs(folder, "1", "2"), folder / "out"
+
+    def share(overwrite: bool = False, size: int = 1):
+        return share_manifest(home / "made.json", {"size": size}, todo, existing=[], overwrite=overwrite)
+
+    with share() as first:
+        with pytest.raises(UserError, match="another process works there; --overwrite when it has ended"), share(True):
+            pass
+        with pytest.raises(UserError, match="other parameters"), share(size=2):
+            pass
+        with pytest.raises(UserError, match="another process works there"):
+            work(todo, size=1)
+        with share() as second:
+            mine = first.claim("1")
+            assert mine and second.claim("1") is None
+            todo["1"].outputs[0].write_text("one")
+            first.add("1", todo["1"].record(todo["1"].digests()))
+            todo["2"].outputs[0].write_text("two")
+            second.add("2", todo["2"].record(todo["2"].digests()))
+            mine.release()
+    assert list(record(folder)["scans"]) == ["1", "2"] and not list(home.glob(".*"))
 
 
 def _insist(root: Path, name: str) -> None:
