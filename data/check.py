@@ -17,14 +17,16 @@ from config import DATASETS, FOLDS
 from data.parts.convert import ranges
 from data.parts.integrity import Findings, check_scan, together
 from dataloaders.exclusion import removal_table
-from util.commands import guarded, jobs, parser
+from util.commands import add_backend, backend_of, guarded, jobs, parser
 from util.dataset import Dataset, Fold, choose_fold, from_file
 from util.errors import UserError
-from util.parallel import each_scan
+from util.parallel import PROCESSES, Backend, each_scan
 from util.tables import text_table
 
 
-def check(name: str, dataset: Dataset, folds: Sequence[Mapping], root: Path, jobs: int = -1) -> int:
+def check(
+    name: str, dataset: Dataset, folds: Sequence[Mapping], root: Path, jobs: int = -1, backend: Backend = PROCESSES
+) -> int:
     """Print the tables and what is wrong; return the number of errors.
 
     Raises:
@@ -32,7 +34,7 @@ def check(name: str, dataset: Dataset, folds: Sequence[Mapping], root: Path, job
     """
     numbers = dataset.scans(root)
     scans = {number: (dataset, root, number) for number in numbers}
-    results = each_scan(check_scan, scans, jobs, name, lambda *scan: dataset.image_file(root, scan[-1]))
+    results = each_scan(check_scan, scans, jobs, name, lambda *scan: dataset.image_file(root, scan[-1]), backend)
     findings = {n: done.result or Findings(n, errors=[done.failure]) for n, done in results}
     errors, warnings = ([_sentence(*pair) for pair in together(findings, kind)] for kind in ("errors", "warnings"))
     set_errors, set_warnings = whole_set(dataset, root, findings)
@@ -90,7 +92,7 @@ def whole_set(dataset: Dataset, root: Path, findings: Mapping[int, Findings]) ->
     if without:
         command = f"python -m supervoxels.generate {folder} {place} --min-size {dataset.supervoxel_size}"
         if len(without) == len(findings):
-            warnings.append(f"{place}: no supervoxels yet; make them with: {command}")
+            warnings.append(f"{place}: no supervoxels yet; the first training makes them, or: {command}")
         else:
             errors.append(f"{place}: no supervoxels of scans {ranges(without)}; make them with: {command}")
     if len(without) < len(findings):
@@ -184,8 +186,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--data-root", type=Path, default=Path("data"), metavar="FOLDER", help="holds CHAOST2/, SABS/, ... (data)"
     )
     command.add_argument("--jobs", type=jobs, default=-1, help="scans at once (default: one per core)")
+    add_backend(command.add_argument)
     options = command.parse_args(arguments)
-    return guarded(lambda: check(options.dataset, *find(options.dataset), options.data_root, options.jobs))
+    where = options.data_root, options.jobs
+    return guarded(lambda: check(options.dataset, *find(options.dataset), *where, backend_of(options)))
 
 
 def find(name: str) -> tuple[Dataset, Sequence[Mapping]]:

@@ -24,7 +24,7 @@ from data.parts.convert import Converter, convert
 from data.parts.guess import INTENSITIES, guess_plan
 from dataloaders.raw.preparation import Plan
 from dataloaders.raw.sources import Source, find_series
-from util.commands import guarded, named_label, parser
+from util.commands import backend_of, guarded, named_label, parser
 from util.dataset import from_file
 from util.errors import UserError
 from util.files import digest, write_text
@@ -201,6 +201,7 @@ def prepare_own(options: argparse.Namespace) -> dict[int | str, str]:
         trust_voxels=options.trust_label_voxels,
         accept_doubts=options.accept_doubtful_headers,
         jobs=options.jobs,
+        backend=backend_of(options),
         overwrite=options.overwrite,
         finish=finish,
     )

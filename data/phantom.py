@@ -12,9 +12,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from data.parts.anatomy import draw_patient, sample
-from util.commands import at_least, guarded, jobs, parser
+from util.commands import add_backend, at_least, backend_of, guarded, jobs, parser
 from util.manifest import Job, open_manifest
-from util.parallel import each_scan
+from util.parallel import PROCESSES, Backend, each_scan
 from util.volume import Geometry, write_volume
 
 FIELD_OF_VIEW = (320.0, 320.0, 246.4)  # mm (x, y, z): 256 x 256 x 32 voxels of 1.25 x 1.25 x 7.7 mm, as CHAOST2
@@ -90,7 +90,14 @@ def _smooth_noise(shape, millimetres: float, spacing, generator: np.random.Gener
 
 
 def write_scans(
-    folder: str | Path, scans: int, seed: int, size: int, slices: int, jobs: int, overwrite: bool = False
+    folder: str | Path,
+    scans: int,
+    seed: int,
+    size: int,
+    slices: int,
+    jobs: int,
+    overwrite: bool = False,
+    backend: Backend = PROCESSES,
 ) -> dict[int, str]:
     """Write the missing ones of scans 1..`scans` below `folder`, say how many; return what went wrong, by number.
 
@@ -103,7 +110,7 @@ def write_scans(
     with open_manifest(folder / MANIFEST, facts, todo, existing=existing, overwrite=overwrite) as manifest:
         missing = {n: job for n, job in todo.items() if not job.is_done(manifest.scans.get(n), {})}
         calls = {name: (job, seed, int(name), size, slices) for name, job in missing.items()}
-        for name, done in each_scan(_write_scan, calls, jobs, "phantom", lambda job, *_: job.outputs[0]):
+        for name, done in each_scan(_write_scan, calls, jobs, "phantom", lambda job, *_: job.outputs[0], backend):
             if done.failure:
                 failures[int(name)] = done.failure
             else:
@@ -138,8 +145,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--slices", type=at_least(4), default=32, help="slices over 246.4 mm (default: 32)")
     command.add_argument("--jobs", type=jobs, default=-1, help="scans computed at once (default: one per core)")
     command.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
-    options = vars(command.parse_args(arguments))
-    return guarded(lambda: write_scans(options.pop("out"), **options))
+    add_backend(command.add_argument)
+    given = command.parse_args(arguments)
+    options = {name: value for name, value in vars(given).items() if name not in ("out", "backend", "scheduler")}
+    return guarded(lambda: write_scans(given.out, **options, backend=backend_of(given)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """The supervoxels or superpixels of a folder of scans: in parallel, resumable, within a given memory."""
 
-import contextlib
 import math
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,10 +12,11 @@ import SimpleITK as sitk
 
 from supervoxels.segmentation import supervoxels
 from supervoxels.superpixels import superpixels
+from util.dataset import Dataset
 from util.errors import UserError
 from util.finding import as_failures, few, numbered
 from util.manifest import Job, open_manifest
-from util.parallel import each_scan
+from util.parallel import PROCESSES, Backend, each_scan
 from util.volume import Volume, read_volume, write_volume
 
 OUTPUT = "superpix-MIDDLE"
@@ -68,11 +67,18 @@ def generate(
     jobs: int | None = None,
     threads: int = 1,
     max_memory: int | None = None,
-    backend: str = "loky",
-    scheduler: str | None = None,
+    backend: Backend = PROCESSES,
     overwrite: bool = False,
+    wait: bool = False,
 ) -> dict[int | str, str]:
     """Make the missing supervoxels of every scan in `images` and return what went wrong: `{scan number: sentence}`.
+
+    Args:
+        images, out: folders.
+        parameters: everything the labels depend on.
+        jobs, threads, max_memory, backend: how the work is done.
+        overwrite: replace what is there.
+        wait: for another process that works there.
 
     Raises:
         UserError: the folder holds no scan, `out` was made with other parameters, or one scan exceeds `max_memory`.
@@ -83,7 +89,8 @@ def generate(
         raise UserError(f"{images}: no image_<number>.nii.gz in this folder; prepare the data set first; {few(lost)}")
     todo = {str(n): Job(images, (scan,), out, (out / f"{OUTPUT}_{n}.nii.gz",)) for n, scan in scans.items()}
     existing, failures = out.glob(f"{OUTPUT}_*.nii.gz"), as_failures(lost)
-    with open_manifest(out / MANIFEST, asdict(parameters), todo, existing=existing, overwrite=overwrite) as manifest:
+    facts, how = asdict(parameters), {"existing": existing, "overwrite": overwrite, "wait": wait}
+    with open_manifest(out / MANIFEST, facts, todo, **how) as manifest:
         sources: dict[str, dict[str, str]] = {}
         for name, job in todo.items():
             try:
@@ -98,14 +105,37 @@ def generate(
         jobs = worker_count([job.sources[0] for job in waiting.values()], parameters, jobs, threads, max_memory)
         for name, job in waiting.items():
             manifest.forget(name, job)
-        with workers(backend, jobs, scheduler) as work:
-            tasks = {name: (job, sources[name], parameters, threads) for name, job in waiting.items()}
-            for name, done in each_scan(work, tasks, jobs, file=lambda job, *_: job.sources[0]):
-                if done.failure:
-                    failures[int(name)] = done.failure
-                else:
-                    manifest.add(name, done.result)
+        tasks = {name: (job, sources[name], parameters, threads) for name, job in waiting.items()}
+        title = "superpixels" if isinstance(parameters, SliceParameters) else "supervoxels"
+        for name, done in each_scan(generate_one, tasks, jobs, title, lambda job, *_: job.sources[0], backend):
+            if done.failure:
+                failures[int(name)] = done.failure
+            else:
+                manifest.add(name, done.result)
     return failures
+
+
+def parameters_of(dataset: Dataset, kind: str, published: bool = False) -> Parameters | SliceParameters:
+    """Those of a data set's "supervoxels" or "superpixels"."""
+    if kind == "superpixels":
+        return SliceParameters(dataset.patient_threshold, published=published)
+    return Parameters(dataset.supervoxel_size, order="published" if published else "stable")
+
+
+def complete(dataset: Dataset, root: Path, kind: str, numbers: Sequence[int]) -> None:
+    """Make the "supervoxels" or "superpixels" of a data set if some of these scans have none.
+
+    Raises:
+        UserError: a scan cannot be read or cut, or the folder cannot be written.
+    """
+    missing = [number for number in numbers if not dataset.segment_file(root, number, kind).is_file()]
+    if not missing:
+        return
+    folder = dataset.segment_folder(root, kind)
+    print(f"{folder}: no {kind} of {len(missing)} scans yet, making them", file=sys.stderr)
+    failures = generate(root / dataset.images, folder, parameters_of(dataset, kind), wait=True)
+    if lost := [number for number in numbers if number in failures]:
+        raise UserError(failures[lost[0]])
 
 
 def generate_one(job: Job, sources: Mapping[str, str], parameters: Parameters | SliceParameters, threads: int) -> dict:
@@ -154,43 +184,3 @@ def voxel_count(path: Path) -> int:
     except RuntimeError:
         return 0
     return math.prod(reader.GetSize())
-
-
-@contextlib.contextmanager
-def workers(backend: str, jobs: int, scheduler: str | None) -> Iterator[Callable]:
-    """Choose who runs the tasks: processes or threads of this machine, or a Dask cluster. Yields the task to run."""
-    if backend == "dask":
-        with dask_client(jobs, scheduler) as client, joblib.parallel_config(backend="dask", client=client):
-            yield generate_one
-        return
-    with joblib.parallel_config(backend=backend, n_jobs=jobs):
-        if backend == "loky":
-            yield generate_one
-            return
-        places = threading.Semaphore(jobs)
-
-        def in_a_place(*arguments):
-            with places:
-                return generate_one(*arguments)
-
-        try:
-            yield in_a_place
-        except KeyboardInterrupt:
-            # Python must not end while a thread is inside the kernel or a writer: let them finish, and no other begin
-            for _ in range(jobs):
-                places.acquire()
-            raise
-
-
-def dask_client(jobs: int, scheduler: str | None):
-    """A client of the cluster at `scheduler`, or of a new one with `jobs` processes on this machine."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise UserError("--backend dask needs Dask: pip install distributed") from error
-    if scheduler is None:
-        return Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
-    try:
-        return Client(scheduler, timeout=30)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--scheduler {scheduler}: cannot be reached ({error})") from error

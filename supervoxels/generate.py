@@ -16,7 +16,7 @@ from pathlib import Path
 
 from config import DATASETS
 from supervoxels.folder import Parameters, SliceParameters, generate
-from util.commands import guarded, parser, positive
+from util.commands import add_backend, backend_of, guarded, parser, positive
 from util.errors import UserError
 
 
@@ -53,10 +53,7 @@ def command_line() -> argparse.ArgumentParser:
     add("--jobs", type=positive, metavar="N", help="scans at once (default: as many as processors)")
     add("--threads", type=positive, default=1, metavar="N", help="threads within a scan (default: 1)")
     add("--max-memory", type=byte_count, metavar="SIZE", help="as 4G: no more scans at once than fit")
-    help_text = "processes, threads, or Dask (pip install distributed; default: loky)"
-    add("--backend", choices=("loky", "threading", "dask"), default="loky", help=help_text)
-    help_text = "with dask: a running cluster that sees the same folders, as tcp://host:8786 (default: this machine)"
-    add("--scheduler", metavar="ADDRESS", help=help_text)
+    add_backend(add)
     return command
 
 
@@ -100,9 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = command_line()
     options = command.parse_args(arguments)
 
-    how = ("jobs", "threads", "max_memory", "backend", "scheduler", "overwrite")
-    work = {name: getattr(options, name) for name in how}
-    return guarded(lambda: generate(*what_to_make(command, options), **work))
+    work = {name: getattr(options, name) for name in ("jobs", "threads", "max_memory", "overwrite")}
+    return guarded(lambda: generate(*what_to_make(command, options), **work, backend=backend_of(options)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from util.errors import UserError
+from util.parallel import BACKENDS, Backend
 
 
 def start() -> None:
@@ -107,6 +108,25 @@ def jobs(text: str) -> int:
     if int(text) == 0:
         raise argparse.ArgumentTypeError("0 jobs can do nothing; -1 takes one per core")
     return int(text)
+
+
+def add_backend(add: Callable) -> None:
+    """Give a command the options that say who works, `add` being its `add_argument`; `backend_of` reads them."""
+    help_text = "processes, threads, or Dask (pip install distributed; default: loky)"
+    add("--backend", choices=BACKENDS, default="loky", help=help_text)
+    help_text = "with dask: a running cluster that sees the same folders, as tcp://host:8786 (default: this machine)"
+    add("--scheduler", metavar="ADDRESS", help=help_text)
+
+
+def backend_of(options: argparse.Namespace) -> Backend:
+    """Who works, as the command line says.
+
+    Raises:
+        UserError: a scheduler without Dask.
+    """
+    if options.scheduler and options.backend != "dask":
+        raise UserError(f"--scheduler {options.scheduler}: only --backend dask has one")
+    return Backend(options.backend, options.scheduler)
 
 
 def warn(sentences: Iterable[str]) -> None:

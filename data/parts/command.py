@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.parts.convert import Converter, convert
 from dataloaders.raw.preparation import Plan
-from util.commands import guarded, jobs, parser
+from util.commands import add_backend, backend_of, guarded, jobs, parser
 from util.errors import UserError
 
 
@@ -53,6 +53,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--jobs", type=jobs, default=-1, help="scans at once; the result is the same (default: one per core)"
     )
+    add_backend(command.add_argument)
     command.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
 
 
@@ -88,6 +89,7 @@ def main(converter: Converter, about: str, arguments: list[str] | None = None) -
             trust_voxels=options.trust_label_voxels,
             accept_doubts=options.accept_doubtful_headers,
             jobs=options.jobs,
+            backend=backend_of(options),
             overwrite=options.overwrite,
         )
     )

@@ -21,7 +21,7 @@ from dataloaders.raw.sources import Source, doubts, kept_shares, read_source
 from util.errors import UserError
 from util.finding import as_failures, few, find_files
 from util.manifest import Job, Manifest, open_manifest
-from util.parallel import each_scan
+from util.parallel import PROCESSES, Backend, each_scan
 from util.volume import Volume, read_volume, write_volume
 
 MANIFEST = "preparation.json"
@@ -92,6 +92,7 @@ def convert(
     trust_voxels: bool = False,
     accept_doubts: bool = False,
     jobs: int = -1,
+    backend: Backend = PROCESSES,
     overwrite: bool = False,
     finish: Callable[[Manifest], None] = lambda _: None,
 ) -> dict[int | str, str]:
@@ -101,7 +102,7 @@ def convert(
         converter, plan: what to prepare, and how.
         raw, out: folders.
         trust_voxels: labels lie on their images whatever their headers say.
-        jobs: scans at once.
+        jobs, backend: scans at once, and who works on them.
         overwrite: replace these scans.
         finish: called at the end where at least one scan is prepared, while no other command works in OUT.
 
@@ -134,7 +135,7 @@ def convert(
             )
             for name, (number, source) in zip(todo, sorted(sources.items()), strict=True)
         ]
-        outcomes = run(tasks, manifest, converter.name, jobs)
+        outcomes = run(tasks, manifest, converter.name, jobs, backend)
         tiles = {number: outcome.tile for number, outcome in outcomes.items() if outcome.tile}
         if tiles:
             draw_montage(out / MONTAGE, f"{converter.name}, prepared", tiles)
@@ -170,11 +171,13 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def run(tasks: list[Assignment], manifest: Manifest, name: str, jobs: int) -> dict[int, Outcome]:
+def run(
+    tasks: list[Assignment], manifest: Manifest, name: str, jobs: int, backend: Backend = PROCESSES
+) -> dict[int, Outcome]:
     """Work on the scans side by side; the manifest grows with every one, so a killed command loses at most those."""
     outcomes = {}
     scans = {task.number: (task,) for task in tasks}
-    for number, done in each_scan(one_scan, scans, jobs, name, lambda task: task.source.image[0]):
+    for number, done in each_scan(one_scan, scans, jobs, name, lambda task: task.source.image[0], backend):
         outcome = outcomes[number] = done.result or Outcome(failure=done.failure)
         if outcome.record:
             manifest.add(str(number), outcome.record)
