@@ -80,7 +80,7 @@ def draw_episode(root: Path, number: int) -> None:
     """A training task: one supervoxel on two neighbouring slices, before and after the augmentation."""
     scan = read_scan(DATASET, root, number, labels=False, segments="supervoxels")
     generator = np.random.default_rng(7)
-    choice = NeighboursSampler([scan.segments], min_size=800).draw(generator)
+    choice = NeighboursSampler([scan.areas], min_size=800).draw(generator)
     changes = draw_changes(generator, scan, AUGMENTATION, SLICES["one"])
     panels = []
     for name, z, own in zip(("support", "query"), (choice.support_slice, *choice.query_slices), changes, strict=True):

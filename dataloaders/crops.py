@@ -51,24 +51,27 @@ class CropEpisodes(TrainingEpisodes):
         scan, segment = self.scans[choice.scan], choice.segment
         on_support, on_query = draw_changes(generator, scan, self.options, self.kinds)
         support_place, query_place = generator.random((2, 2))
-        support = self._view(scan, segment, choice.support_slice, on_support, support_place)
+        whole = np.asarray(scan.image), (np.asarray(scan.segments) == segment).view(np.uint8)
+        support = self._view(*whole, choice.support_slice, on_support, support_place)
         if not support[1].any():  # warped out of its slices: the paper then leaves it where it was
             still = [change for change in on_support if not change.moves]
-            support = self._view(scan, segment, choice.support_slice, still, support_place)
-        return [support, self._view(scan, segment, choice.query_slices[0], on_query, query_place)]
+            support = self._view(*whole, choice.support_slice, still, support_place)
+        return [support, self._view(*whole, choice.query_slices[0], on_query, query_place)]
 
-    def _view(self, scan: Scan, segment: int, start: int, changes: Sequence[Change], place: np.ndarray) -> View:
-        """A crop from slice `start` on, after the changes, where `place` (two numbers in [0, 1)) says.
+    def _view(
+        self, image: np.ndarray, whole: np.ndarray, start: int, changes: Sequence[Change], place: np.ndarray
+    ) -> View:
+        """A crop from slice `start` on of image and segment, after the changes, where `place` (two numbers in [0, 1))
+        says.
 
         Only the voxels of its slices are computed, those of the image only in the crop.
         """
-        depth, height, width = map(min, scan.image.shape, self.crop)
+        depth, height, width = map(min, image.shape, self.crop)
         at = next((index for index, change in enumerate(changes) if change.moves), len(changes))
         before, (warp, *after) = changes[:at], changes[at:] or [Still()]
-        whole = (scan.segments == segment).view(np.uint8)
         mask = warp.region(whole, (start, 0, 0), (depth, *whole.shape[1:]), order=0)
         rows, columns = crop_origins(mask.any(0), (height, width), place)
-        image, extremes = scan.image, (scan.image.min(), scan.image.max())
+        extremes = image.min(), image.max()
         for change in before:
             image = change.image(image, extremes)
         image = warp.region(image, (start, rows, columns), (depth, height, width), order=1)

@@ -1,6 +1,6 @@
 """Tasks between neighbouring slices: a superpixel and the slices it is carried to [visa 6.2] [visa 7.2]."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class NeighbouringSampler(SliceSampler):
 
     def __init__(
         self,
-        superpixels: Sequence[np.ndarray],
+        areas: Iterable[np.ndarray],
         *,
         min_size: int = 1,
         excluded: Sequence[np.ndarray] | None = None,
@@ -34,10 +34,11 @@ class NeighbouringSampler(SliceSampler):
         reach: int = 3,
         queries: str = "one",
     ) -> None:
-        super().__init__(superpixels, min_size=min_size, excluded=excluded)
+        depths: list[int] = []
+        super().__init__(_counted(areas, depths), min_size=min_size, excluded=excluded)
         self.realistic, self.together = realistic, queries == "all"
         self.count = 2 * reach if self.together else 1
-        usable = [~removed for removed in excluded or [np.zeros(len(volume), bool) for volume in superpixels]]
+        usable = [~removed for removed in excluded or [np.zeros(depth, bool) for depth in depths]]
         around = [neighbours(usable[scan], z, reach) for scan, z, _ in self._slices]
         keep = [len(found) >= self.count or (not self.together and realistic == 0) for found in around]
         self._slices = [entry for entry, kept in zip(self._slices, keep, strict=True) if kept]
@@ -54,6 +55,13 @@ class NeighbouringSampler(SliceSampler):
             return Choice(scan, segment, z, (z,) * self.count)
         queries = around if self.together else (int(generator.choice(around)),)
         return Choice(scan, segment, z, tuple(queries), carried=True)
+
+
+def _counted(areas: Iterable[np.ndarray], depths: list[int]) -> Iterator[np.ndarray]:
+    """The same tables; the number of slices of each is put down on the way."""
+    for table in areas:
+        depths.append(table.shape[1])
+        yield table
 
 
 def neighbours(usable: np.ndarray, z: int, reach: int) -> list[int]:

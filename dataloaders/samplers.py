@@ -1,11 +1,11 @@
 """Which episode: choices of numbers from tables computed once. Nothing is cut or drawn upon here.
 
-Every sampler takes the supervoxels or superpixels `(D, H, W)` of the training scans, the smallest area `min_size`, and
-`excluded`: for every scan the slices, booleans `(D,)`, that are never used (setting 2), or None.
+Every sampler takes the `slice_areas` of the supervoxels or superpixels of the training scans, one after the other, so
+that thousands need not be in memory at once; the smallest area `min_size`; and `excluded`: for every scan the slices,
+booleans `(D,)`, that are never used (setting 2), or None.
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,7 +52,7 @@ class NeighboursSampler:
 
     def __init__(
         self,
-        supervoxels: Sequence[np.ndarray],
+        areas: Iterable[np.ndarray],
         *,
         min_size: int = 200,
         size_of: str = "first",
@@ -60,16 +60,16 @@ class NeighboursSampler:
         excluded: Sequence[np.ndarray] | None = None,
     ) -> None:
         rows, weights = [], []
-        for scan, areas in enumerate(_usable_areas(supervoxels, excluded)):
-            scan_rows, scan_weights = _pairs(areas, min_size, size_of, consecutive)
-            rows += [(scan, *row) for row in scan_rows]
-            weights += scan_weights
-        if not rows:
+        for scan, usable in enumerate(_usable_areas(areas, excluded)):
+            pairs, shares = _pairs(usable, min_size, size_of, consecutive)
+            rows.append(np.insert(pairs, 0, scan, axis=1))
+            weights.append(shares)
+        if not any(map(len, rows)):
             raise UserError(
                 f"no supervoxel of the training scans reaches episode.min_size={min_size} pixels on two "
                 "neighbouring slices; lower episode.min_size, or make larger supervoxels"
             )
-        self.table = np.array(rows)
+        self.table, weights = np.concatenate(rows), np.concatenate(weights)
         self._cumulative = np.cumsum(weights) / np.sum(weights)
 
     def draw(self, generator: np.random.Generator) -> Choice:
@@ -92,13 +92,13 @@ class SliceSampler:
     """
 
     def __init__(
-        self, superpixels: Sequence[np.ndarray], *, min_size: int = 1, excluded: Sequence[np.ndarray] | None = None
+        self, areas: Iterable[np.ndarray], *, min_size: int = 1, excluded: Sequence[np.ndarray] | None = None
     ) -> None:
         self._slices: list[tuple[int, int, np.ndarray]] = []
-        for scan, areas in enumerate(_usable_areas(superpixels, excluded)):
-            large = areas[1:] >= max(min_size, 1)
+        for scan, usable in enumerate(_usable_areas(areas, excluded)):
+            large = usable[1:] >= max(min_size, 1)
             for z in np.flatnonzero(large.any(0)):
-                self._slices.append((scan, int(z), np.flatnonzero(large[:, z]) + 1))
+                self._slices.append((scan, int(z), (np.flatnonzero(large[:, z]) + 1).astype(np.int32)))
         if not self._slices:
             raise UserError(f"no superpixel of the training scans has episode.min_size={min_size} pixels; lower it")
 
@@ -126,7 +126,7 @@ class CropsSampler:
 
     def __init__(
         self,
-        supervoxels: Sequence[np.ndarray],
+        areas: Iterable[np.ndarray],
         *,
         depth: int = 10,
         min_size: int = 200,
@@ -134,15 +134,16 @@ class CropsSampler:
         excluded: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.spread = spread
-        self._scans: list[tuple[int, list[tuple[int, np.ndarray]]]] = []  # (scan, [(segment, first slices)])
-        for scan, volume in enumerate(supervoxels):
-            fits = window_sums(slice_areas(volume), depth) > min_size
+        # (scan, segments (N,), by segment the first slices of its crops (N, slices))
+        self._scans: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for scan, table in enumerate(areas):
+            fits = window_sums(table, depth) > min_size
             fits[0] = False
             if excluded is not None:
                 fits &= window_sums(excluded[scan][None].astype(int), depth) == 0
-            segments = [(int(segment), np.flatnonzero(fits[segment])) for segment in np.flatnonzero(fits.any(1))]
-            if segments:
-                self._scans.append((scan, segments))
+            segments = np.flatnonzero(fits.any(1))
+            if len(segments):
+                self._scans.append((scan, segments, fits[segments]))
         if not self._scans:
             raise UserError(
                 f"no crop of {depth} slices holds more than episode.min_size={min_size} voxels of a supervoxel"
@@ -152,8 +153,9 @@ class CropsSampler:
 
     def draw(self, generator: np.random.Generator) -> Choice:
         """One task; both crops may be the same."""
-        scan, segments = self._scans[generator.integers(len(self._scans))]
-        segment, starts = segments[generator.integers(len(segments))]
+        scan, segments, fits = self._scans[generator.integers(len(self._scans))]
+        row = generator.integers(len(segments))
+        segment, starts = int(segments[row]), np.flatnonzero(fits[row])
         place = generator.integers(len(starts))
         near = starts[max(place - self.spread, 0) : place + self.spread + 1]
         crops = [int(starts[place]), int(generator.choice(near))]
@@ -164,18 +166,13 @@ class CropsSampler:
 def slice_areas(volume: np.ndarray) -> np.ndarray:
     """Pixels of every id on every slice: `(D, H, W)` integers -> `(ids, D)`, row 0 is the background."""
     count = int(volume.max()) + 1
-    depth = len(volume)
-    keys = volume.reshape(depth, -1) + count * np.arange(depth)[:, None]
-    return np.bincount(keys.ravel(), minlength=count * depth).reshape(depth, count).T
+    return np.stack([np.bincount(ids.ravel(), minlength=count) for ids in volume], axis=1)
 
 
-def _usable_areas(segments: Sequence[np.ndarray], excluded: Sequence[np.ndarray] | None) -> Iterator[np.ndarray]:
-    """`slice_areas` of every scan, 0 on excluded slices."""
-    for scan, volume in enumerate(segments):
-        areas = slice_areas(volume)
-        if excluded is not None:
-            areas[:, excluded[scan]] = 0
-        yield areas
+def _usable_areas(areas: Iterable[np.ndarray], excluded: Sequence[np.ndarray] | None) -> Iterator[np.ndarray]:
+    """Areas of every scan, 0 on excluded slices."""
+    for scan, table in enumerate(areas):
+        yield table if excluded is None else np.where(excluded[scan], 0, table)
 
 
 def window_sums(counts: np.ndarray, depth: int) -> np.ndarray:
@@ -185,28 +182,31 @@ def window_sums(counts: np.ndarray, depth: int) -> np.ndarray:
     return sums[:, depth:] - sums[:, :-depth]
 
 
-def _pairs(areas: np.ndarray, min_size: int, size_of: str, consecutive: bool) -> tuple[list, list]:
-    """Acceptable (segment, first, second) of one scan with their probabilities, which sum to at most 1.
+def _pairs(areas: np.ndarray, min_size: int, size_of: str, consecutive: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Acceptable pairs of one scan, `(N, 3)` int32 segment, first, second, with their probabilities, which sum to at
+    most 1.
 
-    The published code draws among the segments that two slices show, and gives up the scan if they are not consecutive.
-    The scan is then drawn less often, by the factor accepted / (accepted + given up).
+    The published code draws among the segments that two slices show, then among the runs of such a segment (one if runs
+    are not split), then among the pairs of the run; it gives up the scan if a segment has no run. The scan is then
+    drawn less often, by the factor accepted / (accepted + given up).
     """
-    several = np.flatnonzero(np.count_nonzero(areas[1:], axis=1) >= 2) + 1
-    pairs_of = {segment: _neighbours(np.flatnonzero(areas[segment]), consecutive) for segment in several.tolist()}
-    rows, weights, given_up = [], [], 0.0
-    for segment, groups in pairs_of.items():
-        given_up += (not groups) / len(pairs_of)
-        for group in groups:
-            for first, second in group:
-                sizes = areas[segment, [first, second]]
-                if (sizes[0] if size_of == "first" else sizes.max()) >= min_size:
-                    rows.append((segment, int(first), int(second)))
-                    weights.append(1 / len(pairs_of) / len(groups) / len(group))
-    share = sum(weights) + given_up
-    return rows, [weight / share for weight in weights]
-
-
-def _neighbours(slices: np.ndarray, consecutive: bool) -> list[list[tuple[int, int]]]:
-    """Pairs of list neighbours, grouped by run (one group if runs are not split)."""
-    groups = np.split(slices, np.flatnonzero(np.diff(slices) > 1) + 1) if consecutive else [slices]
-    return [list(itertools.pairwise(group)) for group in groups if len(group) >= 2]
+    segments, slices = np.nonzero(areas[1:])
+    first = np.flatnonzero(segments[1:] == segments[:-1])  # whose next entry is the same segment's
+    drawn = np.unique(segments[first])
+    if consecutive:
+        first = first[np.diff(slices)[first] == 1]
+    # a run of pairs ends where the segment does, or where the second slice of a pair is not the first of the next
+    begins = np.ones(len(first), bool)
+    begins[1:] = (segments[first[1:]] != segments[first[:-1]]) | ((np.diff(first) > 1) if consecutive else False)
+    run = np.cumsum(begins) - 1
+    runs_of = np.bincount(segments[first[begins]], minlength=len(areas))
+    weights = 1 / len(drawn) / runs_of[segments[first]] / np.bincount(run)[run] if len(first) else np.zeros(0)
+    sizes = areas[1:][segments[first], slices[first]]
+    if size_of == "larger":
+        sizes = np.maximum(sizes, areas[1:][segments[first], slices[first + 1]])
+    large = sizes >= min_size
+    rows = np.stack((segments[first] + 1, slices[first], slices[first + 1]), 1)[large].astype(np.int32)
+    weights, given_up = weights[large], np.count_nonzero(runs_of[drawn] == 0)
+    # summed one by one, not pairwise: a seed must choose what it always chose
+    share = np.cumsum([0, *weights])[-1] + np.cumsum([0] + [1 / len(drawn)] * given_up)[-1]
+    return rows, weights / share

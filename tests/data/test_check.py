@@ -11,7 +11,7 @@ import config
 from data import check
 from data.parts.integrity import direction_letters, explained
 from dataloaders.exclusion import excluded_slices
-from dataloaders.samplers import NeighboursSampler
+from dataloaders.samplers import NeighboursSampler, slice_areas
 from util.volume import Geometry, read_volume, write_volume
 
 FOLDS = [{"support": 4, "query": [1, 2, 3]}, {"support": 1, "query": [4, 5, 6]}]
@@ -78,7 +78,7 @@ def test_setting_2_leaves_no_slice_with_a_test_organ(tiny, own, capsys):
     labels = [read_volume(dataset.label_file(tiny, number)).array for number in (5, 6)]
     segments = [read_volume(dataset.segment_file(tiny, number)).array for number in (5, 6)]
     excluded = [excluded_slices(label, dataset.organs.values()) for label in labels]
-    sampler = NeighboursSampler(segments, min_size=5, excluded=excluded)
+    sampler = NeighboursSampler(map(slice_areas, segments), min_size=5, excluded=excluded)
     for scan, _, *slices in sampler.table:
         assert not (labels[scan][slices] > 0).any()
 

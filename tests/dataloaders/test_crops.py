@@ -29,7 +29,7 @@ def scan(number: int, depth: int = 9, side: int = 48) -> Scan:
 
 
 def make(scans, options=OPTIONS, seed=7, **changed) -> CropEpisodes:
-    sampler = CropsSampler([scan.segments for scan in scans], depth=options["crop"][0], min_size=30)
+    sampler = CropsSampler([scan.areas for scan in scans], depth=options["crop"][0], min_size=30)
     return CropEpisodes(scans, sampler, options | changed, seed)
 
 

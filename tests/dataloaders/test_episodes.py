@@ -26,7 +26,7 @@ def episodes() -> TrainingEpisodes:
         segments[:, 5:20, 5:20], segments[2:, 22:35, 8:30] = 1, 2
         image = (segments + 0.3 * generator.standard_normal(segments.shape)).astype(np.float32)
         scans.append(Scan(number, image, None, segments, Geometry(), segments.shape))
-    sampler = NeighboursSampler([scan.segments for scan in scans], min_size=50)
+    sampler = NeighboursSampler([scan.areas for scan in scans], min_size=50)
     return TrainingEpisodes(scans, sampler, EPISODE, seed=7)
 
 
@@ -147,7 +147,7 @@ def test_a_new_change_is_one_class_and_one_key(episodes, monkeypatch):
 
     monkeypatch.setitem(SLICES, "one", (Inverted,))
     scan = episodes.scans[0]
-    made = TrainingEpisodes([scan], NeighboursSampler([scan.segments], min_size=50), EPISODE | {"inverted": True}, 7)
+    made = TrainingEpisodes([scan], NeighboursSampler([scan.areas], min_size=50), EPISODE | {"inverted": True}, 7)
     episode = made[0]
     images = (episode.support_images[0, 0, 0].numpy(), episode.query_images[0, 0, 0].numpy())
     known = [any(np.array_equal(image, piece) for piece in scan.image) for image in images]

@@ -12,6 +12,7 @@ from models.parts.encoders import Images
 from models.registration import Registration, warp
 from tests.options import EPISODE
 from util.errors import UserError
+from util.mapped import MappedArray
 from util.volume import Geometry
 
 DEPTH, SIDE = 9, 40
@@ -40,7 +41,7 @@ def shifting(rows: float, columns: float):
 
 
 def test_all_queries_are_the_neighbours_in_order():
-    choices = draws(NeighbouringSampler([scan().segments], realistic=1.0, reach=2, queries="all"))
+    choices = draws(NeighbouringSampler([scan().areas], realistic=1.0, reach=2, queries="all"))
     assert {z for c in choices for z in [c.support_slice]} == set(range(2, DEPTH - 2))
     for choice in choices:
         z = choice.support_slice
@@ -48,7 +49,7 @@ def test_all_queries_are_the_neighbours_in_order():
 
 
 def test_one_query_is_any_neighbour_within_reach_and_within_the_scan():
-    choices = draws(NeighbouringSampler([scan().segments], realistic=1.0, reach=3), 2000)
+    choices = draws(NeighbouringSampler([scan().areas], realistic=1.0, reach=3), 2000)
     distances = [c.query_slices[0] - c.support_slice for c in choices]
     assert set(distances) == {-3, -2, -1, 1, 2, 3}
     assert all(0 <= c.query_slices[0] < DEPTH for c in choices)
@@ -56,7 +57,7 @@ def test_one_query_is_any_neighbour_within_reach_and_within_the_scan():
 
 
 def test_the_share_of_realistic_tasks():
-    choices = draws(NeighbouringSampler([scan().segments], realistic=0.25), 2000)
+    choices = draws(NeighbouringSampler([scan().areas], realistic=0.25), 2000)
     assert np.mean([c.carried for c in choices]) == pytest.approx(0.25, abs=0.03)
     assert all(c.query_slices == (c.support_slice,) for c in choices if not c.carried)
 
@@ -65,7 +66,7 @@ def test_the_share_of_realistic_tasks():
 def test_removed_slices_are_neither_asked_nor_crossed(queries, reach):
     removed = np.zeros(DEPTH, bool)
     removed[4] = True
-    sampler = NeighbouringSampler([scan().segments], excluded=[removed], realistic=1.0, reach=reach, queries=queries)
+    sampler = NeighbouringSampler([scan().areas], excluded=[removed], realistic=1.0, reach=reach, queries=queries)
     for choice in draws(sampler):
         for query in choice.query_slices:
             between = range(min(query, choice.support_slice), max(query, choice.support_slice) + 1)
@@ -75,7 +76,7 @@ def test_removed_slices_are_neither_asked_nor_crossed(queries, reach):
 
 def test_no_slice_with_its_neighbours():
     with pytest.raises(UserError, match=r"episode\.reach=5"):
-        NeighbouringSampler([scan().segments], realistic=1.0, reach=5, queries="all")
+        NeighbouringSampler([scan().areas], realistic=1.0, reach=5, queries="all")
 
 
 @pytest.mark.parametrize(("way", "reach"), [("chained", 1), ("direct", 3)])
@@ -130,7 +131,7 @@ def test_tables_are_made_once_and_read_from_files(tmp_path):
 
     write_flows(folder, scans[:1], 2, refuse)
     (table,) = read_flows(checkpoint, scans[:1], 1)  # what reaches farther will do
-    assert isinstance(table, np.memmap) and table.shape == (4, DEPTH, 2, SIDE, SIDE)
+    assert isinstance(table, MappedArray) and table.shape == (4, DEPTH, 2, SIDE, SIDE)
     np.testing.assert_array_equal(table, flows_of(scan(4).image, 2, shifting(1, 0)))
     assert not table[offsets(2).index(1), -1].any()  # no slice behind the last
     mask = (scan(4).segments[3] == 1).astype(np.float32)
@@ -156,13 +157,13 @@ def test_missing_and_damaged_tables_name_the_command_that_makes_them(tmp_path):
 
 def episodes(carrier: Carrier | None, **options) -> TrainingEpisodes:
     scans = [scan()]
-    sampler = NeighbouringSampler([s.segments for s in scans], reach=2, queries="all", **options)
+    sampler = NeighbouringSampler([s.areas for s in scans], reach=2, queries="all", **options)
     return TrainingEpisodes(scans, sampler, EPISODE | {"augment": "both"}, 3, carrier)
 
 
 def test_episodes_of_neighbours_are_not_augmented_and_labelled_where_the_superpixel_went():
     carrier = Carrier([flows_of(scan().image, 1, shifting(0, 2))])
-    choice = NeighbouringSampler([scan().segments], realistic=1.0, reach=2, queries="all").draw(
+    choice = NeighbouringSampler([scan().areas], realistic=1.0, reach=2, queries="all").draw(
         np.random.default_rng((3, 5))
     )
     episode = episodes(carrier, realistic=1.0)[5]

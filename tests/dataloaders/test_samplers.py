@@ -1,5 +1,8 @@
 """The sampler's table has the distribution that the papers' rejection loops produce."""
 
+import functools
+import itertools
+import operator
 from collections import Counter
 
 import numpy as np
@@ -48,7 +51,7 @@ def published_draw(volumes, generator, min_size, size_of, runs) -> tuple:
 @pytest.mark.parametrize(("size_of", "runs"), [("first", False), ("larger", True)])
 def test_distribution_is_the_published_one(size_of, runs):
     volumes = [volume(1), volume(4), volume(7, depth=5)]
-    sampler = NeighboursSampler(volumes, min_size=12, size_of=size_of, consecutive=runs)
+    sampler = NeighboursSampler(map(slice_areas, volumes), min_size=12, size_of=size_of, consecutive=runs)
     generator = np.random.default_rng(0)
     draws = 20_000
     published = Counter(tuple(map(int, published_draw(volumes, generator, 12, size_of, runs))) for _ in range(draws))
@@ -59,8 +62,39 @@ def test_distribution_is_the_published_one(size_of, runs):
         assert abs(ours[key] - count) < 5 * np.sqrt(2 * max(count, 10)), key
 
 
+def pairs_by_loops(areas, min_size, size_of, runs) -> tuple[list, list]:
+    """The acceptable pairs of one scan and their probabilities, one by one."""
+    shown = {segment: np.flatnonzero(row) for segment, row in enumerate(areas) if segment}
+    shown = {segment: slices for segment, slices in shown.items() if len(slices) >= 2}
+    rows, weights, given_up = [], [], 0.0
+    for segment, slices in shown.items():
+        groups = np.split(slices, np.flatnonzero(np.diff(slices) > 1) + 1) if runs else [slices]
+        groups = [list(itertools.pairwise(group)) for group in groups if len(group) >= 2]
+        given_up += (not groups) / len(shown)
+        for group in groups:
+            for first, second in group:
+                sizes = areas[segment, [first, second]]
+                if (sizes[0] if size_of == "first" else sizes.max()) >= min_size:
+                    rows.append([segment, int(first), int(second)])
+                    weights.append(1 / len(shown) / len(groups) / len(group))
+    share = functools.reduce(operator.add, weights, 0.0) + given_up
+    return rows, [weight / share for weight in weights]
+
+
+@pytest.mark.parametrize(("size_of", "runs"), [("first", False), ("larger", True), ("first", True), ("larger", False)])
+def test_a_seed_chooses_what_plain_loops_choose(size_of, runs):
+    """Bit by bit, or trainings could not be repeated."""
+    tables = [slice_areas(volume(seed, depth=5 + seed % 20)) for seed in range(60)]
+    tables = [table for table in tables if pairs_by_loops(table, 12, size_of, runs)[0]]
+    loops = [pairs_by_loops(table, 12, size_of, runs) for table in tables]
+    sampler = NeighboursSampler(tables, min_size=12, size_of=size_of, consecutive=runs)
+    assert sampler.table.tolist() == [[scan, *row] for scan, (rows, _) in enumerate(loops) for row in rows]
+    weights = [weight for _, weights in loops for weight in weights]
+    assert (sampler._cumulative == np.cumsum(weights) / np.sum(weights)).all()
+
+
 def test_a_fair_coin_reverses_the_pair():
-    sampler = NeighboursSampler([volume(1)], min_size=12)
+    sampler = NeighboursSampler([slice_areas(volume(1))], min_size=12)
     generator = np.random.default_rng(0)
     reversed_pairs = sum((c := sampler.draw(generator)).support_slice > c.query_slices[0] for _ in range(2000))
     assert 900 < reversed_pairs < 1100
@@ -68,15 +102,15 @@ def test_a_fair_coin_reverses_the_pair():
 
 def test_scans_without_a_pair_are_never_drawn_and_no_pair_at_all_is_an_error():
     empty = np.zeros((4, 12, 12), dtype=np.int32)
-    sampler = NeighboursSampler([empty, volume(1)], min_size=12)
+    sampler = NeighboursSampler(map(slice_areas, [empty, volume(1)]), min_size=12)
     assert {sampler.draw(np.random.default_rng(seed)).scan for seed in range(50)} == {1}
     with pytest.raises(UserError, match=r"episode\.min_size=12"):
-        NeighboursSampler([empty], min_size=12)
+        NeighboursSampler([slice_areas(empty)], min_size=12)
 
 
 def test_excluded_slices_are_never_drawn():
     excluded = np.arange(9) < 4
-    sampler = NeighboursSampler([volume(1)], min_size=1, excluded=[excluded])
+    sampler = NeighboursSampler([slice_areas(volume(1))], min_size=1, excluded=[excluded])
     assert sampler.table[:, 2:].min() >= 4
 
 
@@ -96,7 +130,7 @@ def test_windows_are_the_published_ones(min_size):
     """Scans of 9, 5 and 3 slices (the last with fewer than a window), every pair of windows, uniform over segments."""
     volumes = [volume(1), volume(4, depth=5), volume(7, depth=3)]
     expected = published_windows(volumes, 4, min_size)
-    sampler = CropsSampler(volumes, depth=4, min_size=min_size)
+    sampler = CropsSampler(map(slice_areas, volumes), depth=4, min_size=min_size)
     generator = np.random.default_rng(0)
     draws = 20_000
     choices = [sampler.draw(generator) for _ in range(draws)]
@@ -114,7 +148,7 @@ def test_windows_are_the_published_ones(min_size):
 
 def test_windows_stay_near_each_other_and_off_excluded_slices():
     ids = np.ones((40, 8, 8), dtype=np.int32)
-    sampler = CropsSampler([ids], depth=4, min_size=10, spread=3, excluded=[np.arange(40) % 20 == 10])
+    sampler = CropsSampler([slice_areas(ids)], depth=4, min_size=10, spread=3, excluded=[np.arange(40) % 20 == 10])
     generator = np.random.default_rng(0)
     choices = [sampler.draw(generator) for _ in range(2000)]
     assert {c.support_slice for c in choices} == {*range(7), *range(11, 27), *range(31, 37)}
@@ -122,9 +156,9 @@ def test_windows_stay_near_each_other_and_off_excluded_slices():
     distances = [abs(places.index(c.support_slice) - places.index(c.query_slices[0])) for c in choices]
     assert max(distances) == 3 and min(distances) == 0
     with pytest.raises(UserError, match=r"make episode\.crop shallower"):
-        CropsSampler([ids], depth=21, min_size=10, excluded=[np.arange(40) % 20 == 10])
+        CropsSampler([slice_areas(ids)], depth=21, min_size=10, excluded=[np.arange(40) % 20 == 10])
     with pytest.raises(UserError, match=r"episode\.min_size=99999"):
-        CropsSampler([ids], min_size=99_999)
+        CropsSampler([slice_areas(ids)], min_size=99_999)
 
 
 def test_window_sums():
@@ -145,10 +179,10 @@ def test_areas():
 def test_exclusion_counts_of_the_real_scans(chaost2):
     """[training 7]: slices that setting 2 removes from the 718 of CHAOST2."""
     import config
-    from dataloaders.scans import read_scans
+    from dataloaders.scans import read_scan
 
     dataset, root = config.DATASETS["CHAOST2"], chaost2.parent
-    labels = [scan.label for scan in read_scans(dataset, root, dataset.scans(root))]
+    labels = [read_scan(dataset, root, number).label for number in dataset.scans(root)]
     assert sum(len(label) for label in labels) == 718
     for organs, rule, expected in [
         ((1, 2, 3, 4), "all", 88),
@@ -171,7 +205,7 @@ def test_the_table_of_removed_slices_counts_those_that_leak(published, removed, 
 
 
 def test_without_a_spread_both_crops_are_the_same():
-    sampler = CropsSampler([np.ones((9, 4, 4), int)], depth=2, min_size=1, spread=0)
+    sampler = CropsSampler([slice_areas(np.ones((9, 4, 4), int))], depth=2, min_size=1, spread=0)
     choices = [sampler.draw(np.random.default_rng(seed)) for seed in range(40)]
     assert all(choice.query_slices == (choice.support_slice,) for choice in choices)
     assert {choice.support_slice for choice in choices} == set(range(8))
