@@ -235,6 +235,7 @@ def options():
     threads = 0  # CPU threads of the network; 0 = as many as cores
     workers = 1  # processes that make episodes; 0 = in the training process
     runs = "runs"  # results go to runs/<method>_<dataset>_fold<k>/<id>/
+    maps = ""  # training scans as memory maps go there, made once (data/maps.py); "": to runs/maps
     resume = ""  # newest, a checkpoint, or a run: go on where it stopped, with its configuration
 
 

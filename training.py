@@ -20,6 +20,7 @@ from dataloaders.raw.regrid import observe
 from dataloaders.training_set import TrainingData, training_data
 from models.parts.base import FewShotMethod
 from models.parts.recompute import recompute_blocks
+from supervoxels.folder import complete
 from util import checkpoints
 from util.dataset import choose_fold
 from util.episode import Episode
@@ -76,7 +77,7 @@ def read_data(options: Mapping) -> TrainingData:
     dataset = config.DATASETS[options["dataset"]]
     fold = choose_fold(config.FOLDS, options["dataset"], options["fold"])
     method = models.method_class(options["method"])
-    return training_data(options, dataset, fold, method.dims, method.published)
+    return training_data(options, dataset, fold, method.dims, method.published, complete)
 
 
 def tell_removed(rows: Sequence[Mapping], protocol: str, folder: Path | None) -> None:

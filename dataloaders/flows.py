@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dataloaders.scans import Scan
 from util.errors import UserError
 from util.files import whole_file
+from util.mapped import MappedArray
 
 # (source slices, target slices), each (N, H, W) -> (N, 2, H, W): where the target's pixels are found in the source
 Register = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -40,7 +41,7 @@ def write_flows(folder: Path, scans: Sequence[Scan], reach: int, register: Regis
             np.save(temporary, flows_of(files[file].image, reach, register))
 
 
-def read_flows(checkpoint: Path, scans: Sequence[Scan], reach: int) -> list[np.ndarray]:
+def read_flows(checkpoint: Path, scans: Sequence[Scan], reach: int) -> list[MappedArray]:
     """The tables of some scans, memory-mapped, with at least this reach.
 
     Raises:
@@ -56,9 +57,9 @@ def read_flows(checkpoint: Path, scans: Sequence[Scan], reach: int) -> list[np.n
     return [_read(folder / f"flows_{scan.number}.npy", scan, enough[0], checkpoint) for scan in scans]
 
 
-def _read(file: Path, scan: Scan, reach: int, checkpoint: Path) -> np.ndarray:
+def _read(file: Path, scan: Scan, reach: int, checkpoint: Path) -> MappedArray:
     try:
-        table = np.load(file, mmap_mode="r")
+        table = MappedArray.of(file)
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file; {_remedy(checkpoint, reach)}") from error
     except (OSError, ValueError) as error:

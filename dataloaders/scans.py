@@ -1,14 +1,15 @@
 """Scans in memory: read, checked against each other, normalised once."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dataloaders.samplers import slice_areas
 from util.dataset import Dataset
 from util.errors import UserError
-from util.volume import Geometry, read_volume
+from util.volume import Geometry, Volume, read_volume
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Scan:
     def spacing(self) -> tuple[float, ...]:
         """Millimetres along the axes of the arrays: slices, rows, columns."""
         return self.geometry.spacing[::-1]
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Pixels of every segment on every slice, `slice_areas` of the segments."""
+        return slice_areas(self.segments)
 
     def organ(self, identifier: int) -> np.ndarray:
         """Mask `(D, H, W)` of one organ."""
@@ -69,12 +75,6 @@ class Scans:
         return self[number].label
 
 
-def read_scans(dataset: Dataset, root: Path, numbers: list[int], **options) -> list[Scan]:
-    """Read several scans, a few at a time (decompression releases the interpreter lock); options as in `read_scan`."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(lambda number: read_scan(dataset, root, number, **options), numbers))
-
-
 def read_scan(
     dataset: Dataset,
     root: Path,
@@ -99,8 +99,8 @@ def read_scan(
     """
     image_file = dataset.image_file(root, number)
     volume = read_volume(image_file)
-    label = _read_label(dataset.label_file(root, number), volume, image_file) if labels else None
-    ids = _read_segments(dataset, root, number, segments, volume, image_file) if segments else None
+    label = read_label(dataset, root, number, volume) if labels else None
+    ids = read_segments(dataset, root, number, segments, volume) if segments else None
     cut = (slice(None), slice(dataset.size), slice(dataset.size))
     return Scan(
         number=number,
@@ -115,12 +115,34 @@ def read_scan(
 
 def training_mean_and_std(dataset: Dataset, root: Path, numbers: list[int]) -> tuple[float, float]:
     """Mean and population standard deviation over all voxels of several scans [alpnet 4]."""
-    count, total, squares = 0, 0.0, 0.0
-    for number in numbers:
-        array = read_volume(dataset.image_file(root, number)).array.astype(np.float64)
-        count, total, squares = count + array.size, total + array.sum(), squares + np.square(array).sum()
+    return joined_mean_and_std([moments(read_volume(dataset.image_file(root, number)).array) for number in numbers])
+
+
+def moments(array: np.ndarray) -> tuple[int, float, float]:
+    """Number of voxels, their sum, the sum of their squares."""
+    array = array.astype(np.float64)
+    return array.size, float(array.sum()), float(np.square(array).sum())
+
+
+def joined_mean_and_std(parts: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
+    """Mean and population standard deviation over all voxels of scans, given the `moments` of each."""
+    count, total, squares = 0, np.float64(0), np.float64(0)
+    for part in parts:
+        count, total, squares = count + part[0], total + part[1], squares + part[2]
     mean = total / count
     return float(mean), float(np.sqrt(squares / count - mean**2))
+
+
+def own_mean_and_std(array: np.ndarray, file: Path) -> tuple[np.float64, np.float64]:
+    """Mean and population standard deviation of a scan `(D, H, W)`.
+
+    Raises:
+        UserError: the scan is constant; `file` names it.
+    """
+    mean, deviation = array.mean(dtype=np.float64), array.std(dtype=np.float64)
+    if deviation == 0:
+        raise UserError(f"{file}: every voxel has the value {mean:g}; there is nothing to see in this scan")
+    return mean, deviation
 
 
 def z_score(array: np.ndarray, mean_and_std: tuple[float, float] | None, file: Path) -> np.ndarray:
@@ -129,14 +151,22 @@ def z_score(array: np.ndarray, mean_and_std: tuple[float, float] | None, file: P
     Raises:
         UserError: the scan is constant; `file` names it.
     """
-    mean, deviation = array.mean(dtype=np.float64), array.std(dtype=np.float64)
-    if deviation == 0:
-        raise UserError(f"{file}: every voxel has the value {mean:g}; there is nothing to see in this scan")
-    mean, deviation = mean_and_std or (mean, deviation)
+    own = own_mean_and_std(array, file)
+    return normalised(array, *(mean_and_std or own))
+
+
+def normalised(array: np.ndarray, mean: float, deviation: float) -> np.ndarray:
+    """Any voxels of a scan as float32: the same numbers for a slice as for the whole."""
     return ((array - mean) / deviation).astype(np.float32)
 
 
-def _read_label(file: Path, image, image_file: Path) -> np.ndarray:
+def read_label(dataset: Dataset, root: Path, number: int, image: Volume) -> np.ndarray:
+    """Organ ids `(D, H, W)` int16 of a scan.
+
+    Raises:
+        UserError: they are missing or damaged, lie on another grid than the image, or are no ids.
+    """
+    file, image_file = dataset.label_file(root, number), dataset.image_file(root, number)
     label = _read_beside(file, image, image_file)
     if not label.geometry.matches(image.geometry):
         raise UserError(
@@ -146,8 +176,13 @@ def _read_label(file: Path, image, image_file: Path) -> np.ndarray:
     return _integers(label.array, np.int16, file)
 
 
-def _read_segments(dataset: Dataset, root: Path, number: int, kind: str, image, image_file: Path) -> np.ndarray:
-    file = dataset.segment_file(root, number, kind)
+def read_segments(dataset: Dataset, root: Path, number: int, kind: str, image: Volume) -> np.ndarray:
+    """Supervoxels or superpixels `(D, H, W)` int32 of a scan.
+
+    Raises:
+        UserError: they are missing or damaged, have another shape than the image, or are no ids.
+    """
+    file, image_file = dataset.segment_file(root, number, kind), dataset.image_file(root, number)
     if not file.is_file():
         options = f"--min-size {dataset.supervoxel_size}"
         if kind == "superpixels":
@@ -161,7 +196,7 @@ def _read_segments(dataset: Dataset, root: Path, number: int, kind: str, image, 
     return ids
 
 
-def _read_beside(file: Path, image, image_file: Path):
+def _read_beside(file: Path, image: Volume, image_file: Path) -> Volume:
     volume = read_volume(file)
     if volume.array.shape != image.array.shape:
         raise UserError(

@@ -1,7 +1,7 @@
 """From the options to the scans, the sampler and the episodes of a training."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from dataloaders.crops import CropEpisodes
 from dataloaders.episodes import TrainingEpisodes
 from dataloaders.exclusion import excluded_slices, removal_table
 from dataloaders.flows import Carrier, read_flows
+from dataloaders.maps import Maps, maps_folder
 from dataloaders.neighbouring import NeighbouringSampler
 from dataloaders.samplers import CropsSampler, NeighboursSampler, Sampler, SliceSampler
-from dataloaders.scans import Scan, read_scans, training_mean_and_std
+from dataloaders.scans import Scan
 from util.bookkeeping import Bookkeeping
 from util.dataset import Dataset, Fold, require_scans
 from util.errors import UserError
 from util.runs.earlier import builds_on, earlier_checkpoint
 
 log = logging.getLogger("training")
+Complete = Callable[[Dataset, Path, str, Sequence[int]], None]  # data set, its root, kind of segments, scans
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class TrainingData:
         mean_and_std: mean and standard deviation that normalised all of them; None = each scan's own did.
         episodes: made of them.
         removed: rows of removed_slices.csv, one for each scan and one for all; empty in setting 1.
+        maps: of the scans; as long as they are here, nobody removes them.
     """
 
     scans: list[Scan]
     mean_and_std: tuple[float, float] | None
     episodes: TrainingEpisodes
     removed: list[dict[str, Any]]
+    maps: Maps
 
     @property
     def numbers(self) -> list[int]:
@@ -50,8 +54,12 @@ class TrainingData:
         return self.scans[0].image.shape[-1]
 
 
-def training_data(options: dict, dataset: Dataset, fold: Fold, dims: int, habits: Bookkeeping) -> TrainingData:
+def training_data(
+    options: dict, dataset: Dataset, fold: Fold, dims: int, habits: Bookkeeping, complete: Complete
+) -> TrainingData:
     """Read the scans of a fold that train, and make episodes of them for a 2D or 3D method with its habits.
+
+    `complete` makes the segments that scans lack.
 
     Raises:
         UserError: a scan or an earlier training is missing or damaged, nothing is left to train on, or options
@@ -63,7 +71,7 @@ def training_data(options: dict, dataset: Dataset, fold: Fold, dims: int, habits
             f"episode.sampler={sampler}: method={options['method']} sees "
             f"{'volumes; choose crops' if volumes else 'slices; crops are for volumes'}"
         )
-    scans, mean_and_std = training_scans(options, dataset, fold)
+    scans, mean_and_std, maps = training_scans(options, dataset, fold, complete)
     excluded, removed = None, []
     if options["setting"] == 2:
         organs, published = dataset.chosen(options["organs"]), options["protocol"] == "published"
@@ -72,12 +80,14 @@ def training_data(options: dict, dataset: Dataset, fold: Fold, dims: int, habits
     sampler = make_sampler(options["episode"], scans, habits, excluded)
     lost = options["protocol"] == "published" and options["stage"] in habits.lost_labels
     episodes = make_episodes(options, scans, sampler, make_carrier(options, dataset, scans), lost)
-    return TrainingData(scans, mean_and_std, episodes, removed)
+    return TrainingData(scans, mean_and_std, episodes, removed, maps)
 
 
-def training_scans(options: dict, dataset: Dataset, fold: Fold) -> tuple[list[Scan], tuple[float, float] | None]:
-    """The scans of the fold that train, with segments (and labels if setting 2 needs them), and the mean and standard
-    deviation that normalised them unless each scan's own did.
+def training_scans(
+    options: dict, dataset: Dataset, fold: Fold, complete: Complete
+) -> tuple[list[Scan], tuple[float, float] | None, Maps]:
+    """The scans of the fold that train, with segments (and labels if setting 2 needs them), the mean and standard
+    deviation that normalised them unless each scan's own did, and the maps they lie in.
 
     Raises:
         UserError: a scan is missing or damaged, or none is left to train.
@@ -89,10 +99,11 @@ def training_scans(options: dict, dataset: Dataset, fold: Fold) -> tuple[list[Sc
     if not numbers:
         raise UserError(f"{root / dataset.images}: fold {options['fold']} leaves no scan to train on")
     log.info("%s fold %d: %d training scans %s", options["dataset"], options["fold"], len(numbers), numbers)
-    shared = options["scans"]["normalise"] != "scan"
-    mean_and_std = training_mean_and_std(dataset, root, numbers) if shared else None
-    wanted = {"labels": options["setting"] == 2, "segments": options["scans"]["segments"]}
-    return read_scans(dataset, root, numbers, **wanted, mean_and_std=mean_and_std), mean_and_std
+    complete(dataset, root, options["scans"]["segments"], numbers)
+    folder = maps_folder(dataset, root, Path(options["maps"] or Path(options["runs"]) / "maps"))
+    maps = Maps(folder, dataset, root, numbers, options["scans"]["segments"], labels=options["setting"] == 2)
+    mean_and_std = maps.mean_and_std() if options["scans"]["normalise"] != "scan" else None
+    return maps.scans(mean_and_std), mean_and_std, maps
 
 
 def make_episodes(
@@ -133,13 +144,11 @@ def make_sampler(
 ) -> Sampler:
     """The sampler of the `episode.*` keys over the training scans without their excluded slices `(D,)`."""
     common = {"min_size": episode["min_size"], "excluded": excluded}
-    segments, kind = [scan.segments for scan in scans], episode["sampler"]
+    areas, kind = (scan.areas for scan in scans), episode["sampler"]
     if kind == "slice":
-        return SliceSampler(segments, **common)
+        return SliceSampler(areas, **common)
     if kind == "neighbouring":
-        return NeighbouringSampler(
-            segments, **common, **{key: episode[key] for key in ("realistic", "reach", "queries")}
-        )
+        return NeighbouringSampler(areas, **common, **{key: episode[key] for key in ("realistic", "reach", "queries")})
     if kind == "crops":
-        return CropsSampler(segments, depth=episode["crop"][0], **common)
-    return NeighboursSampler(segments, size_of=habits.size_of, consecutive=habits.consecutive, **common)
+        return CropsSampler(areas, depth=episode["crop"][0], **common)
+    return NeighboursSampler(areas, size_of=habits.size_of, consecutive=habits.consecutive, **common)

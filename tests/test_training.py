@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,10 +225,27 @@ def test_a_fold_names_a_missing_scan(broken, tmp_path, capsys):
     assert "[3]" in line and "image_3.nii.gz" in line and "FOLDS" in line
 
 
-def test_no_supervoxels_yet(broken, tmp_path, capsys):
-    (broken / "PHANTOM/supervoxels_5000/superpix-MIDDLE_5.nii.gz").unlink()
+def test_missing_supervoxels_are_made_but_not_among_others(broken, tmp_path, capsys):
+    """Those of the fixture have another size than the data set's, which must not mix with it."""
+    folder = broken / "PHANTOM/supervoxels_5000"
+    (folder / "superpix-MIDDLE_5.nii.gz").unlink()
     line = refused(capsys, train, f"data_root={broken}", f"runs={tmp_path}")
-    assert "superpix-MIDDLE_5.nii.gz" in line and "python -m supervoxels.generate" in line
+    assert f"{folder}/parameters.json: what is there was made with other parameters (min_size 300" in line
+    shutil.rmtree(folder)
+    train(f"data_root={broken}", f"runs={tmp_path}")
+    assert f"{folder}: no supervoxels of 2 scans yet, making them" in capsys.readouterr().err
+    assert len(list(folder.glob("superpix-MIDDLE_*.nii.gz"))) == 6
+    assert json.loads((folder / "parameters.json").read_text())["min_size"] == 5000
+
+
+def test_two_trainings_at_once_have_a_run_each_and_the_same_scans(broken, tmp_path):
+    shutil.rmtree(broken / "PHANTOM/supervoxels_5000")
+    both = [start("training.py", f"data_root={broken}", f"runs={tmp_path}", "train.steps=2") for _ in range(2)]
+    printed = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert_same(weights(only_run(tmp_path, 1)), weights(only_run(tmp_path, 2)))
+    assert {path.name for path in tmp_path.iterdir()} == {"adnet_PHANTOM_fold0", "maps"}
+    assert len(list((tmp_path / "maps").glob("PHANTOM_*/*.npy"))) == 6
 
 
 def test_no_data_at_all(tmp_path, capsys):
