@@ -5,15 +5,19 @@
 
 Every label of the support is found in every query: NIfTI files or folders with DICOM series, of any spacing and
 orientation. OUT/<name>.nii.gz lies on the grid of the query, OUT/<name>.png shows it, OUT/predictions.json says what
-made it. Several checkpoints, and several supports, are averaged. A command that was stopped goes on where it was.
+made it. Several checkpoints, and several supports, are averaged. A command that was stopped goes on where it was; the
+same command on several machines shares the scans.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -22,29 +26,26 @@ import config
 import models
 import supervoxels
 from dataloaders.pairings import make_pairing
-from dataloaders.prediction.cleaning import cleaned
+from dataloaders.prediction.archive import Finish, segment
 from dataloaders.prediction.predictor import Predictor
-from dataloaders.prediction.queries import RECORD, find_queries, image_files, jobs, read_support, save_on_grid_of
-from dataloaders.prediction.sheet import draw_sheet
-from dataloaders.raw.intensities import require_training_values
-from dataloaders.raw.regrid import Preparation, along_axes
-from dataloaders.raw.sources import read_image
+from dataloaders.prediction.queries import RECORD, find_queries, image_files, jobs, read_support
+from dataloaders.raw.regrid import Preparation
 from util import checkpoints
 from util.checkpoints import TrainedMethod
-from util.commands import at_least, guarded, named_label, parser, positive, warn
+from util.commands import add_backend, at_least, backend_of, guarded, named_label, parser, positive
 from util.dataset import Dataset
 from util.errors import UserError
 from util.files import digest
 from util.finding import as_failures
-from util.manifest import Job, Manifest, open_manifest
+from util.manifest import Job, SharedManifest, share_manifest
 from util.names import distinct_labels, safe_names
-from util.parallel import attempt
+from util.parallel import PROCESSES, Backend, attempt, each_scan
 from util.runs import folders
 from util.runs.experiment import with_dataset_file
 from util.runs.processes import prepare_device
 from util.volume import Volume
 
-AXIAL = (1.0, 1.0, 1.0)  # columns run to the left, rows to the back, slices to the head
+ALONE = {"jobs": 1, "backend": PROCESSES.name, "scheduler": None}  # options of a process that works by itself
 
 
 def load_members(names: Sequence[str], device: torch.device) -> list[TrainedMethod]:
@@ -131,35 +132,91 @@ def is_label_of(file: Path, dataset: Dataset, root: Path) -> bool:
     return bool(alike) and digest(file) in map(digest, alike)
 
 
-def predict(options: argparse.Namespace) -> dict[str, str]:
+def predict(options: argparse.Namespace, *, silent: bool = False) -> dict[str, str]:
     """Segment every query that is not segmented yet; returns what went wrong, by name."""
+    say = (lambda *_, **how: None) if silent else print
     if len(options.support_image) != len(options.support_label):
         raise UserError("--support-image and --support-label: every annotated image needs its label, in the same order")
     distinct_labels(options.organs)
+    backend = backend_of(options)
+    if backend.name == "threading":
+        raise UserError("--backend threading: processes share the scans; choose loky or dask")
     queries, remarks, lost = find_queries(options.query, options.out)
-    print(*remarks, sep="\n", end="\n" * bool(remarks))
+    say(*remarks, sep="\n", end="\n" * bool(remarks))
     device = prepare_device({"device": options.device, "threads": options.threads})
     members = load_members(options.checkpoint, device)
     options.pairing = choose_pairing(options.pairing, members)
     preparation = preparation_of(members[0])
     supports = read_supports(options, preparation)
     organs = choose_organs(options, [label.array for _, label in supports], members[0])
-    print(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
+    say(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
     todo = jobs(queries, options.out, list(safe_names(organs.values()).values()) if options.probabilities else [])
     inputs = {file.resolve() for file in (*options.support_image, *options.support_label)}
     if taken := next((file for job in todo.values() for file in job.outputs if file.resolve() in inputs), None):
         raise UserError(f"{taken}: is an annotated scan, and a query would replace it; name another folder with --out")
-    pairing = make_pairing(options.pairing, parts=options.parts, shots=options.shots)
-    cut = supervoxels.partitions if options.voting else None
-    predictor = Predictor(members, supports, organs, pairing, device, options.memory_gb, cut)
     existing = [file for job in todo.values() for file in job.outputs if file.exists()]
     facts = {"settings": settings(options, members, organs)}
-    with open_manifest(options.out / RECORD, facts, todo, existing=existing, overwrite=options.overwrite) as manifest:
-        failures, there = segment(predictor, todo, manifest, options)
-    done = len(queries) - there - len(failures)
-    print(f"{len(queries)} scans: {done} segmented, {there} were there, {len(failures)} failed")
-    print(f"{manifest.file}, look at {options.out}/*.png")
+    record = options.out / RECORD
+    with share_manifest(record, facts, todo, existing=existing, overwrite=options.overwrite) as manifest:
+        if options.jobs > 1 or backend.name != PROCESSES.name:
+            failures, done = in_processes(options, backend, todo, manifest)
+        else:
+            pairing = make_pairing(options.pairing, parts=options.parts, shots=options.shots)
+            cut = supervoxels.partitions if options.voting else None
+            predictor = Predictor(members, supports, organs, pairing, device, options.memory_gb, cut)
+            finish = Finish(options.largest_component, options.fill_holes, options.prepared)
+            failures, done = segment(predictor, todo, manifest, finish, silent=silent)
+    there = len(queries) - done - len(failures)
+    say(f"{len(queries)} scans: {done} segmented, {there} were there, {len(failures)} failed")
+    say(f"{manifest.file}, look at {options.out}/*.png")
     return {**failures, **as_failures(lost)}
+
+
+def in_processes(
+    options: argparse.Namespace, backend: Backend, todo: Mapping[str, Job], manifest: SharedManifest
+) -> tuple[dict[str, str], int]:
+    """The same command several times at once: on this machine or a cluster, each with a share of the scans."""
+    threads = options.threads or max(1, joblib.cpu_count() // options.jobs)
+    one = argparse.Namespace(**{**vars(options), "threads": threads, "overwrite": False})
+    calls = dict.fromkeys(range(options.jobs), (one,))
+    before, failures, done = set(manifest.scans), {}, 0
+    with progress(todo, manifest):
+        for _, share in each_scan(
+            a_share, calls, options.jobs, file=lambda _: options.out, backend=backend, silent=True
+        ):
+            if share.failure:
+                raise UserError(share.failure)
+            failures |= share.result
+    manifest.read()
+    done = len((set(manifest.scans) & set(todo)) - before)
+    return failures, done
+
+
+def a_share(options: argparse.Namespace) -> dict[str, str]:
+    """The command in a process that shares the work; it prints nothing but warnings."""
+    return predict(argparse.Namespace(**{**vars(options), **ALONE}), silent=True)
+
+
+@contextmanager
+def progress(todo: Mapping[str, Job], manifest: SharedManifest) -> Iterator[None]:
+    """A bar that looks at the record now and then."""
+    end = threading.Event()
+
+    def watch() -> None:
+        with tqdm(total=len(todo), unit="scan", mininterval=0.1 if sys.stderr.isatty() else 60) as bar:
+            bar.total -= len(manifest.scans.keys() & todo.keys())
+            known = len(manifest.scans)
+            while not end.wait(1):
+                manifest.read()
+                bar.update(len(manifest.scans) - known - bar.n)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        end.set()
+        watcher.join()
 
 
 def read_supports(options: argparse.Namespace, preparation: Preparation) -> list[tuple[Volume, Volume]]:
@@ -175,64 +232,6 @@ def read_supports(options: argparse.Namespace, preparation: Preparation) -> list
         if support.failure:
             raise UserError(support.failure)
     return [support.result for support in supports]
-
-
-def segment(
-    predictor: Predictor, todo: Mapping[str, Job], manifest: Manifest, options: argparse.Namespace
-) -> tuple[dict[str, str], int]:
-    """Segment what is not on record; returns what went wrong by name, and how many scans were there."""
-    failures: dict[str, str] = {}
-    there, organs = 0, len(predictor.organs)
-    with tqdm(total=len(todo) * organs, unit="organ", disable=None) as bar:
-        for place, (name, job) in enumerate(todo.items(), start=1):
-            bar.set_description(name)
-            try:
-                sources = job.digests()
-                if job.is_done(manifest.scans.get(name), sources):
-                    there += 1
-                else:
-                    manifest.forget(name, job)
-                    volumes = one_query(predictor, job, options, bar)
-                    manifest.add(name, job.record(sources, millilitres=volumes))
-            except UserError as error:
-                failures[name] = str(error)
-            except MemoryError:
-                failures[name] = f"{job.sources[0]}: not enough memory for this scan"
-            except Exception as error:  # libraries fail in many ways; one bad scan must not cost the others
-                failures[name] = f"{job.sources[0]}: unexpected {type(error).__name__}: {error}"
-            if name in failures and name not in manifest.scans:
-                job.remove()  # no part of a result
-            bar.update(place * organs - bar.n)
-    return failures, there
-
-
-def one_query(predictor: Predictor, job: Job, options: argparse.Namespace, bar: tqdm) -> dict[str, float]:
-    """Segment one scan and write all its files; returns the volume of every organ in ml.
-
-    If several organs claim a voxel, the highest probability wins.
-    """
-    files = job.sources
-    image, _ = read_image(files)
-    preparation = predictor.preparation
-    warn(f"{files[0]}: {doubt}" for doubt in image.doubts)
-    require_training_values(image, preparation.plan, preparation.values, files[0], prepared=options.prepared)
-    labels_file, picture, *probability_files = job.outputs
-    best = np.full(image.array.shape, 0.5, np.float32)
-    labels = np.zeros(image.array.shape, np.uint8 if max(predictor.organs) < 256 else np.int16)
-    for place, (identifier, probability) in enumerate(predictor.probabilities(image, prepared=options.prepared)):
-        if probability_files:
-            save_on_grid_of(files, image, probability_files[place], probability)
-        wins = probability > best
-        labels[wins], best[wins] = identifier, probability[wins]
-        bar.update()
-    labels = cleaned(labels, largest_component=options.largest_component, fill_holes=options.fill_holes)
-    shown = [Volume(array, image.geometry) for array in (image.array, labels)]
-    if preparation.axial:  # other planes are shown as the method saw them
-        shown = [along_axes(volume, AXIAL) for volume in shown]
-    draw_sheet(picture, *shown, predictor.organs)
-    save_on_grid_of(files, image, labels_file, labels)
-    voxel = float(np.prod(image.geometry.spacing)) / 1000
-    return {name: round(int((labels == i).sum()) * voxel, 3) for i, name in predictor.organs.items()}
 
 
 def settings(options: argparse.Namespace, members: Sequence[TrainedMethod], organs: Mapping[int, str]) -> dict:
@@ -282,6 +281,8 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--threads", type=at_least(0), default=0, help="CPU threads (default: as many as cores)")
     command.add_argument("--memory-gb", type=float, default=0.0, help="3D methods: patches, so that this is enough")
     command.add_argument("--overwrite", action="store_true", help="segment again what OUT holds")
+    command.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes that share the scans (1)")
+    add_backend(command.add_argument)
     return command
 
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
@@ -410,6 +412,18 @@ def test_what_is_no_scan_is_named_and_a_scan_that_is_gone_fails(segment, scan, t
     assert [line for line in told.out.splitlines() if "notes.txt" in line and "left out" in line]
     assert "gone.nii.gz failed: is a link to nowhere.nii.gz" in told.err
     assert read_volume(tmp_path / "out/deep_b.nii.gz").geometry.matches(volume.geometry)
+
+
+def test_two_commands_at_once_share_the_scans(segment, scan, tmp_path, capfd):
+    scans = [scan(f"image_{number}") for number in (1, 2, 3, 5, 6)]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: segment(tmp_path / "both", *scans), range(2))) == [0, 0]
+    told = capfd.readouterr().out
+    made = [int(count) for count in re.findall(r"5 scans: (\d) segmented, \d were there, 0 failed", told)]
+    assert len(made) == 2 and sum(made) == 5
+    assert segment(tmp_path / "alone", *scans) == 0
+    both, alone = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("both", "alone"))
+    assert both == alone and len(alone) == 11
 
 
 def test_cleaning_up():

@@ -1,0 +1,166 @@
+"""Many scans to segment: the next one is read and the last one written while one is segmented.
+
+Memory does not grow with their number: at most one scan waits before and behind the networks. Several processes may
+work on one archive: each scan is claimed by one of them, and another takes over what a killed process had claimed.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from dataloaders.prediction.cleaning import cleaned
+from dataloaders.prediction.predictor import Predictor
+from dataloaders.prediction.queries import save_on_grid_of
+from dataloaders.prediction.sheet import draw_sheet
+from dataloaders.raw.intensities import require_training_values
+from dataloaders.raw.regrid import along_axes
+from dataloaders.raw.sources import read_image
+from util.commands import warn
+from util.locks import Lock
+from util.manifest import Job, SharedManifest
+from util.parallel import Done, attempt
+from util.volume import Volume
+
+AXIAL = (1.0, 1.0, 1.0)  # columns run to the left, rows to the back, slices to the head
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is done to the labels of a scan, and what is known of its values.
+
+    Attributes:
+        largest_component: the largest piece of every organ is kept.
+        fill_holes: what an organ encloses becomes part of it.
+        prepared: intensities are as in the training scans already.
+    """
+
+    largest_component: bool = False
+    fill_holes: bool = False
+    prepared: bool = False
+
+
+@dataclass
+class Claim:
+    """A scan that this process works on."""
+
+    name: str
+    job: Job
+    lock: Lock
+    read: Future
+
+
+def segment(
+    predictor: Predictor, todo: Mapping[str, Job], manifest: SharedManifest, finish: Finish, *, silent: bool = False
+) -> tuple[dict[str, str], int]:
+    """Segment what is not on record; returns what went wrong by name, and how many scans were segmented.
+
+    Scans that another process has are left to it; at the end it is waited for, and what it did not finish is done.
+    """
+    # a log file wants a line now and then, not a film
+    bar = tqdm(unit="organ", smoothing=0, mininterval=0.1 if sys.stderr.isatty() else 60, disable=silent)
+    return _Segmentation(predictor, manifest, finish, bar).run(todo)
+
+
+class _Segmentation:
+    """The work on one archive, with its progress and what went wrong."""
+
+    def __init__(self, predictor: Predictor, manifest: SharedManifest, finish: Finish, bar: tqdm) -> None:
+        self.predictor, self.manifest, self.finish, self.bar = predictor, manifest, finish, bar
+        self.failures: dict[str, str] = {}
+        self.done = 0
+
+    def run(self, todo: Mapping[str, Job]) -> tuple[dict[str, str], int]:
+        organs = len(self.predictor.organs)
+        with self.bar, ThreadPoolExecutor(1) as self.reader, ThreadPoolExecutor(1) as self.writer:
+            self.bar.reset(len(todo) * organs)
+            writing: Future | None = None
+            for claim in self._claims(todo):
+                self.bar.set_description(claim.name, refresh=False)
+                before, done = self.bar.n, claim.read.result()
+                ready = done.result
+                if ready:
+                    done = attempt(self._labels, (claim.job, ready[1]), str(claim.job.sources[0]))
+                if writing:
+                    writing.result()
+                writing = self.writer.submit(self._finish, claim, ready, done)
+                # of what was there, or failed, nothing is learnt about the time that the others take
+                self.bar.total -= organs - (self.bar.n - before)
+            if writing:
+                writing.result()
+        return self.failures, self.done
+
+    def _claims(self, todo: Mapping[str, Job]) -> Iterator[Claim]:
+        """The scans that nobody else has, one being read ahead; then one by one those that others did not finish."""
+        waiting, ahead = {}, None
+        for name, job in todo.items():
+            lock = self.manifest.claim(name)
+            if lock is None:
+                waiting[name] = job
+                continue
+            claim = Claim(name, job, lock, self.reader.submit(attempt, self._read, (name, job), str(job.sources[0])))
+            if ahead:
+                yield ahead
+            ahead = claim
+        if ahead:
+            yield ahead
+        for name, job in waiting.items():
+            self.bar.set_description(f"waiting for {name}, which another process has")
+            lock = self.manifest.claim(name, wait=True)
+            yield Claim(name, job, lock, self.reader.submit(attempt, self._read, (name, job), str(job.sources[0])))
+
+    def _read(self, name: str, job: Job) -> tuple[dict[str, str], Volume] | None:
+        """The digests of the sources and the scan; None if it is done."""
+        sources = job.digests()
+        if job.is_done(self.manifest.scans.get(name), sources):
+            return None
+        self.manifest.forget(name, job)
+        image, _ = read_image(job.sources)
+        preparation = self.predictor.preparation
+        warn(f"{job.sources[0]}: {doubt}" for doubt in image.doubts)
+        values, prepared = (preparation.plan, preparation.values), self.finish.prepared
+        require_training_values(image, *values, job.sources[0], prepared=prepared)
+        return sources, image
+
+    def _labels(self, job: Job, image: Volume) -> np.ndarray:
+        """Organ ids `(D, H, W)` of a scan. If several organs claim a voxel, the highest probability wins."""
+        _, _, *probability_files = job.outputs
+        best = np.full(image.array.shape, 0.5, np.float32)
+        labels = np.zeros(image.array.shape, np.uint8 if max(self.predictor.organs) < 256 else np.int16)
+        answers = self.predictor.probabilities(image, prepared=self.finish.prepared)
+        for place, (identifier, probability) in enumerate(answers):
+            if probability_files:
+                save_on_grid_of(job.sources, image, probability_files[place], probability)
+            wins = probability > best
+            labels[wins], best[wins] = identifier, probability[wins]
+            self.bar.update()
+        return labels
+
+    def _finish(self, claim: Claim, ready: tuple[dict[str, str], Volume] | None, done: Done) -> None:
+        """Write and put on record, or note what went wrong; in any case others may have the scan."""
+        try:
+            if ready and not done.failure:
+                done = attempt(self._write, (claim.name, claim.job, *ready, done.result), str(claim.job.sources[0]))
+                self.done += not done.failure
+            if done.failure:
+                self.failures[claim.name] = done.failure
+                if claim.name not in self.manifest.scans:
+                    claim.job.remove()  # no part of a result
+        finally:
+            claim.lock.release()
+
+    def _write(self, name: str, job: Job, sources: Mapping[str, str], image: Volume, labels: np.ndarray) -> None:
+        labels_file, picture, *_ = job.outputs
+        organs, finish = self.predictor.organs, self.finish
+        labels = cleaned(labels, largest_component=finish.largest_component, fill_holes=finish.fill_holes)
+        shown = [Volume(array, image.geometry) for array in (image.array, labels)]
+        if self.predictor.preparation.axial:  # other planes are shown as the method saw them
+            shown = [along_axes(volume, AXIAL) for volume in shown]
+        draw_sheet(picture, *shown, organs)
+        save_on_grid_of(job.sources, image, labels_file, labels)
+        voxel = float(np.prod(image.geometry.spacing)) / 1000
+        millilitres = {organ: round(int((labels == i).sum()) * voxel, 3) for i, organ in organs.items()}
+        self.manifest.add(name, job.record(sources, millilitres=millilitres))
