@@ -179,17 +179,16 @@ def in_processes(
     threads = options.threads or max(1, joblib.cpu_count() // options.jobs)
     one = argparse.Namespace(**{**vars(options), "threads": threads, "overwrite": False})
     calls = dict.fromkeys(range(options.jobs), (one,))
-    before, failures, done = set(manifest.scans), {}, 0
+    before, failures = set(manifest.scans), {}
     with progress(todo, manifest):
         for _, share in each_scan(
             a_share, calls, options.jobs, file=lambda _: options.out, backend=backend, silent=True
         ):
             if share.failure:
                 raise UserError(share.failure)
-            failures |= share.result
+            failures |= {name: sentence for name, sentence in share.result.items() if name in todo}
     manifest.read()
-    done = len((set(manifest.scans) & set(todo)) - before)
-    return failures, done
+    return failures, len((set(manifest.scans) & set(todo)) - before)
 
 
 def a_share(options: argparse.Namespace) -> dict[str, str]:

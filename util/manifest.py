@@ -167,11 +167,16 @@ def _begin(manifest: Manifest, jobs: Mapping[str, Job], existing: Iterable[Path]
         (jobs.get(name) or replace(next(iter(jobs.values())), outputs=())).remove(manifest.scans.pop(name, None))
     for name, job in jobs.items():
         _require_own_name(manifest, name, job)
-    for home in {job.home for job in jobs.values()}:  # what a killed process left
-        for path in home.glob(".*"):
+    _remove_leftovers(manifest, jobs)
+    manifest.write()  # at once: a killed command must find its own folder again
+
+
+def _remove_leftovers(manifest: Manifest, jobs: Mapping[str, Job]) -> None:
+    """Remove what killed processes left."""
+    for folder in {manifest.file.parent, *(file.parent for job in jobs.values() for file in job.outputs)}:
+        for path in folder.glob(".*"):
             if re.fullmatch(f"{TEMPORARY}|{CLAIM}", path.name):
                 path.unlink(missing_ok=True)
-    manifest.write()  # at once: a killed command must find its own folder again
 
 
 class SharedManifest(Manifest):
@@ -232,6 +237,8 @@ def share_manifest(
     try:
         yield manifest
     finally:
+        if lock.alone():
+            _remove_leftovers(manifest, jobs)
         lock.release()
 
 
