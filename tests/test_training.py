@@ -240,12 +240,12 @@ def test_missing_supervoxels_are_made_but_not_among_others(broken, tmp_path, cap
 
 def test_two_trainings_at_once_have_a_run_each_and_the_same_scans(broken, tmp_path):
     shutil.rmtree(broken / "PHANTOM/supervoxels_5000")
-    both = [start("training.py", f"data_root={broken}", f"runs={tmp_path}", "train.steps=2") for _ in range(2)]
+    both = [start("training.py", f"data_root={broken}", f"runs={tmp_path / 'runs'}", "train.steps=2") for _ in range(2)]
     printed = [process.communicate(timeout=240)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
-    assert_same(weights(only_run(tmp_path, 1)), weights(only_run(tmp_path, 2)))
-    assert {path.name for path in tmp_path.iterdir()} == {"adnet_PHANTOM_fold0", "maps"}
-    assert len(list((tmp_path / "maps").glob("PHANTOM_*/*.npy"))) == 6
+    assert_same(*(weights(only_run(tmp_path / "runs", number)) for number in (1, 2)))
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"adnet_PHANTOM_fold0", "maps"}
+    assert len(list((tmp_path / "runs/maps").glob("PHANTOM_*/*.npy"))) == 6
 
 
 def test_no_data_at_all(tmp_path, capsys):

@@ -1,10 +1,9 @@
 """Scans as memory maps: the numbers of the scans in memory, made once, never mixed, removed only if nobody looks."""
 
 import dataclasses
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from data import maps as command
 from dataloaders import maps
 from dataloaders.maps import Maps, maps_folder
 from dataloaders.scans import read_scan, training_mean_and_std
-from tests.conftest import ROOT
 from util.errors import UserError
 from util.volume import read_volume, write_volume
 
@@ -122,21 +120,18 @@ def test_labels_and_images_of_different_grids_are_refused_whatever_was_mapped_be
         made(broken, tmp_path / "maps")
 
 
-CALL = """
-import sys
-from pathlib import Path
-from tests.dataloaders.test_maps import made
-print([scan.image[:].sum().item() for scan in made(Path(sys.argv[1]), Path(sys.argv[2])).scans()])
-"""
-
-
 def test_several_processes_at_once_make_what_one_makes(tiny, tmp_path):
-    call = [sys.executable, "-c", CALL, str(tiny), str(tmp_path / "maps")]
-    running = [subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    printed = {process.communicate()[0] for process in running}
-    assert printed == {f"{[scan.image[:].sum().item() for scan in made(tiny, tmp_path / 'alone').scans()]}\n"}
+    context = multiprocessing.get_context("fork")
+    running = [context.Process(target=made, args=(tiny, tmp_path / "maps")) for _ in range(4)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(60)
+    assert [process.exitcode for process in running] == [0] * 4
+    made(tiny, tmp_path / "alone")
     several, alone = ({p.name: p.read_bytes() for p in (tmp_path / f).glob("*.npy")} for f in ("maps", "alone"))
     assert several == alone and len(alone) == 8
+    assert len(made(tiny, tmp_path / "maps").scans()) == 2
 
 
 def test_the_command_makes_and_removes_unless_somebody_looks(tiny, tmp_path, capsys):
