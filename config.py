@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import models
 from models.parts import encoders
 from util.dataset import Dataset
-from util.runs import checks
+from util.runs import checks, curves
 
 # Folders are below `data_root`. Organs are the tested ones: name -> id in the label files.
 DATASETS = {
@@ -236,6 +236,7 @@ def options():
     workers = 1  # processes that make episodes; 0 = in the training process
     runs = "runs"  # results go to runs/<method>_<dataset>_fold<k>/<id>/
     maps = ""  # training scans as memory maps go there, made once (data/maps.py); "": to runs/maps
+    log = ""  # tensorboard, wandb, mlflow: curves beside metrics.csv; several with commas between
     resume = ""  # newest, a checkpoint, or a run: go on where it stopped, with its configuration
 
 
@@ -252,10 +253,11 @@ def check(config: Mapping, typed: Collection[str]) -> None:
 
     Raises:
         UserError: a word is none of its key's choices, a number is too small, a key that was typed has no effect, the
-            method has no such stage.
+            method has no such stage, the package that `log` names is not installed.
     """
     checks.check_numbers(config, SEVERAL)
     checks.check_values(config, CHOICES, MINIMA)
     checks.check_effects(config, typed, ONLY_WITH)
     DATASETS[config["dataset"]].chosen(config["organs"])
+    curves.chosen(config["log"])
     models.require_stage(config["method"], config["stage"])

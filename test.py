@@ -23,7 +23,7 @@ from util.bookkeeping import Bookkeeping
 from util.checkpoints import UNTRAINED, TrainedMethod
 from util.dataset import Dataset, Fold, choose_fold, require_scans
 from util.errors import UserError
-from util.evaluation.metrics import VOTED
+from util.evaluation.metrics import COLUMNS, VOTED
 from util.evaluation.slices import make_segmenter
 from util.evaluation.tasks import Result, Segmenter, Task, evaluate
 from util.evaluation.voting import SupervoxelVoter
@@ -32,7 +32,8 @@ from util.memory import peak_gib
 from util.names import safe_names
 from util.pictures import upright
 from util.runs import folders
-from util.runs.experiment import CommandLine, plain
+from util.runs.curves import curves
+from util.runs.experiment import CommandLine, folder_of, plain
 from util.runs.processes import prepare_device
 from util.volume import write_volume
 
@@ -44,7 +45,7 @@ experiment = CommandLine("test", config)
 def score(_run) -> float:
     """Segment and score every organ of every query scan; returns the mean Dice over organs."""
     options = plain(_run.config)
-    folder = Path(_run.observers[0].dir) if _run.observers else None
+    folder = folder_of(_run)
     device = prepare_device(options)
     dataset, root = config.DATASETS[options["dataset"]], Path(options["data_root"])
     fold = test_fold(options, dataset, root)
@@ -67,6 +68,9 @@ def score(_run) -> float:
     rows = [describe(result, name, options, members) for result, name in zip(results, names, strict=True)]
     if folder is not None:
         write(folder, rows, results, scans, pictures=options["test"]["save"])
+        with curves(folder, "test", options) as watched:
+            for writer in watched:
+                writer.write(0, means_of(rows))
     show(rows, options)
     if folder is not None:
         print(f"\n{folder / 'scores.csv'}")
@@ -105,6 +109,17 @@ def show(rows: Sequence[dict], options: Mapping) -> None:
         print("\n" + report.organ_table(columns, score="dice_volume"))
     if test["supports"] == "all" and not test["pool"]:
         print("\nthe choice of the support scan\n" + report.support_spread(rows))
+
+
+def means_of(rows: Sequence[dict]) -> dict[str, float]:
+    """The mean of every score over the scans of an organ, as `dice/liver`; scores that no scan has are left out."""
+    organs = dict.fromkeys(row["organ"] for row in rows)
+    values = {
+        f"{score}/{organ}": [row[score] for row in rows if row["organ"] == organ and np.isfinite(row[score])]
+        for score in COLUMNS.keys() & rows[0].keys()
+        for organ in organs
+    }
+    return {name: float(np.mean(found)) for name, found in sorted(values.items()) if found}
 
 
 def voted_column(rows: Sequence[dict], score: str) -> dict[str, list[dict]]:

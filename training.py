@@ -26,8 +26,9 @@ from util.dataset import choose_fold
 from util.episode import Episode
 from util.errors import UserError
 from util.runs import folders
+from util.runs.curves import PICTURES, Curves, curves, episode_picture
 from util.runs.earlier import earlier_checkpoint
-from util.runs.experiment import CommandLine, Interrupted, plain
+from util.runs.experiment import CommandLine, Interrupted, folder_of, plain
 from util.runs.losses import CsvRows, LossesLog, SacredScalars, Writer
 from util.runs.optimisation import learning_rate, make_optimiser
 from util.runs.processes import Ranks, join_ranks, prepare_device, stop_signals
@@ -44,7 +45,7 @@ def train(_run) -> float:
         options = plain(_run.config)
         device = prepare_device(options)
         ranks = join_ranks(device)
-        folder = Path(_run.observers[0].dir) if _run.observers else None
+        folder = folder_of(_run)
         data = read_data(options)
         if data.removed:
             tell_removed(data.removed, options["protocol"], folder)
@@ -56,7 +57,8 @@ def train(_run) -> float:
             trainer.restore(folders.find_checkpoint(options["resume"], "resume"))
             _run.info["resumed_from"] = options["resume"]
         rows = [CsvRows(folder / "metrics.csv")] if folder else []
-        loss = trainer.run([*rows, SacredScalars(_run)], stop)
+        with curves(folder, "training", options) as watched:
+            loss = trainer.run([*rows, SacredScalars(_run)], stop, watched)
     if folder:
         leave_flows(method, data, options["episode"]["reach"], folders.latest_checkpoint(folder))
     return loss
@@ -189,19 +191,21 @@ class Trainer:
         self.optimiser = make_optimiser(self.method, self.train)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train["precision"] == "float16")
 
-    def run(self, writers: Sequence[Writer], stop: list) -> float:
+    def run(self, writers: Sequence[Writer], stop: list, watched: Sequence[Curves] = ()) -> float:
         """Train to the last step and return the last mean loss.
 
         Args:
             writers: of the losses.
             stop: becomes non-empty when the run is asked to stop.
+            watched: writers that get the losses, too, and now and then a picture of an episode.
 
         Raises:
             Interrupted: after a stop; a checkpoint was written.
             UserError: the loss is not finite, a file cannot be written, or a process beside this one has ended.
         """
         steps, every = self.train["steps"], self.train["save_every"]
-        losses_log = LossesLog(writers, self.train["log_every"])
+        losses_log = LossesLog([*writers, *watched], self.train["log_every"])
+        shown = max(1, steps // PICTURES)
         bar = tqdm(
             self._batches(),
             initial=self.step,
@@ -216,6 +220,10 @@ class Trainer:
                 self.step += 1
                 if losses_log.add(self.step, losses, learning_rate(self.step, self.train), last=self.step == steps):
                     bar.set_postfix_str(losses_log.text, refresh=False)
+                if watched and (self.step % shown == 0 or self.step == steps):
+                    picture = episode_picture(episode, self.predicted)
+                    for writer in watched:
+                        writer.picture(self.step, "episode", picture)
                 stopping = self.ranks.any(bool(stop), self.device) and self.step < steps
                 if stopping or self.step % every == 0 or self.step == steps:
                     losses_log.check(self.step)
@@ -250,6 +258,7 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
+        self.predicted = output.masks  # of the last step, for pictures
         losses = {name: value.detach() for name, value in output.losses.items()}
         return {"loss": output.loss.detach(), **losses, **output.diagnostics}
 

@@ -13,9 +13,9 @@ from util.runs.earlier import builds_on
 ROOT = Path(__file__).resolve().parents[2]
 # what changes no weight, and what changes no score
 NOT_TRAINED = frozenset({"resume", "runs", "maps", "device", "threads", "workers", "test", "train.save_every",
-                         "train.log_every", "data_root"})  # fmt: skip
+                         "train.log_every", "data_root", "log"})  # fmt: skip
 NOT_TESTED = frozenset({"resume", "runs", "maps", "device", "threads", "workers", "train", "episode", "scans", "model",
-                        "seed", "weights", "data_root", "test.checkpoint", "test.save", "test.batch_size"})  # fmt: skip
+                        "seed", "weights", "data_root", "test.checkpoint", "test.save", "test.batch_size", "log"})  # fmt: skip
 # what every training of a fold has in common, whatever its method
 SHARED = {"dataset", "data_root", "runs", "maps", "setting", "organs", "device", "threads", "workers"}
 REPORTED = "runs.txt"

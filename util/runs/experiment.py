@@ -1,19 +1,29 @@
-"""The one place that knows Sacred: a program's command line, its configuration, its numbered run folder."""
+"""The one place that knows Sacred: a program's command line, its configuration, its numbered run folder.
 
+Users' own observers (`-F`, `-s`, `-t`, `-m`) get every run beside that folder, each under a number of its own.
+"""
+
+import copy
+import functools
 import json
 import os
+import random
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred 0.8 needs it; setuptools is pinned
+warnings.filterwarnings("ignore", message="The ``declarative_base", module="sacred")  # it works with SQLAlchemy 2
 
 from sacred import SETTINGS, Experiment
 from sacred.arg_parser import get_config_updates
-from sacred.observers import FileStorageObserver
+from sacred.observers import FileStorageObserver, RunObserver, SqlObserver
+from sacred.run import Run
 from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt
 
 from util.commands import start
@@ -25,6 +35,17 @@ from util.runs.processes import held_signals
 
 SETTINGS.CAPTURE_MODE = "no"  # capturing file descriptors fights with progress bars and worker processes
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+SQL_ATTEMPTS = 20
+
+# what observers import when they are asked for -> what is installed then
+OBSERVER_PACKAGES = {
+    "sqlalchemy": "sqlalchemy",
+    **dict.fromkeys(("tinydb", "tinydb_serialization", "hashfs"), "tinydb tinydb-serialization hashfs"),
+    **dict.fromkeys(("pymongo", "gridfs", "bson"), "pymongo"),
+    **{"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql"},
+    "boto3": "boto3",
+    "google": "google-cloud-storage",
+}
 
 
 class _Error(SacredError):
@@ -41,6 +62,18 @@ class Interrupted(SacredInterrupt):
     """Ctrl-C or SIGTERM, after a checkpoint was written: the run's status says INTERRUPTED."""
 
     STATUS = "INTERRUPTED"
+
+
+class RunFolder(FileStorageObserver):
+    """The run's numbered folder, with run.json, config.json and all that the programs write."""
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base, copy_sources=False, priority=1000)  # it starts first: its number is the run's
+
+
+def folder_of(run: Run) -> Path | None:
+    """The folder of a run; None if it has none: with `-u`, and in all processes of a group but the first."""
+    return next((Path(observer.dir) for observer in run.observers if isinstance(observer, RunFolder)), None)
 
 
 class CommandLine(Experiment):
@@ -60,9 +93,19 @@ class CommandLine(Experiment):
 
     def _create_run(self, command_name=None, config_updates=None, *args, **kwargs):
         checks.check_typed(config_updates or {}, self.tables.SECTIONS)
-        run = super()._create_run(command_name, config_updates, *args, **kwargs)
+        try:
+            run = super()._create_run(command_name, config_updates, *args, **kwargs)
+        except ModuleNotFoundError as error:
+            package = OBSERVER_PACKAGES.get((error.name or "").split(".")[0])
+            if package is None:
+                raise
+            raise UserError(f"this observer needs a package that is not here: pip install {package}") from error
         checks.check_types(run.config_modifications.typechanged)
         self.tables.check(run.config, run.config_modifications.modified)
+        if not _is_first():
+            run.observers = []
+        for observer in run.observers:
+            observer.started_event = functools.partial(_start, observer, run)
         run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
         run._start_heartbeat = held_signals()(run._start_heartbeat)  # a thread half started cannot be stopped
         return run
@@ -98,10 +141,41 @@ class CommandLine(Experiment):
 
     def _observe(self, options: dict, command: str) -> None:
         """One numbered folder per run; under torchrun only the first process writes."""
-        if command == self.default_command and int(os.environ.get("RANK", 0)) == 0:
+        if command == self.default_command and _is_first():
             folder = run_folder(options)
             checks.require_writable(folder)
-            self.observers[:] = [FileStorageObserver(folder, copy_sources=False)]
+            others = [observer for observer in self.observers if not isinstance(observer, RunFolder)]
+            self.observers[:] = [RunFolder(folder), *others]
+
+
+def _is_first() -> bool:
+    """True unless torchrun started this process as another than the first."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _start(observer: RunObserver, run: Run, **facts: Any) -> str | int | None:
+    """Let an observer begin a run, under a number of its own unless `--id` was typed.
+
+    Sacred gives all observers the number that the first of them chose, which in another store may be taken, and the
+    facts as the ones before changed them. SQL stores choose their numbers without a lock, and make their tables when
+    the first run comes: whoever is late tries again.
+
+    Raises:
+        UserError: the observer cannot write the run down.
+    """
+    facts["_id"] = run.meta_info["options"].get("--id")
+    for left in reversed(range(SQL_ATTEMPTS if isinstance(observer, SqlObserver) else 1)):
+        try:
+            return type(observer).started_event(observer, **copy.deepcopy(facts))
+        except FileExistsError as error:
+            raise UserError(f"--id={facts['_id']}: {error.filename} is there; leave the option out") from error
+        except Exception as error:  # every store fails in its own ways
+            if not left:
+                text = " ".join(str(error).split())[:200] or "no more is known"
+                raise UserError(f"{type(observer).__name__} cannot write the run down: {text}") from error
+            observer.session.rollback()
+            time.sleep(random.uniform(0, 0.3))
+    return None
 
 
 def with_dataset_file(updates: dict, tables: ModuleType) -> dict:

@@ -1,0 +1,220 @@
+"""Users' own Sacred observers and curve writers beside the run's folder, whatever they are and in whatever order."""
+
+import json
+import multiprocessing
+import os
+import pwd
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import test as testing
+import training
+from tests.commands import SMALL, only_run, refused
+from util.runs import curves, folders
+from util.runs.experiment import CommandLine
+
+STARTS = 10
+
+
+@pytest.fixture(scope="module")
+def stores(tiny, tmp_path_factory):
+    """A training and a test with every observer that needs no server; the second folder is in use already."""
+    for package in ("sqlalchemy", "tinydb", "tinydb_serialization", "hashfs", "tensorboard"):
+        pytest.importorskip(package, reason=f"{package} is not installed (requirements-dev.txt)")
+    root = tmp_path_factory.mktemp("stores")
+    (root / "second/1").mkdir(parents=True)
+    common = (*SMALL, f"data_root={tiny}", f"runs={root / 'runs'}", "train.log_every=1", "log=tensorboard")
+    for name, experiment in (("training.py", training.experiment), ("test.py", testing.experiment)):
+        added = ["-s", f"sqlite:///{root / 'runs.db'}", "-t", root / "tiny", "-F", root / "second"]
+        experiment.run_commandline([name, *map(str, added), "with", *common])
+    return root
+
+
+def test_the_run_folder_is_where_it_always_is(stores):
+    trained, tested = only_run(stores / "runs"), only_run(stores / "runs", 2)
+    assert (trained / "checkpoints/step_000003.pt").is_file() and (trained / "metrics.csv").is_file()
+    assert (tested / "scores.csv").is_file()
+    assert [folders.program(run) for run in (trained, tested)] == ["training", "test"]
+    assert folders.status(trained) == folders.status(tested) == "COMPLETED"
+
+
+def test_every_observer_has_both_runs_under_its_own_numbers(stores):
+    with sqlite3.connect(stores / "runs.db") as store:
+        rows = store.execute("select status, result from run order by id").fetchall()
+    assert [row[0] for row in rows] == ["COMPLETED"] * 2
+    results = [json.loads((only_run(stores / "runs", at) / "run.json").read_text())["result"] for at in (1, 2)]
+    assert [row[1] for row in rows] == pytest.approx(results)
+    assert {path.name for path in (stores / "second").iterdir()} >= {"1", "2", "3"}  # 1 was taken
+    assert not list((stores / "second/1").iterdir()) and folders.status(stores / "second/3") == "COMPLETED"
+    written = json.loads((stores / "tiny/metadata.json").read_text())["runs"].values()
+    assert [run["status"] for run in written] == ["COMPLETED"] * 2
+
+
+def test_tensorboard_shows_the_rows_of_metrics_csv_pictures_and_the_scores(stores):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained, tested = (EventAccumulator(str(only_run(stores / "runs", number))).Reload() for number in (1, 2))
+    columns = (only_run(stores / "runs") / "metrics.csv").read_text().splitlines()
+    assert {f"training/{name}" for name in columns[0].split(",")[1:]} == set(trained.Tags()["scalars"])
+    shown = [event.value for event in trained.Scalars("training/loss")]
+    assert shown == pytest.approx([float(line.split(",")[1]) for line in columns[1:]], rel=1e-4)
+    pictures = trained.Images("episode")
+    assert [picture.step for picture in pictures] == [1, 2, 3] and pictures[0].width == 2 * pictures[0].height
+    assert {"test/dice/liver", "test/voted_dice_volume/right kidney"} <= set(tested.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("log", ["wandb", "mlflow"])
+def test_other_services_get_the_same_offline(log, tiny, tmp_path, monkeypatch):
+    pytest.importorskip(log, reason=f"{log} is not installed; it is no requirement")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    training.experiment.run_commandline(
+        ["training.py", "with", *SMALL, f"data_root={tiny}", f"runs={tmp_path / 'runs'}", f"log={log}"]
+    )
+    if log == "wandb":
+        assert list(only_run(tmp_path / "runs").glob("wandb/offline-run-*/*.wandb"))
+    else:
+        import mlflow
+
+        (run,) = mlflow.search_runs(output_format="list")
+        assert {"loss", "learning_rate"} <= run.data.metrics.keys() and run.data.params["method"] == "adnet"
+
+
+def test_a_writer_that_cannot_be_had_is_said_before_anything_starts(tmp_path, capsys, monkeypatch):
+    def train(*updates: str) -> None:
+        training.experiment.run_commandline(["training.py", "with", f"runs={tmp_path}", *updates])
+
+    assert "choose of tensorboard, wandb, mlflow" in refused(capsys, train, "log=tensorbord")
+    monkeypatch.setattr(curves.TensorBoard, "package", "no_such_package")
+    assert "pip install no_such_package" in refused(capsys, train, "log='tensorboard, mlflow'")
+
+
+# ------------------------------------------------------------------------------------------------ many starts at once
+
+
+def options():
+    method, dataset, fold, seed = "adnet", "PHANTOM", 0, 1  # noqa: F841
+    runs, resume = "runs", ""  # noqa: F841
+
+
+def begin(barrier, words: list[str]) -> None:
+    """One of many processes that start a run at the same moment."""
+    tables = SimpleNamespace(options=options, check=lambda *_: None, SECTIONS=(), DATASETS={}, FOLDS={})
+    program = CommandLine("training", tables)
+    program.main(lambda _run: 1.0)
+    barrier.wait(60)
+    program.run_commandline(words)
+
+
+def start_at_once(*words: object) -> None:
+    context = multiprocessing.get_context("fork")  # what is imported need not be imported ten times
+    barrier = context.Barrier(STARTS)
+    arguments = (barrier, ["training.py", *map(str, words)])
+    processes = [context.Process(target=begin, args=arguments) for _ in range(STARTS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * STARTS
+
+
+def test_ten_runs_that_start_at_once_have_numbers_of_their_own(tmp_path):
+    pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed (requirements-dev.txt)")
+    start_at_once(
+        "-F", tmp_path / "second", "-s", f"sqlite:///{tmp_path / 'runs.db'}", "with", f"runs={tmp_path / 'runs'}"
+    )
+    numbers = {str(number + 1) for number in range(STARTS)}
+    assert {run.name for run in folders.numbered(only_run(tmp_path / "runs").parent)} == numbers
+    assert {run.name for run in folders.numbered(tmp_path / "second")} == numbers
+    with sqlite3.connect(tmp_path / "runs.db") as store:
+        rows = store.execute("select run_id, status from run").fetchall()
+    assert len({row[0] for row in rows}) == STARTS and {row[1] for row in rows} == {"COMPLETED"}
+
+
+def postgres_tool(name: str) -> str | None:
+    found = shutil.which(name) or next(iter(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))), None)
+    return str(Path(found).resolve()) if found else None
+
+
+@pytest.fixture
+def postgres():
+    """The URL of a PostgreSQL of this test's own, on a free port of this machine."""
+    for package in ("sqlalchemy", "psycopg2"):
+        pytest.importorskip(package, reason=f"{package} is not installed (requirements-dev.txt)")
+    initdb, control = postgres_tool("initdb"), postgres_tool("pg_ctl")
+    if not (initdb and control):
+        pytest.skip("no PostgreSQL on this machine (apt-get install postgresql)")
+    home, user = Path(tempfile.mkdtemp()), []
+    if os.geteuid() == 0:  # it refuses to run as root
+        try:
+            owner = pwd.getpwnam("postgres")
+        except KeyError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+        os.chown(home, owner.pw_uid, owner.pw_gid)
+        user = ["runuser", "-u", "postgres", "--"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = home / "store"
+    subprocess.run(
+        [*user, initdb, "-D", store, "-U", "tester", "-A", "trust", "--no-sync"],
+        check=True, capture_output=True, cwd=home,
+    )  # fmt: skip
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={home} -c fsync=off"
+    command = [*user, control, "-D", store, "-w", "-l", home / "log"]
+    subprocess.run([*command, "-o", settings, "start"], check=True, stdout=subprocess.DEVNULL, cwd=home)
+    yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+    subprocess.run([*command, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd=home)
+    shutil.rmtree(home)
+
+
+def test_ten_runs_at_once_in_postgresql(tmp_path, postgres):
+    import psycopg2
+
+    start_at_once("-s", postgres.replace("://", "+psycopg2://"), "with", f"runs={tmp_path / 'runs'}")
+    with psycopg2.connect(postgres) as store, store.cursor() as cursor:
+        cursor.execute("select run_id, status, result from run")
+        rows = cursor.fetchall()
+    assert len({row[0] for row in rows}) == STARTS and {row[1:] for row in rows} == {("COMPLETED", 1.0)}
+    assert len(folders.numbered(only_run(tmp_path / "runs").parent)) == STARTS
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+
+
+def run_with(*words: object) -> None:
+    tables = SimpleNamespace(options=options, check=lambda *_: None, SECTIONS=(), DATASETS={}, FOLDS={})
+    program = CommandLine("training", tables)
+    program.main(lambda _run: 1.0)
+    program.run_commandline(["training.py", *map(str, words)])
+
+
+def test_a_store_that_cannot_be_reached_is_one_sentence(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed (requirements-dev.txt)")
+    monkeypatch.setattr("util.runs.experiment.SQL_ATTEMPTS", 2)
+    words = ("-s", f"sqlite:///{tmp_path}/no/folder/runs.db", "with", f"runs={tmp_path}")
+    assert "SqlObserver cannot write the run down: " in refused(capsys, run_with, *words)
+    assert folders.status(only_run(tmp_path)) == "FAILED"
+
+
+def test_a_store_whose_package_is_not_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sqlalchemy.orm", None)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    line = refused(capsys, run_with, "-s", "sqlite://", "with", f"runs={tmp_path}")
+    assert "pip install sqlalchemy" in line
+
+
+def test_a_number_that_is_taken(tmp_path, capsys):
+    run_with("--id", 7, "with", f"runs={tmp_path}")
+    assert folders.status(only_run(tmp_path, 7)) == "COMPLETED"
+    assert "--id=7: " in refused(capsys, run_with, "--id", 7, "with", f"runs={tmp_path}")
+    assert folders.status(only_run(tmp_path, 7)) == "COMPLETED"

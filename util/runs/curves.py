@@ -1,0 +1,177 @@
+"""Curves where people look at them, beside metrics.csv: TensorBoard, Weights & Biases, MLflow (`log=tensorboard`).
+
+One small writer each; none of their packages is a requirement. A further one is a class here and a row of CURVES.
+"""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from util.episode import Episode
+from util.errors import UserError
+from util.pictures import grey
+
+PICTURES = 20  # of a training
+ANSWER, PREDICTION = (255, 200, 0), (0, 160, 255)
+
+
+class Curves(Protocol):
+    """Takes numbers and pictures of one run."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to every curve."""
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Show a picture `(H, W, 3)`, uint8."""
+
+    def close(self) -> None:
+        """Write what is waiting."""
+
+
+class TensorBoard:
+    """Event files in the run's folder: `tensorboard --logdir runs` shows all runs."""
+
+    package = "tensorboard"
+
+    def __init__(self, folder: Path, kind: str, options: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.kind, self.writer = kind, SummaryWriter(str(folder))
+        self.writer.add_text("options", "\n".join(f"    {key}: {value}" for key, value in flat(options).items()))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to every curve."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"{self.kind}/{name}", value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Show a picture `(H, W, 3)`, uint8."""
+        self.writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """A run of the project `fsmis` (WANDB_PROJECT), named after its folder; WANDB_MODE=offline needs no account."""
+
+    package = "wandb"
+
+    def __init__(self, folder: Path, kind: str, options: Mapping[str, Any]) -> None:
+        import wandb
+
+        self.module, name = wandb, "/".join(folder.parts[-2:])
+        project = os.environ.get("WANDB_PROJECT", "fsmis")
+        self.run = wandb.init(project=project, name=name, job_type=kind, dir=str(folder), config=dict(options))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to every curve."""
+        self.run.log(dict(values), step=step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Show a picture `(H, W, 3)`, uint8."""
+        self.run.log({name: self.module.Image(image)}, step=step)
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        self.run.finish()
+
+
+class MLflow:
+    """A run of MLflow's current experiment, named after its folder; MLFLOW_TRACKING_URI says where."""
+
+    package = "mlflow"
+
+    def __init__(self, folder: Path, kind: str, options: Mapping[str, Any]) -> None:
+        import mlflow
+
+        self.module = mlflow
+        mlflow.start_run(run_name="/".join(folder.parts[-2:]), tags={"kind": kind, "folder": str(folder)})
+        mlflow.log_params({key: str(value)[:500] for key, value in flat(options).items()})
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to every curve."""
+        self.module.log_metrics(dict(values), step=step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Show a picture `(H, W, 3)`, uint8."""
+        self.module.log_image(image, artifact_file=f"{name}_{step:06d}.png")
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        self.module.end_run()
+
+
+CURVES = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
+
+
+def chosen(text: str) -> list[type]:
+    """The writers that `log=` names, with commas between.
+
+    Raises:
+        UserError: there is no such writer, or its package is not installed.
+    """
+    names = [name for name in text.replace(" ", "").split(",") if name]
+    for name in names:
+        if name not in CURVES:
+            raise UserError(f"log={text}: unknown; choose of {', '.join(CURVES)}, or several with commas between")
+        if importlib.util.find_spec(CURVES[name].package) is None:
+            raise UserError(f"log={name}: its package is not here; pip install {CURVES[name].package}")
+    return [CURVES[name] for name in names]
+
+
+@contextlib.contextmanager
+def curves(folder: Path | None, kind: str, options: Mapping[str, Any]) -> Iterator[list[Curves]]:
+    """The writers that `log=` names, closed at the end; none for a run without a folder.
+
+    Args:
+        folder: of the run.
+        kind: training or test.
+        options: of the run.
+    """
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(contextlib.closing(writer(folder, kind, options)))
+            for writer in (chosen(options["log"]) if folder else ())
+        ]
+
+
+def flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested options as `train.steps`."""
+    pairs = {}
+    for key, value in options.items():
+        inner = flat(value) if isinstance(value, Mapping) else {"": value}
+        pairs |= {f"{key}.{name}".rstrip("."): one for name, one in inner.items()}
+    return pairs
+
+
+def episode_picture(episode: Episode, predicted: np.ndarray) -> np.ndarray:
+    """Support and query of the first task beside each other, uint8 `(H, 2W, 3)`; of volumes, the largest slice.
+
+    Args:
+        episode: with answers.
+        predicted: masks `(B, Q, *)`.
+
+    Masks and answers are outlined in yellow, the prediction in blue.
+    """
+    support = _plane(episode.support_images[0, 0, 0], episode.support_masks[0, 0] == 1)
+    return np.hstack([support, _plane(episode.query_images[0, 0, 0], episode.query_masks[0, 0] == 1, predicted[0, 0])])
+
+
+def _plane(image: Any, mask: Any, predicted: Any = None) -> np.ndarray:
+    planes = [np.asarray(part.float().cpu()) for part in (image, mask, predicted) if part is not None]
+    if planes[0].ndim == 3:
+        largest = int(planes[1].sum((1, 2)).argmax())
+        planes = [plane[largest] for plane in planes]
+    picture = np.repeat(grey(planes[0])[..., None], 3, axis=2)
+    for plane, colour in zip(planes[1:], (ANSWER, PREDICTION), strict=False):
+        inside = np.ascontiguousarray(plane, np.uint8)
+        picture[inside != cv2.erode(inside, np.ones((3, 3), np.uint8))] = colour
+    return picture
