@@ -25,20 +25,20 @@ def published_lite0() -> EfficientNet:
 def published_maps(network: EfficientNet, images: torch.Tensor) -> list[torch.Tensor]:
     x = network._swish(network._bn0(network._conv_stem(images)))
     maps = []
-    for index, block in enumerate(network._blocks[:11]):
+    for index, block in enumerate(network._blocks[:15]):
         x = block(x)
-        maps += [x] if index in (4, 10) else []
+        maps += [x] if index in (10, 14) else []
     return maps
 
 
 @pytest.mark.parametrize("size", [96, 160])
 def test_lite0_is_the_published_network(size):
-    """At its own stride of 16 our encoder gives the published features."""
+    """At its own strides our encoder gives the published features."""
     network, images = published_lite0(), torch.randn(2, 3, size, size)
-    encoder = encoders.build("efficientnet_lite0", (8, 16), "imagenet").eval()
+    encoder = encoders.build("efficientnet_lite0", (16, 32), "imagenet").eval()
     with torch.no_grad():
         for ours, theirs in zip(encoder(images), published_maps(network, images), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -46,7 +46,7 @@ def test_lite0_learns_as_the_published_network(training):
     """The same gradients, with the statistics of the batch and with kept ones, which are folded into convolutions."""
     torch.manual_seed(0)
     network, images = published_lite0().double().train(training), torch.randn(2, 3, 64, 64).double()
-    encoder = encoders.build("efficientnet_lite0", (8, 16), "imagenet").double().train(training)
+    encoder = encoders.build("efficientnet_lite0", (16, 32), "imagenet").double().train(training)
     for maps in (encoder(images), published_maps(network, images)):
         sum(features.square().mean() for features in maps).backward()
     published = dict(network.named_parameters())
