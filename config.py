@@ -149,10 +149,11 @@ def options():
     encoder = models.method_class(method).default_encoder  # resnet101 | resnet50 | resnet18 | efficientnet_lite0 | none
     # for volumes resnext101_3d | resnext14_3d, or any other slice by slice
     weights = encoders.entry(encoder).weights  # none | imagenet | coco, or a file
-    stride = encoders.entry(encoder).stride  # output stride of its deepest map; 0 = as in the method's paper
+    stride = models.output_stride(method, encoder)  # output stride of its deepest map; 0 = as in the method's paper
 
     # the method's own keys: the arguments of its constructor
-    _recipe = models.recipe(method, variants=(dataset, _modality(dataset), f"stage {stage}", protocol))
+    _variants = (dataset, _modality(dataset), encoder, f"stage {stage}", protocol)
+    _recipe = models.recipe(method, variants=_variants, encoder=encoder)
     model = {**models.defaults(method), **_recipe["model"]}
 
     train = {

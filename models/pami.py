@@ -30,7 +30,12 @@ class PAMI(FewShotMethod):
         iterations: passes through the one debiasing block.
         heads: of its attention.
         dropout: in its attention.
+        transformer_gain: factor of what its transformer adds to the regions, at the start. With 1, as published, three
+            passes through random weights leave a cosine of 0.3 between their mean and the organ's prototype, so that
+            nothing is predicted and the losses of predictions are zero, until the blocks have learned to be quiet.
         first_centre: "reset" or "published", see RegionalPrototypes.
+        small_organs: "published" or "repeat", see there, too.
+        threshold_head: "published" or "steady", see parts/dual_scale.py.
         scale_weights: of the predictions at strides 4 and 8 (alpha). A scale of weight zero is neither made nor
             computed, except with first_centre=published: the published code draws, computes and drops it [rpt R4].
         assembly: the support's part in the assembled prediction, the rest is the query's (lambda). The published code
@@ -43,7 +48,11 @@ class PAMI(FewShotMethod):
     recipe = {
         # of 50000 steps asked for, whole passes of 3000 are run
         "train": dict(steps=48_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=3000),
-        "variants": {"published": {"model": dict(first_centre="published")}},
+        "variants": {
+            "published": {"model": dict(first_centre="published")},
+            # its features are 4 times as large, so their squared distances 16 times; few steps want a quiet start
+            "efficientnet_lite0": {"model": dict(mse_weight=1 / 16, transformer_gain=0.1)},
+        },
     }
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
@@ -56,7 +65,10 @@ class PAMI(FewShotMethod):
         iterations: int = 3,
         heads: int = 3,
         dropout: float = 0.1,
+        transformer_gain: float = 1.0,
         first_centre: str = "reset",
+        small_organs: str = "published",
+        threshold_head: str = "published",
         scale_weights: tuple[float, float] = (1.0, 0.0),
         assembly: float = 1.0,
         background_weight: float = 0.1,
@@ -66,10 +78,11 @@ class PAMI(FewShotMethod):
         if len(scale_weights) != 2 or min(scale_weights) < 0 or sum(scale_weights) == 0:
             raise UserError(f"model.scale_weights={list(scale_weights)}: choose two, none negative, one positive")
         fine, coarse = made = [weight > 0 or first_centre == "published" for weight in scale_weights]
-        self.dual_scale = DualScale(encoder, channels=channels, fine=fine, coarse=coarse)
+        self.dual_scale = DualScale(encoder, channels=channels, fine=fine, coarse=coarse, threshold_head=threshold_head)
         self.scale_weights = [w / sum(scale_weights) for w, used in zip(scale_weights, made, strict=True) if used]
-        self.regions = RegionalPrototypes(regions, first_centre)
+        self.regions = RegionalPrototypes(regions, first_centre, small_organs)
         self.block = Debiasing(regions, channels, heads, dropout)  # one for all iterations and scales, as published
+        nn.init.constant_(self.block.transformer.norm.weight, transformer_gain)
         self.iterations, self.assembly = iterations, assembly
         self.background_weight, self.mse_weight = background_weight, mse_weight
 

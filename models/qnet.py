@@ -33,6 +33,7 @@ class QNet(FewShotMethod):
         refinement_rate: their learning rate.
         refinement_bce: "published": the cross entropy with swapped arguments, which never has its minimum at the
             reconstruction and raises every channel by steps * rate. "intended": reconstruction against original.
+        threshold_head: "published" or "steady", see parts/dual_scale.py.
         background_weight: weight of background pixels in the query loss.
     """
 
@@ -49,6 +50,7 @@ class QNet(FewShotMethod):
         refinement_steps: int = 7,
         refinement_rate: float = 0.01,
         refinement_bce: str = "published",
+        threshold_head: str = "published",
         background_weight: float = 0.1,
     ) -> None:
         super().__init__(encoder)
@@ -56,7 +58,13 @@ class QNet(FewShotMethod):
             raise UserError(f"model.fine_weight={fine_weight}: choose a number from 0 to 1")
         if refinement_bce not in ("published", "intended"):
             raise UserError(f"model.refinement_bce={refinement_bce}: choose published or intended")
-        self.heads = DualScale(encoder, channels=channels, fine=fine_weight > 0, coarse=fine_weight < 1)
+        self.heads = DualScale(
+            encoder,
+            channels=channels,
+            fine=fine_weight > 0,
+            coarse=fine_weight < 1,
+            threshold_head=threshold_head,
+        )
         self.scale_weights = tuple(weight for weight in (fine_weight, 1 - fine_weight) if weight > 0)
         self.refinement_steps, self.refinement_rate = refinement_steps, refinement_rate
         self.refinement_bce, self.background_weight = refinement_bce, background_weight

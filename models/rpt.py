@@ -32,6 +32,8 @@ class RPT(FewShotMethod):
         heads: of its attention.
         dropout: in its attention.
         first_centre: "reset" or "published", see RegionalPrototypes.
+        small_organs: "published" or "repeat", see there, too.
+        threshold_head: "published" or "steady", see parts/dual_scale.py.
         background_weight: weight of background pixels in the query loss.
         periphery_weight: factor of the periphery loss.
         mse_weight: factor of the loss between the prototypes of query and support.
@@ -42,7 +44,11 @@ class RPT(FewShotMethod):
         "train": dict(
             steps=40_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=5000, save_every=5000
         ),
-        "variants": {"published": {"model": dict(first_centre="published")}},
+        "variants": {
+            "published": {"model": dict(first_centre="published")},
+            # its features are 4 times as large, so their squared distances 16 times
+            "efficientnet_lite0": {"model": dict(mse_weight=0.1 / 16)},
+        },
     }
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
@@ -56,13 +62,15 @@ class RPT(FewShotMethod):
         heads: int = 3,
         dropout: float = 0.1,
         first_centre: str = "reset",
+        small_organs: str = "published",
+        threshold_head: str = "published",
         background_weight: float = 0.1,
         periphery_weight: float = 0.1,
         mse_weight: float = 0.1,
     ) -> None:
         super().__init__(encoder)
-        self.dual_scale = DualScale(encoder, channels=channels, coarse=False)
-        self.regions = RegionalPrototypes(regions, first_centre)
+        self.dual_scale = DualScale(encoder, channels=channels, coarse=False, threshold_head=threshold_head)
+        self.regions = RegionalPrototypes(regions, first_centre, small_organs)
         self.block = BiasAlleviatedTransformer(channels, heads, dropout)
         self.iterations, self.background_weight = iterations, background_weight
         self.periphery_weight, self.mse_weight = periphery_weight, mse_weight

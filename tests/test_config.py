@@ -3,10 +3,11 @@
 import pytest
 
 import config
+import models
 from tests.commands import refused, train
 from util.dataset import choose_fold
 from util.errors import UserError
-from util.runs.experiment import CommandLine, plain
+from util.runs.experiment import CommandLine, plain, resolved
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,23 @@ from util.runs.experiment import CommandLine, plain
 def test_mistakes(tiny, tmp_path, capsys, update, expected):
     line = refused(capsys, train, f"data_root={tiny}", f"runs={tmp_path}", update)
     assert expected in line
+
+
+def test_what_methods_with_two_maps_take_on_a_small_encoder():
+    """And that on a ResNet everything is the paper's."""
+    common = {"threshold_head": "steady", "small_organs": "repeat"}
+    own = {"rpt": {"mse_weight": 0.1 / 16}, "pami": {"mse_weight": 1 / 16, "transformer_gain": 0.1}}
+    for name in ("qnet", "rpt", "pami", "gmrd"):
+        paper, small = (
+            resolved([f"method={name}", f"encoder={e}"], config) for e in ("resnet101", "efficientnet_lite0")
+        )
+        assert paper["model"] == plain(models.defaults(name))
+        assert paper["train"] == paper["train"] | models.recipe(name)["train"]
+        assert (paper["stride"], small["stride"]) == (0, 32)
+        assert small["train"]["frozen_norm"] and not paper["train"]["frozen_norm"]
+        known = {key: common[key] for key in common.keys() & paper["model"].keys()}
+        assert small["model"] == paper["model"] | known | own.get(name, {})
+    assert resolved(["method=adnet", "encoder=efficientnet_lite0"], config)["stride"] == 16
 
 
 def test_print_config_shows_what_would_run_and_writes_nothing(tmp_path, capsys, monkeypatch):

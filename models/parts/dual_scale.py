@@ -2,17 +2,22 @@
 
 The encoder [gmrd 2] gives maps at strides 4 and 8 (layer3 and layer4 of the ResNet).
 
-The head takes the mean of the deep map as it is, so the scale of that map must stand still. Batch norms that train on
-the statistics of the two images hold it, as in the papers; the recipes say so, whatever the encoder prefers. With
-frozen statistics nothing does: on EfficientNet-Lite0 the mean's norm grew from 19 to 90 within 40 steps of RPT, and t
-ran to -100, where the clamped logarithms have no gradient; else it stays near 13, and t near -9. The recipes also name
-the learning rate, to which the product of two linear layers is as sensitive.
+The published head takes the mean of the deep map as it is, so its threshold t moves by the learning rate times the
+mean's square norm, some hundred times as fast as ADNet's single number. Batch norms that train on the statistics of
+the two images of an episode hold it: they also make the mean over both nearly constant, so the head is fitted to
+almost nothing, and in evaluation, where each image has its own mean, t is another (-8.99 against -11.95 on the same
+episodes). Encoders that want frozen norms take the steady head: its input has length 1, and it starts at ADNet's t.
+Which encoder takes which is said in `encoders.ENCODERS`.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts.base import Features, reduction
+from util.errors import UserError
+
+START = -10.0  # of a steady threshold, as ADNet's
 
 
 class DualScale(nn.Module):
@@ -23,13 +28,25 @@ class DualScale(nn.Module):
         channels: width of both reduced maps.
         fine: reduce the shallow map (64 x 64 at image size 256).
         coarse: reduce the deep map (32 x 32).
+        threshold_head: "published" or "steady".
+
+    Raises:
+        UserError: no such head.
     """
 
-    def __init__(self, encoder: nn.Module, *, channels: int, fine: bool = True, coarse: bool = True) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        channels: int,
+        fine: bool = True,
+        coarse: bool = True,
+        threshold_head: str = "published",
+    ) -> None:
         super().__init__()
         self.fine = reduction(encoder, 0, channels) if fine else None
         self.coarse = reduction(encoder, 1, channels) if coarse else None
-        self.threshold = ThresholdHead(encoder.channels[1])
+        self.threshold = ThresholdHead(encoder.channels[1], threshold_head)
         for layer in (self.fine, self.coarse):
             if isinstance(layer, nn.Conv2d):  # drawn like every convolution of the papers' encoder
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -42,14 +59,24 @@ class DualScale(nn.Module):
 
 
 class ThresholdHead(nn.Module):
-    """Global average of the deepest map, then two linear layers without an activation between; always in float32."""
+    """Global average of the deepest map, then two linear layers without an activation between; always in float32.
 
-    def __init__(self, channels: int) -> None:
+    The steady one scales the average to length 1 and starts near START.
+    """
+
+    def __init__(self, channels: int, kind: str = "published") -> None:
         super().__init__()
+        if kind not in ("published", "steady"):
+            raise UserError(f"model.threshold_head={kind}: choose published or steady")
+        self.steady = kind == "steady"
         self.classifier = nn.Linear(channels, 1000)  # the ResNet's own classifier in the papers' code
         self.reduction = nn.Linear(1000, 1)
+        if self.steady:
+            nn.init.constant_(self.reduction.bias, START)
 
     def forward(self, deep: Tensor) -> Tensor:
         """`(N, C, h, w)` -> one threshold per image, `(N,)`."""
         with torch.autocast(deep.device.type, enabled=False):
-            return self.reduction(self.classifier(deep.float().mean((-2, -1))))[:, 0]
+            average = deep.float().mean((-2, -1))
+            average = F.normalize(average, dim=1) if self.steady else average
+            return self.reduction(self.classifier(average))[:, 0]

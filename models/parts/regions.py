@@ -21,23 +21,36 @@ class RegionalPrototypes(nn.Module):
             same u at every call, so that a prediction depends on its inputs alone. "published": `choice(N)` of
             a private NumPy generator that moves on with every call (and is in no checkpoint): the result depends on
             the order of calls, and the host waits for N.
+        small_organs: what an organ with fewer cells than regions does. "published": the first cells of the image join
+            it [rpt R9]. "repeat": each cell is a region, and these stand several times.
     """
 
-    def __init__(self, count: int, first_centre: str = "reset") -> None:
+    def __init__(self, count: int, first_centre: str = "reset", small_organs: str = "published") -> None:
         super().__init__()
+        if small_organs not in ("published", "repeat"):
+            raise UserError(f"model.small_organs={small_organs}: choose one of published, repeat")
         if first_centre not in ("reset", "published"):
             raise UserError(f"model.first_centre={first_centre}: choose one of reset, published")
-        self.count, self.first_centre = count, first_centre
+        self.count, self.first_centre, self.repeat = count, first_centre, small_organs == "repeat"
         self.generator = np.random.RandomState(SEED)
         self.fixed_draw = np.random.RandomState(SEED).random_sample()
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
         """Features `(B, S, C, h, w)`, masks `(B, S, H, W)` -> region means `(B, S, K, C)`."""
-        return region_means(features, self.region_map(masks, features.shape[-2:]), self.count)
+        regions = self.region_map(masks, features.shape[-2:])
+        means = region_means(features, regions, self.count)
+        if not self.repeat:
+            return means
+        found = (regions.flatten(2).amax(2) + 1).clamp(min=1)[..., None]
+        chosen = torch.arange(self.count, device=found.device) % found
+        return means.gather(2, chosen[..., None].expand_as(means))
 
     def region_map(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
-        """Masks `(B, S, H, W)` -> index of the region of every cell `(B, S, h, w)`, -1 in the background."""
-        cells = foreground_cells(masks, size, self.count)
+        """Masks `(B, S, H, W)` -> index of the region of every cell `(B, S, h, w)`, -1 in the background.
+
+        As many regions as `count`; with small_organs=repeat no more than the organ has cells, maybe none.
+        """
+        cells = foreground_cells(masks, size, 0 if self.repeat else self.count)
         number = self.draw(cells.flatten(2).sum(2))
         first = (cells.flatten(2).cumsum(2) <= number[..., None]).sum(2)  # the cell with `number` others before it
         return voronoi_regions(cells, first, self.count)
@@ -45,7 +58,7 @@ class RegionalPrototypes(nn.Module):
     def draw(self, totals: Tensor) -> Tensor:
         """One number in [0, N) for each of the totals N `(B, S)`."""
         if self.first_centre == "published":
-            drawn = [self.generator.choice(total) for total in totals.flatten().tolist()]
+            drawn = [self.generator.choice(max(total, 1)) for total in totals.flatten().tolist()]
             return torch.tensor(drawn, device=totals.device).view_as(totals)
         return (totals * self.fixed_draw).long()
 
@@ -70,7 +83,7 @@ def voronoi_regions(cells: Tensor, first: Tensor, count: int) -> Tensor:
     """Farthest point sampling and the nearest centre of every cell, in `count` dense steps.
 
     Args:
-        cells: `(B, S, h, w)` bool, at least `count` of them true in each image.
+        cells: `(B, S, h, w)` bool. Images with fewer than `count` of them true have a region for each.
         first: raster index of the first centre `(B, S)`.
         count: number of centres.
 

@@ -22,10 +22,16 @@ OPTIONS = {
         dict(fine_weight=0.0),
         dict(refinement_steps=0),
         dict(refinement_bce="intended"),
+        dict(threshold_head="steady"),
     ],
-    "rpt": [dict(regions=20), dict(regions=20, first_centre="published")],
+    "rpt": [
+        dict(regions=20),
+        dict(regions=20, threshold_head="steady", small_organs="repeat"),
+        dict(regions=20, first_centre="published"),
+    ],
     "pami": [
         dict(regions=20),
+        dict(regions=20, threshold_head="steady", small_organs="repeat"),
         dict(regions=20, assembly=0.5),
         dict(regions=20, scale_weights=(0.5, 0.5)),
         dict(regions=20, first_centre="published"),
@@ -66,6 +72,21 @@ def test_the_weight_of_the_prototypes_distance_scales_that_loss_alone(name):
     assert costs[0]["mse"] > 0
     for term, cost in costs[0].items():
         torch.testing.assert_close(costs[1][term], cost * (0.25 if term == "mse" else 1))
+
+
+def test_pamis_quiet_transformer_leaves_the_organs_prototype_at_first():
+    """Through all passes; as published it is lost among random weights."""
+    regions = torch.randn(1, 20, 1) * 0.1 + torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(1))
+    close = []
+    for gain in (0.1, 1.0):
+        torch.manual_seed(0)
+        method = PAMI(TinyEncoder((4, 8)), regions=20, channels=64, transformer_gain=gain).eval()
+        found = regions
+        with torch.no_grad():
+            for _ in range(method.iterations):
+                found = method.block(found, regions.mean(1, keepdim=True))
+        close.append(torch.cosine_similarity(found.mean(1), regions.mean(1)).item())
+    assert close[0] > 0.9 > close[1]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=NAMES)

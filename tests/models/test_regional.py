@@ -62,6 +62,23 @@ def test_the_first_centre_has_as_many_cells_before_it_as_was_drawn(cells):
     assert regions.flatten().tolist().index(0) == int(cells * regional.fixed_draw)
 
 
+@pytest.mark.parametrize("first_centre", ["reset", "published"])
+@pytest.mark.parametrize("cells", [0, 1, 4, 9, 12])
+def test_small_organs_may_repeat_their_own_cells(cells, first_centre):
+    """Each cell is a region; with fewer cells than regions they stand several times, none more than once too often."""
+    features = torch.arange(1.0, 37.0).view(1, 1, 1, 6, 6)
+    mask = torch.zeros(1, 1, 6, 6)
+    mask.flatten()[20 : 20 + cells] = 1
+    means = RegionalPrototypes(9, first_centre, "repeat")(features, mask)
+    counts = means.flatten().int().bincount(minlength=37)
+    if cells <= 9:
+        expected = range(21, 21 + cells) if cells else [0]  # without a cell: zeros
+        assert set(counts.nonzero().flatten().tolist()) == set(expected)
+        assert counts.sum() == 9 and counts[counts > 0].max() - counts[counts > 0].min() <= 1
+    else:
+        torch.testing.assert_close(means, RegionalPrototypes(9, first_centre)(features, mask))
+
+
 def test_means_are_over_the_cells_of_a_region():
     features, regions = torch.arange(8.0).view(1, 1, 2, 2, 2), torch.tensor([[[[0, 2], [-1, 2]]]])
     means = region_means(features, regions, 3)
@@ -91,6 +108,8 @@ def test_more_regions_than_cells_are_refused():
 def test_an_unknown_first_centre_is_refused():
     with pytest.raises(UserError, match="reset, published"):
         RegionalPrototypes(4, "random")
+    with pytest.raises(UserError, match=r"model\.small_organs=none"):
+        RegionalPrototypes(4, small_organs="none")
 
 
 VARIANTS = {
@@ -184,6 +203,18 @@ def test_attention_drops_weights_in_training_alone():
 def test_a_threshold_is_that_of_the_mean_of_its_map():
     head, deep = ThresholdHead(6), torch.randn(3, 6, 4, 5)
     torch.testing.assert_close(head(deep), head(deep.mean((-2, -1), keepdim=True)))
+
+
+def test_a_steady_threshold_starts_at_adnets_and_knows_no_scale():
+    torch.manual_seed(0)
+    head, deep = ThresholdHead(192, "steady"), torch.rand(3, 192, 4, 5)
+    torch.testing.assert_close(head(deep), head(100 * deep))
+    torch.testing.assert_close(head(deep), torch.full((3,), -10.0), rtol=0.1, atol=0)
+    head(deep).sum().backward()
+    step = sum(p.grad.square().sum() for p in head.parameters()).sqrt() / 3
+    assert step < 5  # ADNet's single number: 1; the published head on such a map: 100
+    with pytest.raises(UserError, match="published or steady"):
+        ThresholdHead(6, "fixed")
 
 
 def test_only_the_ratio_of_scale_weights_counts():
