@@ -33,21 +33,58 @@ class DescriptorPath(nn.Module):
         map at image resolution is built, only weights.
         """
         members = masks.flatten(2).flatten(0, 1) > 0.5
-        source = fill_source(members, pixel_order(members))[:, None].expand(-1, self.spread.out_features, -1)
-        weights = self.spread.weight.expand_as(source)
-        weights = torch.zeros_like(weights).scatter_add(2, source, weights).view(*masks.shape[:2], -1, *masks.shape[2:])
+        source = fill_source(members, pixel_order(members))
+        height, width = (
+            ops.resize_matrix(cells, pixels, features, align_corners=True)
+            for cells, pixels in zip(features.shape[-2:], masks.shape[-2:], strict=True)
+        )
+        weights = FilledWeights.apply(self.spread.weight, source, height, width).unflatten(0, masks.shape[:2])
         anything = members.any(1).view(*masks.shape[:2], 1, 1)
-        spread = pooled(features, weights) * anything + self.spread.bias[:, None]
+        spread = weighted_sum(features, weights) * anything + self.spread.bias[:, None]
         generated = self.mix(spread.transpose(2, 3)).transpose(2, 3)
         means = torch.stack((masks, edges), dim=2)
-        means = pooled(features, means / (means.sum((-2, -1), keepdim=True) + 1e-5))
+        means = means / (means.sum((-2, -1), keepdim=True) + 1e-5)
+        means = weighted_sum(features, ops.pull_back(means, features.shape[-2:], align_corners=True))
         return torch.cat((generated, means), dim=2)
 
 
-def pooled(features: Tensor, weights: Tensor) -> Tensor:
-    """Features `(B, S, C, h, w)`, as if upsampled, weighted by `(B, S, K, H, W)` and summed: `(B, S, K, C)`."""
-    weights = ops.pull_back(weights, features.shape[-2:], align_corners=True)
+def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
+    """Features `(B, S, C, h, w)` weighted by `(B, S, K, h, w)` and summed over the cells: `(B, S, K, C)`."""
     return torch.einsum("bskhw,bschw->bskc", weights, features)
+
+
+class FilledWeights(torch.autograd.Function):
+    """The weights of pixels as weights of cells: gathered where each pixel's features come from, then pulled back.
+
+    Written out, with the gradient by hand, for a few descriptors at a time: all of them are 180 MB for an image, and
+    most of a step would go into moving that through the memory.
+    """
+
+    AT_ONCE = 50
+
+    @staticmethod
+    def forward(ctx, weights: Tensor, source: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Weights `(K, P)`, sources `(N, P)` as of `fill_source`, resizings `(H, h)` and `(W, w)` -> `(N, K, h, w)`."""
+        ctx.save_for_backward(source, rows, columns)
+        pulled = weights.new_empty(len(source), len(weights), rows.shape[1], columns.shape[1])
+        for image, pixels in zip(pulled, source, strict=True):
+            parts = zip(image.split(FilledWeights.AT_ONCE), weights.split(FilledWeights.AT_ONCE), strict=True)
+            for found, own in parts:
+                gathered = torch.zeros_like(own).scatter_add_(1, pixels.expand_as(own), own)
+                found.copy_(rows.T @ (gathered.unflatten(1, (len(rows), -1)) @ columns))
+        return pulled
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """Gradient `(N, K, h, w)` -> that of the weights."""
+        source, rows, columns = ctx.saved_tensors
+        weights = gradient.new_zeros(gradient.shape[1], source.shape[1])
+        for image, pixels in zip(gradient, source, strict=True):
+            parts = zip(image.split(FilledWeights.AT_ONCE), weights.split(FilledWeights.AT_ONCE), strict=True)
+            for found, own in parts:
+                spread = (rows @ (found @ columns.T)).flatten(1)
+                own.add_(spread.gather(1, pixels.expand_as(own)))
+        return weights, None, None, None
 
 
 class Decoder(nn.Module):
