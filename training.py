@@ -255,12 +255,20 @@ class Trainer:
             output = self.method(episode)
         self.scaler.scale(output.loss).backward()
         self.ranks.average_gradients(self.method.parameters())
+        norm = self._gradient_norm()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         self.predicted = output.masks  # of the last step, for pictures
         losses = {name: value.detach() for name, value in output.losses.items()}
-        return {"loss": output.loss.detach(), **losses, **output.diagnostics}
+        watched = {**output.diagnostics, "predicted": output.masks.mean(dtype=torch.float32), "gradient_norm": norm}
+        return {"loss": output.loss.detach(), **losses, **watched}
+
+    def _gradient_norm(self) -> Tensor:
+        """Norm of all gradients together, a scalar; where float16 overflows, and no update is made, zero."""
+        self.scaler.unscale_(self.optimiser)
+        norm = nn.utils.get_total_norm([p.grad for p in self.method.parameters() if p.grad is not None])
+        return torch.where(norm.isfinite(), norm, 0.0) if self.scaler.is_enabled() else norm
 
     def save(self) -> None:
         """Write checkpoints/step_<n>.pt below the run's folder; every process must take part."""

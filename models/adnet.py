@@ -61,7 +61,7 @@ class ADNet(FewShotMethod):
         if self.training:
             losses["align"] = self.alignment_loss(support, support_masks, query, probability)
         losses["threshold"] = self.threshold_weight * self.threshold.sum() / 20
-        return Output(logits, losses)
+        return Output(logits, losses, {"t": self.threshold.detach().mean()})
 
     def pooling_masks(self, masks: Tensor, features: Tensor) -> Tensor:
         """The support masks that pooling and alignment use: `(B, S, *)` as they are."""

@@ -59,6 +59,7 @@ def test_metrics_show_the_predicted_threshold(tiny, tmp_path):
         [float(row["query"]) + float(row["align"]) for row in rows], rel=1e-4
     )
     assert all(-20 < float(row["t"]) < 20 for row in rows)
+    assert all(0 <= float(row["predicted"]) <= 1 and float(row["gradient_norm"]) > 0 for row in rows)
 
 
 def test_layers_over_pixels_take_their_size_from_the_scans(tiny, tmp_path):

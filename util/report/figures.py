@@ -18,6 +18,8 @@ from util.tables import read_csv
 
 # told apart by colour-blind readers, on white and on black (Okabe and Ito); the seventh is grey
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8A8A")
+# columns of metrics.csv that are drawn -> what the axis says
+CURVES = {"loss": "loss", "t": "threshold t", "predicted": "share predicted", "gradient_norm": "norm of the gradient"}
 INK = "#010203"  # stands for the colour of the page's text
 
 
@@ -44,24 +46,31 @@ def box_plot(comparison: Comparison, organ: str, score: str) -> Any:
 
 
 def training_curves(comparison: Comparison) -> list[Any]:
-    """Figures of the losses of the training runs behind the checkpoints; groups of the same runs share one."""
+    """Figures of CURVES of the training runs behind the checkpoints; groups of the same runs share them."""
     behind: dict[tuple[Path, ...], list[str]] = {}
     for group in comparison.groups:
         behind.setdefault(tuple(training_logs(group)), []).append(group.label)
-    return [_curves(", ".join(labels), logs) for logs, labels in behind.items() if logs]
+    return [
+        _curves(", ".join(labels), logs, column)
+        for logs, labels in behind.items()
+        for column in CURVES
+        if any(len(read_curve(file, column)[0]) > 1 for file in logs)
+    ]
 
 
-def _curves(title: str, logs: Sequence[Path]) -> Any:
+def _curves(title: str, logs: Sequence[Path], column: str) -> Any:
     figure, axis = _axis(height=2.4)
     for file, colour in zip(logs, itertools.cycle(PALETTE), strict=False):
-        steps, losses = read_curve(file)
+        steps, values = read_curve(file, column)
         name = f"{file.parent.parent.name}/{file.parent.name}"
-        window = max(1, len(losses) // 40)
-        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-        axis.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
+        window = max(1, len(values) // 40)
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid") if len(values) else values
+        axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         axis.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.4, label=name)
     axis.set_xlabel("step")
-    axis.set_ylabel("loss")
+    axis.set_ylabel(CURVES[column])
+    if column == "gradient_norm":
+        axis.set_yscale("log")
     axis.set_title(title, loc="left", fontsize=10, color=INK)
     if len(logs) <= 6:
         axis.legend(fontsize=7, frameon=False, labelcolor=INK)
@@ -75,15 +84,19 @@ def training_logs(group: RunGroup) -> list[Path]:
     return [file for file in files if file.is_file() and len(read_curve(file)[0]) > 1]
 
 
-def read_curve(file: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_curve(file: Path, column: str = "loss") -> tuple[np.ndarray, np.ndarray]:
     """Steps and losses of a metrics.csv; a last row that is not whole is left out (a run may be going on).
+
+    Another column than the loss may be missing, for not every method has it: then both are empty.
 
     Raises:
         UserError: it is not a metrics.csv of training.py.
     """
     rows = read_csv(file, growing=True)
+    if column != "loss":
+        rows = [row for row in rows if column in row]
     try:
-        return np.array([int(row["step"]) for row in rows]), np.array([float(row["loss"]) for row in rows])
+        return np.array([int(row["step"]) for row in rows]), np.array([float(row[column]) for row in rows])
     except (KeyError, ValueError) as error:
         raise UserError(f"{file}: is no metrics.csv of training.py, or damaged; move it away") from error
 

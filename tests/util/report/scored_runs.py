@@ -64,10 +64,10 @@ def make_run(
 def make_training(folder: Path, steps: int = 60) -> Path:
     """A training run with its metrics.csv; returns its checkpoint's path."""
     (folder / "checkpoints").mkdir(parents=True)
-    lines = ["step,loss,query,align,learning_rate,steps_per_second"]
+    lines = ["step,loss,query,align,t,predicted,gradient_norm,learning_rate,steps_per_second"]
     for step in range(10, steps + 1, 10):
         query = 1.5 / (1 + step / 20)
-        lines.append(f"{step},{query + 0.3:.5f},{query:.5f},0.30000,0.001,5.0")
+        lines.append(f"{step},{query + 0.3:.5f},{query:.5f},0.30000,{-10 + step / 60:.5f},0.05,2.5,0.001,5.0")
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     return folder / "checkpoints" / f"step_{steps}.pt"
 

@@ -260,6 +260,8 @@ def test_a_metrics_file_that_is_cut_or_missing_costs_only_its_curve(tmp_path):
     make_training(log.parent, steps=60)
     assert read_curve(log)[0].tolist() == [10, 20, 30, 40, 50, 60]
     assert read_curve(log)[1][0] == pytest.approx(1.5 / 1.5 + 0.3)  # the sum that was minimised
+    assert read_curve(log, "t")[1][-1] == pytest.approx(-9)
+    assert len(read_curve(log, "other")[0]) == 0  # not every method has every column
     log.write_text(log.read_text()[:-12])
     assert read_curve(log)[0].tolist() == [10, 20, 30, 40, 50]
     (log.parent / "other.csv").write_text("step,speed\n1,2\n")
