@@ -6,7 +6,8 @@ What is done is found on disk and not done again: a finished run with the same s
 resumed, a test of that very checkpoint is not repeated. Environment: FOLDS="0 1" (default: all), SEEDS="2021 2022"
 (default: one), PROTOCOLS="strict published" (default: strict), DATA=folder, SBATCH="--gres=gpu:1 --time=24:00:00".
 A method that builds on earlier trainings (visa: a registration network, a first stage) gets them, too;
-registration:train.steps=2000 is for that network alone.
+registration:train.steps=2000 is for that network alone. `--keep results/CHAOST2.csv` adds the scores of each test to
+that file as they come, with what the training cost.
 """
 
 import functools
@@ -28,6 +29,7 @@ from util.commands import guarded, parser
 from util.dataset import choose_fold
 from util.errors import UserError
 from util.files import write_text
+from util.report import kept
 from util.runs.experiment import resolved
 from util.runs.folders import run_folder
 
@@ -77,11 +79,19 @@ def shown(words: Sequence[str]) -> str:
     return shlex.join([str(python.relative_to(ROOT) if python.is_relative_to(ROOT) else python), *words])
 
 
-def run_all(series: Series, *, report: bool) -> dict[str, str]:
-    """Run what is not done; one training that fails does not stop the others. Returns what went wrong."""
+def run_all(series: Series, *, report: bool, keep: Path | None = None) -> dict[str, str]:
+    """Run what is not done; one training that fails does not stop the others. Returns what went wrong.
+
+    The rows of all tests, earlier ones too, are kept in the file `keep` if one is named.
+    """
     failures: dict[str, str] = {}
     with Runner() as run:
-        count = sum(run_steps(steps, run, failures) for steps in jobs_of(series))
+        count = 0
+        for steps in jobs_of(series):
+            count += run_steps(steps, run, failures)
+            if keep:
+                tests = (test.done() for test in steps[-len(series.protocols) :])
+                kept.keep(keep, filter(None, tests))
         if report and not failures:
             tests = tests_of(series)
             made = run_steps([report_step(series, tests)], run, failures)
@@ -161,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("method", metavar="METHOD", help="a file in models/")
     command.add_argument("dataset", metavar="DATASET", help="a row of DATASETS in config.py, or a .json file")
     command.add_argument("updates", metavar="KEY=VALUE", nargs="*", help="any option of config.py")
+    command.add_argument("--keep", type=Path, metavar="FILE", help="add the scores to this file of kept rows")
     what = command.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the commands that would run")
     what.add_argument("--slurm", action="store_true", help="only write an array job, one task per fold and seed")
@@ -183,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for step in tests_of(series) if options.report_only else ():
             if not step.done():
                 raise UserError(f"{step.name} is not trained and tested yet: no report without it")
-        return run_all(series, report=not options.no_report)
+        return run_all(series, report=not options.no_report, keep=options.keep)
 
     return guarded(work)
 

@@ -1,4 +1,7 @@
-"""`python -m util.report [NAME=]RUNS... [--out DIR]`: compare runs in a table, or in a whole report."""
+"""`python -m util.report [NAME=]RUNS... [--out DIR]`: compare runs in a table, or in a whole report.
+
+RUNS may be a file of kept rows, such as results/CHAOST2.csv, which `--keep` adds to and `--into` makes tables of.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +10,7 @@ from pathlib import Path
 from util.commands import guarded, parser
 from util.evaluation.metrics import COLUMNS
 from util.report.gather import gather, named_folders
+from util.report.kept import keep, write_into
 from util.report.page import write_report
 from util.report.scores import organ_table, read_scores
 
@@ -19,8 +23,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_argument("--score", default="dice", choices=COLUMNS, help="column of scores.csv (default: dice)")
     command.add_argument("--out", type=Path, help="folder for tables, figures and report.html, instead of one table")
+    command.add_argument("--keep", type=Path, metavar="FILE", help="add the rows of the tested runs to this file")
+    command.add_argument(
+        "--into", type=Path, metavar="PAGE", help="write the tables into a Markdown page, at its marks"
+    )
     options = command.parse_args(arguments)
+    if options.keep:
+        return guarded(lambda: _keep(options.runs, options.keep))
+    if options.into:
+        return guarded(lambda: write_into(options.into, gather(options.runs)[0], options.runs[0]))
     return guarded(lambda: _compare(options.runs, options.score, options.out))
+
+
+def _keep(runs: Sequence[str], file: Path) -> None:
+    tested = [scores.parent for _, folder in named_folders(runs) for scores in sorted(folder.rglob("scores.csv"))]
+    print(f"{file}: {keep(file, tested)} rows")
 
 
 def _compare(runs: Sequence[str], score: str, out: Path | None) -> int:

@@ -14,7 +14,7 @@ from util.report.scores import SAMPLE, as_frame, read_scores
 
 # Runs that differ in one of these are never averaged; column of scores.csv -> how a value is shown behind a method.
 IDENTITY = {"weights": "{}", "encoder": "{}", "setting": "setting {}", "protocol": "{}", "pairing": "{}",
-            "shots": "shots {}", "shots_of": "of {}", "supports": "supports {}",
+            "steps": "{} steps", "shots": "shots {}", "shots_of": "of {}", "supports": "supports {}",
             "members": "ensemble of {}"}  # fmt: skip
 
 
@@ -67,17 +67,19 @@ class Comparison:
 
 
 def named_folders(arguments: Sequence[str]) -> list[tuple[str, Path]]:
-    """(name or "", folder) of every `[NAME=]RUNS`.
+    """(name or "", folder, or file of kept rows) of every `[NAME=]RUNS`.
 
     Raises:
-        UserError: no such folder.
+        UserError: no such folder or file.
     """
     named = []
     for argument in arguments:
         # a folder may have = in its name
         name, folder = ("", argument) if Path(argument).exists() or "=" not in argument else argument.split("=", 1)
         if not Path(folder).exists():
-            raise UserError(f"{folder}: no such folder; name a run, or a folder of runs, that test.py wrote")
+            raise UserError(
+                f"{folder}: no such folder; name a run, or a folder of runs, that test.py wrote, or a file of kept rows"
+            )
         named.append((name, Path(folder)))
     return named
 
@@ -117,12 +119,16 @@ def _rows(arguments: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     found = {}
     for name, folder in named_folders(arguments):
         files = sorted(folder.rglob("scores.csv"), key=lambda file: (file.stat().st_mtime, str(file)))
+        files = [folder] if folder.is_file() else files
         if not files:
             raise UserError(f"{folder}: holds no scores.csv, neither itself nor below; run test.py first")
         for file in files:
             found.setdefault((name, file.resolve()), file)
     for (name, _), file in found.items():
-        yield from ((name, {**row, "run": str(file.parent)}) for row in read_scores(file))
+        for row in read_scores(file):
+            # in a file of kept rows, which are of many runs, each is named by its checkpoint
+            run = str(file.parent) if file.name == "scores.csv" else row.get("checkpoint_sha256", "")
+            yield name, {**row, "run": run}
 
 
 def _identity(row: dict[str, str]) -> dict[str, str]:

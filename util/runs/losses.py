@@ -18,7 +18,7 @@ from util.tables import append_row
 
 
 class Writer(Protocol):
-    """Takes the values of one row: mean losses by name, learning rate, steps per second."""
+    """Takes the values of one row: mean losses by name, learning rate, steps per second, processor time so far."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write them down."""
@@ -86,9 +86,9 @@ class LossesLog:
         self.check(step)
         now = time.perf_counter()
         self.means = {name: value.item() / self._count for name, value in self._sums.items()}
-        speed = self._count / (now - self._start)
+        speed = {"steps_per_second": self._count / (now - self._start), "cpu_seconds": time.process_time()}
         for writer in self.writers:
-            writer.write(step, {**self.means, "learning_rate": learning_rate, "steps_per_second": speed})
+            writer.write(step, {**self.means, "learning_rate": learning_rate, **speed})
         self._sums, self._count, self._start = {}, 0, now
         return True
 
