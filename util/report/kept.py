@@ -134,5 +134,7 @@ def write_into(page: Path, comparisons: Sequence[Comparison], source: str) -> No
     head, found, rest = text.partition(begin)
     if not found or end not in rest:
         raise UserError(f"{page}: has no place for them; write {begin.strip()} and {end} on lines of their own")
-    made = "\n".join(tables.markdown(table) for one in comparisons for table in page_tables(one))
+    made = "\n".join(
+        tables.markdown(table).replace("### ", "#### ", 1) for one in comparisons for table in page_tables(one)
+    )
     write_text(page, f"{head}{begin}\n{made}\n{end}{rest.partition(end)[2]}")

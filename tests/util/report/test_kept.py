@@ -62,7 +62,7 @@ def test_a_page_gets_the_tables_at_its_marks(runs, tmp_path):
         text = page.read_text()
         assert text.startswith("before\n") and text.endswith("<!-- end of tables -->\nafter\n") and "stale" not in text
         assert "| adnet | 0, 1 | 1 | 60 | 0 |" in text and "adnet − qnet" in text
-        assert text.count("### ") == 3
+        assert text.count("#### ") == 3
 
 
 def test_a_page_without_a_place_for_tables_is_refused(runs, tmp_path, capsys):
