@@ -224,7 +224,7 @@ def _ids(label: np.ndarray, ids: Mapping[int, int] | None, where: Path) -> np.nd
     known = "known are whole numbers up to 32767" if ids is None else f"known are {', '.join(map(str, sorted(ids)))}"
     if ids is None:
         ids = {int(value): int(value) for value in values if 0 <= value <= 32767 and value == int(value)}
-    strange = [f"{value:g}" for value in values if value not in ids and value != 0]
+    strange = [f"{value:.9g}" for value in values if value not in ids and value != 0]
     if strange:
         raise UserError(f"{where}: holds the label value(s) {few(strange)}; {known}")
     if not label.any():

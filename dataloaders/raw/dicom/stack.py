@@ -90,6 +90,11 @@ def folder_of(slices: Sequence[Slice]) -> Path:
 
 def _require_one_series(slices: Sequence[Slice]) -> None:
     series = Counter(piece.series for piece in slices)
+    if len(series) == len(slices) > 1:
+        raise UserError(
+            f"{folder_of(slices)}: each of its {len(slices)} slices says that it is a series of its own; give them one "
+            "PatientID, StudyInstanceUID and SeriesInstanceUID"
+        )
     if len(series) > 1:
         counts = " and ".join(map(str, sorted(series.values(), reverse=True)))
         raise UserError(

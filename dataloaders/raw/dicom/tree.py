@@ -15,6 +15,7 @@ from util.errors import UserError
 
 Key = tuple[str, ...]
 NO_SERIES = ("", "", "")
+SHREDDED = 3  # so many series of one slice each that lie on each other are one scan
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,12 @@ Parts = dict[Path, Part]
 def find_series(files: Iterable[Path]) -> tuple[list[Series], dict[Path, str]]:
     """The series among files, and what other DICOM files are, and what lies among the slices; scouts are in both.
 
-    A series that is spread over several folders is put together if no slice lies in two of them.
+    A series that is spread over several folders is put together if no slice lies in two of them. Slices on each other
+    that are a series each, as careless anonymisers leave them, are one scan, which reading refuses.
     """
     found, left_out = _by_series(files)
     scans: list[Series] = []
+    alone: dict[Path, list[Slice]] = defaultdict(list)
     for key, parts in found.items():
         parts = _joined(parts, left_out) if key[-1] else parts
         for folder, part in parts.items():
@@ -64,6 +67,11 @@ def find_series(files: Iterable[Path]) -> tuple[list[Series], dict[Path, str]]:
                 left_out |= {piece.file: "scout (localizer)" for piece in part.slices}
             else:
                 scans.append(part.series(folder))
+                alone[folder] += part.slices if len(scans[-1].files) == 1 else []
+    for folder, slices in alone.items():
+        if len(slices) >= SHREDDED and _is_one_stack(slices):
+            files = tuple(piece.file for piece in slices)
+            scans = [scan for scan in scans if scan.files[0] not in files] + [Series(folder, files)]
     return sorted(scans, key=lambda scan: scan.files), left_out
 
 
@@ -172,12 +180,12 @@ def _whole(parts: list[Part], left_out: dict[Path, str]) -> Part | None:
     """The parts as one, without copies of slices; None if they are scans of their own."""
     whole = Part()
     copies: dict[Path, str] = {}
-    known: dict[str, Slice] = {}
+    known: dict[tuple, Slice] = {}
     stacks = [without_scouts(part.slices)[0] if part.slices else [] for part in parts]
-    if len({frozenset(piece.instance or piece.file for piece in stack) for stack in stacks}) == 1:
+    if len({frozenset(map(_identity, stack)) for stack in stacks}) == 1:
         return None  # the same scan several times, or a scan whose UIDs others have, too
     for piece in (piece for part in parts for piece in part.slices):
-        first = known.setdefault(piece.instance, piece) if piece.instance else piece
+        first = known.setdefault(_identity(piece), piece)
         if first is piece:
             whole.slices.append(piece)
         elif filecmp.cmp(first.file, piece.file, shallow=False):
@@ -189,6 +197,11 @@ def _whole(parts: list[Part], left_out: dict[Path, str]) -> Part | None:
         return None
     left_out |= copies
     return whole
+
+
+def _identity(piece: Slice) -> tuple:
+    """What no other slice should have: its UID; and its place, for careless anonymisers give all slices one UID."""
+    return (piece.instance, *np.round(piece.origin, 3)) if piece.instance else (piece.file,)
 
 
 def _is_one_stack(slices: list[Slice]) -> bool:

@@ -65,9 +65,10 @@ def test_files_that_lost_their_beginning_are_read(tmp_path, lose, which):
     assert same(found(tmp_path), p=ARRAY)
 
 
+@pytest.mark.parametrize("changes", [{}, {"SOPInstanceUID": "1.2.3.4"}], ids=["sound", "one number for all slices"])
 @pytest.mark.parametrize("moved", [slice(3, None), slice(1, None, 2)])
-def test_a_series_in_two_folders_is_put_together(tmp_path, capsys, moved):
-    files = write_series(tmp_path / "p/one", ARRAY)
+def test_a_series_in_two_folders_is_put_together(tmp_path, capsys, moved, changes):
+    files = write_series(tmp_path / "p/one", ARRAY, **changes)
     (tmp_path / "p/two").mkdir()
     for file in files[moved]:
         file.rename(tmp_path / "p/two" / file.name)
@@ -242,6 +243,11 @@ NOT_WHOLE = {
         lambda f: (lose(*range(2, 7))(f), change(f[0], NumberOfFrames=6, PixelData=ARRAY.tobytes())),
         "is a multi-frame file (MR Image, 6 frames), which is not read; convert it to NIfTI",
     ),
+    "a series for every slice": (
+        each(SeriesInstanceUID=[f"1.2.{n}" for n in range(6)]),
+        "each of its 6 slices says that it is a series of its own; give them one PatientID",
+    ),
+    "a patient for every slice": (each(PatientID=[f"P{n}" for n in range(6)]), "a series of its own; give them one"),
     "mosaic": (
         lambda f: (lose(*range(2, 7))(f), change(f[0], ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])),
         "IM001.dcm: is a mosaic, all slices in one picture, which is not read; convert it to NIfTI",
