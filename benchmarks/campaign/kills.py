@@ -1,9 +1,10 @@
 """Kills: a command is killed at random moments and started again until it ends; an undisturbed one gives the same.
 
-Commands start in copies of a process that has loaded the libraries: loading them takes longer than the work.
+Commands start as copies of this process, which has loaded their libraries: that takes longer than the work.
 """
 
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import nibabel
@@ -84,13 +85,10 @@ class Inputs:
         return runs / "adnet_PHANTOM_fold0/1/checkpoints/step_000003.pt"
 
 
-STARTED = multiprocessing.get_context("forkserver")
-STARTED.set_forkserver_preload(["__main__", "predict", "training", "test", "data.custom", "data.chaost2"])
-
-
 def command_line(words: Sequence[str], log: Path) -> None:
     """`python WORDS`, in a process group of its own; what it says goes to the log."""
     os.setsid()
+    torch.set_num_threads(1)
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
     os.environ["OMP_NUM_THREADS"], os.environ["PYTHONPATH"] = "1", str(ROOT)  # of the processes that it starts
@@ -102,15 +100,15 @@ def command_line(words: Sequence[str], log: Path) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
-def start(words: Sequence[object], log: Path) -> ForkServerProcess:
+def start(words: Sequence[object], log: Path) -> ForkProcess:
     """The same, running."""
     log.write_text("")
-    process = STARTED.Process(target=command_line, args=(list(map(str, words)), log))
+    process = multiprocessing.get_context("fork").Process(target=command_line, args=(list(map(str, words)), log))
     process.start()
     return process
 
 
-def kill(process: ForkServerProcess) -> None:
+def kill(process: ForkProcess) -> None:
     """Kill it with its workers, as a machine that goes down."""
     with contextlib.suppress(ProcessLookupError):
         try:
@@ -195,7 +193,7 @@ COMMANDS = {
     for command in (
         Command(
             "data.phantom",
-            lambda inputs, out: ("-m", "data.phantom", out, "--scans", 4, "--size", 64, "--slices", 16, "--jobs", 1),
+            lambda inputs, out: ("-m", "data.phantom", out, "--scans", 4, "--size", 32, "--slices", 8, "--jobs", 1),
             share=3,
         ),
         Command(
@@ -213,7 +211,7 @@ COMMANDS = {
             share=3,
         ),
         Command(
-            "data.custom", lambda inputs, out: ("-m", "data.custom", *inputs.separate(), out, "--jobs", 2), share=3
+            "data.custom", lambda inputs, out: ("-m", "data.custom", *inputs.separate(), out, "--jobs", 1), share=3
         ),
         Command("data.chaost2", lambda inputs, out: ("-m", "data.chaost2", inputs.chaos(), out, "--jobs", 1), share=3),
         Command("training", training, weights, share=3),
@@ -306,13 +304,13 @@ class Killer:
         self._end(process)
         return None
 
-    def _start(self, out: Path) -> ForkServerProcess | None:
+    def _start(self, out: Path) -> ForkProcess | None:
         words = self.command.words(self.inputs, out)
         if not words:
             return None
         return start(words, self._log)
 
-    def _end(self, process: ForkServerProcess) -> int:
+    def _end(self, process: ForkProcess) -> int:
         """Its exit status.
 
         Raises:
@@ -324,7 +322,7 @@ class Killer:
             raise TimeoutError(f"{self.command.name} hangs")
         return process.exitcode
 
-    def _until_first_file(self, process: ForkServerProcess, out: Path) -> None:
+    def _until_first_file(self, process: ForkProcess, out: Path) -> None:
         known = set(out.rglob("*"))
         while process.exitcode is None and set(out.rglob("*")) <= known:
             time.sleep(0.02)
@@ -373,6 +371,8 @@ def half_files(out: Path) -> Iterator[str]:
 def run(names: Sequence[str], kills: int, seed: int, folder: Path, seconds: float = float("inf")) -> Iterator[Count]:
     """Kill the commands `kills` times in all, or as often as the time allows; a count for each, when it is done."""
     end = time.monotonic() + seconds
+    for name in ("training", "test", "predict", "data.custom", "data.chaost2", "supervoxels.generate"):
+        importlib.import_module(name)
     inputs = Inputs(folder / "inputs")
     inputs.folder.mkdir(parents=True, exist_ok=True)
     shares = [COMMANDS[name].share for name in names]
