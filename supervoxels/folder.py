@@ -14,6 +14,7 @@ from supervoxels.segmentation import supervoxels
 from supervoxels.superpixels import superpixels
 from util.dataset import Dataset
 from util.errors import UserError
+from util.files import utf8_name
 from util.finding import as_failures, few, numbered
 from util.manifest import Job, open_manifest
 from util.parallel import PROCESSES, Backend, each_scan
@@ -178,9 +179,9 @@ def worker_count(
 def voxel_count(path: Path) -> int:
     """Number of voxels a header tells; 0 for a file that cannot be read, which fails cheaply later."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
+        reader.SetFileName(utf8_name(path))
         reader.ReadImageInformation()
-    except RuntimeError:
+    except (RuntimeError, UserError):
         return 0
     return math.prod(reader.GetSize())

@@ -14,12 +14,13 @@ import torch
 import predict
 from data.phantom_raw import SLOPE, write_series
 from dataloaders.prediction.cleaning import cleaned
+from dataloaders.prediction.sheet import draw_sheet
 from dataloaders.raw.preparation import reordered
 from tests.commands import only_run, train
 from tests.dicom_files import pixels
 from tests.dicom_files import write_series as write_dicom
 from util import checkpoints
-from util.volume import Geometry, read_volume, write_volume
+from util.volume import Geometry, Volume, read_volume, write_like, write_volume
 
 
 @pytest.fixture(scope="module")
@@ -424,6 +425,16 @@ def test_two_commands_at_once_share_the_scans(segment, scan, tmp_path, capfd):
     assert segment(tmp_path / "alone", *scans) == 0
     both, alone = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("both", "alone"))
     assert both == alone and len(alone) == 11
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"bad\xff"), "a\nb", r"$\frac$", "日本", "x" * 200])
+def test_any_name_can_be_drawn_and_written_as_nifti(tmp_path, name):
+    volume, sound = Volume(pixels(), Geometry()), tmp_path / "sound.nii.gz"
+    write_volume(sound, volume.array, volume.geometry)
+    draw_sheet(tmp_path / f"{name}.png", volume, volume, {1: r"$\frac$"})
+    write_like(tmp_path / f"{name}.nii.gz", volume.array, volume.geometry, sound)
+    assert np.array_equal(read_volume(tmp_path / f"{name}.nii.gz").array, volume.array)
+    assert (tmp_path / f"{name}.png").is_file()
 
 
 def test_cleaning_up():

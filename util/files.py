@@ -50,6 +50,19 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
+def utf8_name(path: str | Path) -> str:
+    """A path for ITK, which ends the whole process at names that are no UTF-8.
+
+    Raises:
+        UserError: it is such a name.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: the name is not UTF-8 text; rename it, folders too") from error
+    return str(path)
+
+
 def digest(file: Path) -> str:
     """SHA-256 of a file.
 

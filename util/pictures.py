@@ -7,6 +7,11 @@ from util.volume import Geometry, Volume
 COLOURS = ("#e41a1c", "#4daf4a", "#377eb8", "#ff7f00", "#984ea3", "#ffff33", "#a65628", "#f781bf")
 
 
+def caption(name: str) -> str:
+    """A name as text in a figure: to Matplotlib $ means a formula, and bytes that are no UTF-8 an error."""
+    return name.encode("utf-8", "replace").decode().replace("$", r"\$")
+
+
 def as_shown(volume: Volume) -> np.ndarray:
     """Grey values `(D, H, W)` of a volume, uint8, turned upright."""
     return grey(upright(volume.array, volume.geometry))

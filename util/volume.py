@@ -16,7 +16,7 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
 from util.errors import UserError
-from util.files import whole_file
+from util.files import utf8_name, whole_file
 from util.finding import NIFTI
 from util.nifti import UNEVEN, place, read_header, read_nifti, require_volume
 
@@ -103,7 +103,7 @@ def _nifti_volume(path: Path, header: AnalyzeHeader, array: np.ndarray) -> Volum
 
 
 def _other_volume(path: Path) -> Volume:
-    if sitk.ImageFileReader.GetImageIOFromFileName(str(path)).startswith("Nifti"):  # less strict than nibabel
+    if sitk.ImageFileReader.GetImageIOFromFileName(utf8_name(path)).startswith("Nifti"):  # less strict than nibabel
         raise ValueError(path)
     image = sitk.ReadImage(str(path))
     require_volume(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
@@ -131,7 +131,7 @@ def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> Non
     image.SetDirection(geometry.direction)
     with whole_file(path) as temporary:
         try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+            sitk.WriteImage(image, utf8_name(temporary), useCompression=True)
             if read_nifti(temporary) is None and temporary.name.endswith(NIFTI):  # ITK is silent about a full disk
                 raise EOFError(temporary)
         except (EOFError, ValueError, zlib.error) as error:

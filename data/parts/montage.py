@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from util.files import whole_file
-from util.pictures import COLOURS, as_shown, upright
+from util.pictures import COLOURS, as_shown, caption, upright
 from util.volume import Volume
 
 
@@ -38,7 +38,7 @@ def draw_montage(file: Path, title: str, tiles: Mapping[int, Tile]) -> None:
     rows = math.ceil(len(tiles) / columns)
     figure = Figure(figsize=(2.4 * columns, 2.6 * rows + 0.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(caption(title))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     ids = sorted(set().union(*(np.unique(tile.label).tolist() for tile in tiles.values())) - {0})
     for axis in axes:

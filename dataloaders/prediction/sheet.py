@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from util.files import whole_file
-from util.pictures import COLOURS, as_shown, pixel_size, upright
+from util.pictures import COLOURS, as_shown, caption, pixel_size, upright
 from util.volume import Volume
 
 WIDTH = 240  # pixels of a slice
@@ -48,9 +48,10 @@ def draw_sheet(file: Path, image: Volume, label: Volume, names: Mapping[int, str
     for place, z in enumerate(shown):
         corner = place % columns * WIDTH + 4, place // columns * height + 14
         axis.text(*corner, f"{z + 1}/{len(label.array)}", color="white", fontsize=7)
-    figure.text(0.01, 0.99, file.stem, fontsize=9, va="top")
+    figure.text(0.01, 0.99, caption(file.stem), fontsize=9, va="top")
     for place, name in enumerate(names.values()):
-        figure.text(0.01 + 0.98 * place / len(names), 0.005, name, color=colour(place), fontsize=9, weight="bold")
+        left = 0.01 + 0.98 * place / len(names)
+        figure.text(left, 0.005, caption(name), color=colour(place), fontsize=9, weight="bold")
     with whole_file(file) as temporary:
         figure.savefig(temporary)
     figure.clear()  # its parts refer to each other, and with them large arrays would wait for the collector

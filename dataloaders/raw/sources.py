@@ -13,6 +13,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from dataloaders.raw import dicom
 from dataloaders.raw.intensities import FEW_VALUES, alike
 from util.errors import UserError
+from util.files import utf8_name
 from util.finding import Found, few, find_files, is_volume, others, with_voxels
 from util.nifti import read_header
 from util.volume import Geometry, Volume, read_volume
@@ -206,7 +207,7 @@ def _read_pictures(files: tuple[Path, ...], slices: list[Path], image: Volume) -
 
 def _picture(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        array = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="PNGImageIO"))
+        array = sitk.GetArrayFromImage(sitk.ReadImage(utf8_name(file), imageIO="PNGImageIO"))
     except RuntimeError as error:
         raise UserError(f"{file}: cannot be read, the picture is damaged; unpack the download again") from error
     if array.shape != shape:

@@ -1,6 +1,7 @@
 """Volumes and whole files: geometry survives, damage is refused, nothing is left half done."""
 
 import gzip
+import os
 import resource
 
 import nibabel
@@ -108,6 +109,20 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, room):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == [sound]
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd"])
+def test_a_name_at_which_itk_ends_the_process_is_refused(tmp_path, array, ending):
+    sound, bad = tmp_path / f"sound.{ending}", tmp_path / os.fsdecode(b"bad\xff." + ending.encode())
+    with pytest.raises(UserError, match="not UTF-8 text; rename it"):
+        write_volume(bad, array, OBLIQUE)
+    write_volume(sound, array, OBLIQUE)
+    sound.rename(bad)
+    if ending == "nrrd":  # NIfTI is read without ITK
+        with pytest.raises(UserError, match="not UTF-8 text; rename it"):
+            read_volume(bad)
+    else:
+        assert np.array_equal(read_volume(bad).array, array)
 
 
 def test_a_file_where_a_folder_is_wanted(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from util.files import whole_file
-from util.pictures import grey
+from util.pictures import caption, grey
 
 
 def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
@@ -29,10 +29,10 @@ def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, 
             axis.set_axis_off()
             if mask is not None and mask.any():
                 axis.contour(mask, levels=[0.5], colors=colour, linewidths=1.2)
-        line[0].set_title(text, fontsize=9, loc="left")
+        line[0].set_title(caption(text), fontsize=9, loc="left")
         line[1].set_title("truth", fontsize=9, color="green")
         line[2].set_title("prediction", fontsize=9, color="darkorange")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(caption(title), fontsize=11)
     with whole_file(file) as temporary:
         figure.savefig(temporary, dpi=110)
     pyplot.close(figure)

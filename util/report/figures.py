@@ -12,6 +12,7 @@ import numpy as np
 from util.errors import UserError
 from util.evaluation.metrics import COLUMNS
 from util.files import whole_file
+from util.pictures import caption
 from util.report.gather import Comparison, RunGroup
 from util.report.statistics import scored
 from util.tables import read_csv
@@ -39,9 +40,9 @@ def box_plot(comparison: Comparison, organ: str, score: str) -> Any:
         axis.plot(values[at], places[at] + jitter, "o", color=colour, markersize=2.6, alpha=0.8, markeredgewidth=0)
     for line in (*boxes["whiskers"], *boxes["caps"]):
         line.set(color=INK, linewidth=0.8)
-    axis.set_yticks(places, [group.label for group in comparison.groups])
+    axis.set_yticks(places, [caption(group.label) for group in comparison.groups])
     axis.set_xlabel(COLUMNS[score].heading)
-    axis.set_title(organ, loc="left", fontsize=10, color=INK)
+    axis.set_title(caption(organ), loc="left", fontsize=10, color=INK)
     return figure
 
 
@@ -66,12 +67,12 @@ def _curves(title: str, logs: Sequence[Path], column: str) -> Any:
         window = max(1, len(values) // 40)
         smooth = np.convolve(values, np.ones(window) / window, mode="valid") if len(values) else values
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        axis.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.4, label=name)
+        axis.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.4, label=caption(name))
     axis.set_xlabel("step")
     axis.set_ylabel(CURVES[column])
     if column == "gradient_norm":
         axis.set_yscale("log")
-    axis.set_title(title, loc="left", fontsize=10, color=INK)
+    axis.set_title(caption(title), loc="left", fontsize=10, color=INK)
     if len(logs) <= 6:
         axis.legend(fontsize=7, frameon=False, labelcolor=INK)
     return figure
