@@ -23,6 +23,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,10 +95,13 @@ def command_line(words: Sequence[str], log: Path) -> None:
     os.environ["OMP_NUM_THREADS"], os.environ["PYTHONPATH"] = "1", str(ROOT)  # of the processes that it starts
     os.chdir(ROOT)
     sys.argv = list(words[1:] if words[0] == "-m" else words)
-    if words[0] == "-m":
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        runpy.run_path(words[0], run_name="__main__")
+    try:
+        if words[0] == "-m":
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(words[0], run_name="__main__")
+    finally:  # as the end of Python does; the end of a copy would wait minutes for workers that idle
+        get_reusable_executor(2, reuse=True).shutdown(kill_workers=True)
 
 
 def start(words: Sequence[object], log: Path) -> ForkProcess:
