@@ -1,6 +1,6 @@
-"""The pictures of the pages, drawn from the phantom: docs/idea.png and docs/episode.png.
+"""The pictures of the pages, drawn from the phantom: docs/idea.png, docs/episode.png and, if `odds` ran, docs/odds.png.
 
-    bash script/demo.sh && .venv/bin/python benchmarks/pictures.py runs/adnet_PHANTOM_fold0/3
+    bash script/demo.sh && .venv/bin/python benchmarks/pictures.py runs/odds_PHANTOM_fold0/3
 
 Takes the run of a test (with scores.csv and predictions/) on the phantom; no patient is shown.
 """
@@ -10,14 +10,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config
+import models
 from dataloaders.augmentation import SLICES, apply_changes, draw_changes
 from dataloaders.pairings import slices_showing, support_indices
 from dataloaders.samplers import NeighboursSampler
 from dataloaders.scans import read_scan
+from util import checkpoints
 from util.pictures import grey, upright
 from util.tables import read_csv
 from util.volume import read_volume
@@ -48,15 +52,17 @@ def draw(file: Path, panels: list[tuple[str, np.ndarray, list[tuple[np.ndarray, 
     print(file)
 
 
-def draw_idea(run: Path, root: Path, organ: str) -> None:
-    """Annotated slice, query slice, prediction and truth of the query with the median Dice."""
-    rows = sorted(
-        (row for row in read_csv(run / "scores.csv") if row["organ"] == organ), key=lambda row: float(row["dice"])
-    )
-    row = rows[len(rows) // 2]
+def median_row(run: Path, organ: str) -> dict:
+    """The row of scores.csv with the organ's median Dice."""
+    rows = [row for row in read_csv(run / "scores.csv") if row["organ"] == organ]
+    return sorted(rows, key=lambda row: float(row["dice"]))[len(rows) // 2]
+
+
+def draw_idea(run: Path, row: dict, root: Path) -> None:
+    """Annotated slice, query slice, prediction and truth of the row's query."""
     support, query = (read_scan(DATASET, root, int(row[key])) for key in ("support", "scan"))
     found = read_volume(run / row["voted_prediction"]).array > 0
-    identifier = DATASET.organs[organ]
+    identifier = DATASET.organs[row["organ"]]
     shown = slices_showing(support.label, identifier)
     annotated = int(shown[support_indices(len(shown), 3)[1]])
     z = int(query.organ(identifier).sum((1, 2)).argmax())
@@ -74,6 +80,32 @@ def draw_idea(run: Path, root: Path, organ: str) -> None:
         ),
     ]
     draw(ROOT / "docs/idea.png", panels)
+
+
+def draw_odds(row: dict, root: Path) -> None:
+    """What `odds` computes on the way: the odds of both scales, and the answer that the decoder makes of them."""
+    path = Path(row["checkpoint"])
+    method = models.restore(checkpoints.load_checkpoint(path), path).method
+    support, query = (read_scan(DATASET, root, int(row[key])) for key in ("support", "scan"))
+    identifier = DATASET.organs[row["organ"]]
+    shown = slices_showing(support.label, identifier)
+    annotated = int(shown[support_indices(len(shown), 3)[1]])
+    z = int(query.organ(identifier).sum((1, 2)).argmax())
+    mask, truth = support.organ(identifier)[annotated], query.organ(identifier)[z]
+    with torch.inference_mode():
+        images = (torch.from_numpy(array)[None, None] for array in (support.image[annotated], query.image[z]))
+        features = [tuple(f[None] for f in method.encode(image)) for image in images]
+        answer, odds = method.answer(features[0], torch.from_numpy(mask)[None, None].float(), features[1])
+        maps = [F.interpolate(found, size=truth.shape, mode="nearest")[0, 0].numpy() for found in odds]
+    panels = [
+        ("one annotated slice", support.image[annotated], [(mask, ORGAN)]),
+        ("a slice of another scan", query.image[z], []),
+        (f"log odds, cells of {truth.shape[0] // odds[0].shape[-1]} pixels", maps[0], [(truth, TRUTH)]),
+        (f"log odds, cells of {truth.shape[0] // odds[1].shape[-1]} pixels", maps[1], [(truth, TRUTH)]),
+        ("decoded (orange) and truth", query.image[z], [(truth, TRUTH), (answer[0, 0].numpy() > 0, ORGAN)]),
+    ]
+    turned = [(t, upright(i, query.geometry), [(upright(m, query.geometry), c) for m, c in ms]) for t, i, ms in panels]
+    draw(ROOT / "docs/odds.png", turned)
 
 
 def draw_episode(root: Path, number: int) -> None:
@@ -102,7 +134,10 @@ def main() -> None:
     )
     parser.add_argument("--organ", default="spleen", help="(default: spleen)")
     options = parser.parse_args()
-    draw_idea(options.run, options.data_root, options.organ)
+    row = median_row(options.run, options.organ)
+    draw_idea(options.run, row, options.data_root)
+    if row["method"] == "odds":
+        draw_odds(row, options.data_root)
     draw_episode(options.data_root, DATASET.scans(options.data_root)[-1])
 
 
