@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
         "dataset", metavar="DATASET", help="a row of DATASETS in config.py, or a data set's .json file"
     )
     command.add_argument(
-        "--data-root", type=Path, default=Path("data"), metavar="FOLDER", help="holds CHAOST2/, SABS/, ... (data)"
+        "--data-root", type=Path, default=Path("data"), metavar="FOLDER", help="holds CHAOST2/, SABS/, ..."
     )
     command.add_argument("--jobs", type=jobs, default=-1, help="scans at once (default: one per core)")
     add_backend(command.add_argument)

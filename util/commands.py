@@ -59,8 +59,16 @@ def parser(doc: str, prog: str | None = None) -> argparse.ArgumentParser:
     """The parser of a command; its help is the module's docstring: first paragraph, options, the rest."""
     start()
     about, _, examples = doc.partition("\n\n")
-    form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=prog, description=about, epilog=examples, formatter_class=form)
+    return argparse.ArgumentParser(prog=prog, description=about, epilog=examples, formatter_class=Help)
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """The text of an option ends with its default, unless that is nothing or is told already."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, value = action.help or "", action.default
+        told = "default" in text or value is None or isinstance(value, bool) or value in ("", [], argparse.SUPPRESS)
+        return text if told or not action.option_strings else f"{text} (default: %(default)s)".lstrip()
 
 
 def guarded(work: Callable[[], Mapping[int | str, str] | int]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from util.commands import guarded, start
+from util.commands import guarded, parser, start
 
 
 def unknown(identifier: int):
@@ -38,7 +38,7 @@ def test_names_in_any_language_work_where_the_locale_is_c(tmp_path, variable):
 
 PROGRAM = """
 import sys
-from util.commands import guarded, start
+from util.commands import guarded, parser, start
 
 def work():
     for number in range(9999):
@@ -71,3 +71,15 @@ def test_what_nobody_foresaw_is_a_sentence_too(capsys, monkeypatch):
     monkeypatch.setenv("FSMIS_TRACEBACK", "1")
     with pytest.raises(KeyError):
         guarded(work)
+
+
+def test_help_tells_every_default_once():
+    command = parser("What it does.")
+    command.add_argument("--jobs", type=int, default=1, help="at once")
+    command.add_argument("--rest", type=int, default=0, help="of them (default: none)")
+    command.add_argument("--all", action="store_true", help="of them")
+    command.add_argument("--out", help="folder")
+    lines = [" ".join(line.split()) for line in command.format_help().splitlines() if " --" in line[:4]]
+    assert lines == [
+        "--jobs JOBS at once (default: 1)", "--rest REST of them (default: none)", "--all of them", "--out OUT folder"
+    ]  # fmt: skip
