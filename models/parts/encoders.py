@@ -5,9 +5,12 @@ An encoder has `dims`, `channels` and `strides` (in the plane, one entry per map
 the first, says so: `centred = True`. Weights are loaded strictly: a file that does not fit is an error, never skipped.
 """
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +46,7 @@ class Entry(NamedTuple):
     """What the program knows about an encoder."""
 
     make: Callable[[tuple[int, ...]], nn.Module]  # from the output strides of its maps
-    weights: str = "none"  # when the user names none; others than the small one's need a download
+    weights: str = "none"  # when the user names none: what the papers start from
     stride: int = 0  # output stride of the deepest map; 0 = as the method's paper has it
     training: Mapping[str, Any] = {}  # values of `train.*` it wants if the method's recipe names none
     # for methods with two maps: `stride`, and train and model -> key -> value over their recipes, if they have the key
@@ -52,8 +55,10 @@ class Entry(NamedTuple):
 
 ENCODERS = {
     "none": Entry(Images),
-    **{name: Entry(functools.partial(ResNetEncoder, name)) for name in ("resnet101", "resnet50", "resnet18")},
-    "resnext101_3d": Entry(ResNeXt3D),  # the one for volumes; in a 3D method the others see them slice by slice
+    **{name: Entry(functools.partial(ResNetEncoder, name), "coco") for name in ("resnet101", "resnet50")},
+    "resnet18": Entry(functools.partial(ResNetEncoder, "resnet18"), "imagenet"),
+    # the one for volumes; in a 3D method the others see them slice by slice
+    "resnext101_3d": Entry(ResNeXt3D, "kinetics"),
     # The same family, small enough to train on a CPU from a random start; no other learning rate was tried.
     "resnext14_3d": Entry(
         functools.partial(ResNeXt3D, counts=(1, 1, 1, 1), widths=(32, 64, 128, 256), name="resnext14_3d"),
@@ -87,6 +92,8 @@ PUBLISHED = {
     ("resnet101", "coco"): "DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1",
     ("resnet50", "coco"): "DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1",
 }
+KINETICS = "resnext-101-kinetics.pth"  # of Hara et al.; at a place that no program can fetch it from
+FETCH_TIMEOUT = 30  # seconds without an answer
 # parts of the published files that are no encoder: classifiers and unused heads
 HEADS = ("fc.", "classifier.", "aux_classifier.", "_fc.", "_conv_head.", "_bn1.")
 
@@ -103,7 +110,8 @@ def build(name: str, strides: tuple[int, ...], weights: str | None = "none", dim
 
     Args:
         name, strides: a key of ENCODERS; output strides of the maps, shallow to deep.
-        weights: "none", "imagenet", "coco" (DeepLabV3's trunk), a file with a state dict; None: from a checkpoint.
+        weights: "none", "imagenet", "coco" (DeepLabV3's trunk), "kinetics" (volumes), a file with a state dict; None:
+            from a checkpoint.
         dims: spatial axes of what it will see; a 2D encoder sees the slices of volumes.
 
     Raises:
@@ -124,22 +132,51 @@ def published_state(name: str, weights: str) -> Mapping[str, Tensor]:
     if name == "efficientnet_lite0" and weights == "imagenet":
         return _read(imagenet_file())
     if (name, weights) in PUBLISHED:
-        published = torchvision.models.get_weight(PUBLISHED[name, weights])
-        try:
-            return published.get_state_dict(progress=True, check_hash=True)
-        except OSError as error:
-            raise UserError(
-                f"weights={weights} for {name} cannot be fetched from {published.url} ({error}); fetch that file on "
-                "another machine and give its name as weights=FILE, or choose weights=none"
-            ) from error
+        return _read(_fetched(torchvision.models.get_weight(PUBLISHED[name, weights]), name, weights))
     if weights == "kinetics" and name == "resnext101_3d":
-        raise UserError(
-            "weights=kinetics: fetch resnext-101-kinetics.pth of Hara et al. (the first release of their "
-            "3D-ResNets-PyTorch) and give its name as weights=FILE"
-        )
+        file = _fetched_files() / KINETICS
+        if not file.is_file():
+            raise UserError(
+                f"weights=kinetics: {KINETICS} (of the first release of 3D-ResNets-PyTorch by Hara et al.) must be "
+                f"fetched by hand; put it into {file.parent} or give its name as weights=FILE, or choose weights=none, "
+                "or encoder=efficientnet_lite0, whose weights are installed"
+            )
+        return _read(file)
     if weights in ("imagenet", "coco", "kinetics"):
         raise UserError(f"there are no {weights} weights for {name}; choose none, or a file")
     return _read(Path(weights))
+
+
+def _fetched_files() -> Path:
+    """Where torchvision keeps the files it fetched; `TORCH_HOME` moves it."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _fetched(published: Any, name: str, weights: str) -> Path:
+    """The file of torchvision's published weights, fetched now unless it is there."""
+    file = _fetched_files() / Path(published.url).name
+    if file.is_file():
+        return file
+    try:
+        with _answers_within(FETCH_TIMEOUT):
+            published.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, HTTPException) as error:  # no network; a broken file; a connection that was lost
+        raise UserError(
+            f"weights={weights} for {name}: {published.url} cannot be fetched ({error}); put that file into "
+            f"{file.parent} or give its name as weights=FILE, or choose weights=none, or encoder=efficientnet_lite0, "
+            "whose weights are installed"
+        ) from error
+    return file
+
+
+@contextlib.contextmanager
+def _answers_within(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
