@@ -75,7 +75,7 @@ class ALPNet(FewShotMethod):
     ) -> Output:
         """Scores of both classes at feature resolution, upsampled to logits [alpnet 9]."""
         support, query = support_features[0].float(), query_features[0].float()
-        with torch.autocast(query.device.type, enabled=False):  # scores reach 20, where float16 has steps of 0.016
+        with ops.full_precision(query):  # scores reach 20, where float16 has steps of 0.016
             foreground = ops.resize(support_masks.float(), support.shape[-2:], align_corners=False)
             scores = self.scores(support, foreground, query)
             logits = ops.resize(scores, support_masks.shape[-2:], align_corners=False)

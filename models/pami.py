@@ -141,7 +141,7 @@ class PAMI(FewShotMethod):
         Regions `(B, S, K, C)`, queries `(B, Q, C, h, w)`, their own coarse prototypes `(B, Q, C)` -> `(B, Q, h, w)`.
         """
         tokens = regions[:, None].expand(-1, query.shape[1], -1, -1, -1)  # (B, Q, S, K, C)
-        with torch.autocast(query.device.type, enabled=False):
+        with ops.full_precision(query):
             for _ in range(self.iterations):
                 tokens = self.block(tokens, own[:, :, None, None])
                 by_support = ops.foreground_probability(query, tokens.mean((2, 3)), thresholds)

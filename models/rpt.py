@@ -115,7 +115,7 @@ class RPT(FewShotMethod):
         """Regions `(B, S, K, C)` against every query slice, in float32 -> prototypes `(B, Q, C)`."""
         tokens = regions[:, None].expand(-1, query.shape[1], -1, -1, -1)  # (B, Q, S, K, C)
         prototypes = global_prototype
-        with torch.autocast(query.device.type, enabled=False):
+        with ops.full_precision(query):
             for _ in range(self.iterations):
                 coarse = ops.foreground_probability(query, prototypes, thresholds)
                 tokens = self.block(tokens, ops.weighted_average(query, coarse)[:, :, None, None])

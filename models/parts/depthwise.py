@@ -14,8 +14,7 @@ WIDEST = 3  # columns of the weights that oneDNN's quick kernel for their gradie
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
     """`F.conv2d` of maps `(N, C, H, W)` with weights `(C, 1, k, k)`, k odd, padded by half their span on every side."""
-    mixed = torch.is_autocast_enabled(x.device.type)
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not mixed
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if plain and (weight.shape[-1] > WIDEST or dilation > 1) and min(stride, dilation) == 1:
         return _Depthwise.apply(x, weight, bias, stride, dilation)
     return F.conv2d(x, weight, bias, stride, _padding(weight, dilation), dilation, len(weight))

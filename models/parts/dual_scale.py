@@ -10,10 +10,10 @@ episodes). Encoders that want frozen norms take the steady head: its input has l
 Which encoder takes which is said in `encoders.ENCODERS`.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts import ops
 from models.parts.base import Features, reduction
 from util.errors import UserError
 
@@ -76,7 +76,7 @@ class ThresholdHead(nn.Module):
 
     def forward(self, deep: Tensor) -> Tensor:
         """`(N, C, h, w)` -> one threshold per image, `(N,)`."""
-        with torch.autocast(deep.device.type, enabled=False):
+        with ops.full_precision(deep):
             average = deep.float().mean((-2, -1))
             average = F.normalize(average, dim=1) if self.steady else average
             return self.reduction(self.classifier(average))[:, 0]

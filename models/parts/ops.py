@@ -3,6 +3,7 @@
 Axes as in util/episode.py: B episodes, S (or Q) images, C channels, `*` the spatial axes.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 
@@ -13,6 +14,13 @@ from torch import Tensor
 EPSILON = torch.finfo(torch.float32).eps  # clamp of probabilities before the logarithm, in all papers of the family
 
 
+def full_precision(like: Tensor) -> contextlib.AbstractContextManager:
+    """No autocast on the device of a tensor."""
+    if like.device.type == "meta":  # has shapes only, and no autocast
+        return contextlib.nullcontext()
+    return torch.autocast(like.device.type, enabled=False)
+
+
 def in_full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Run `function` in float32 under autocast too: a sum over the pixels of an organ overflows float16.
 
@@ -21,8 +29,7 @@ def in_full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(function)
     def wrapped(*arguments, **options) -> Tensor:
-        device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(next(argument for argument in arguments if isinstance(argument, Tensor))):
             return function(*map(_at_least_float32, arguments), **options)
 
     return wrapped
