@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 import models
 from models.parts import encoders
 from util.dataset import Dataset
+from util.errors import UserError
 from util.runs import checks, curves
 
 # Folders are below `data_root`. Organs are the tested ones: name -> id in the label files.
@@ -101,7 +102,7 @@ CHOICES = {
     "test.shots_of": ("slices", "scans"),
     "test.supports": ("fold", "all"),
     "train.optimiser": ("sgd", "adam"),
-    "train.precision": ("float32", "bfloat16", "float16"),
+    "train.precision": ("float32", "tf32", "bfloat16", "float16"),
 }
 SECTIONS = models.SECTIONS
 SEVERAL = {"episode.gamma": 2, "episode.zoom": 2, "episode.crop": 3, "test.patch": 3}  # so many numbers
@@ -170,7 +171,8 @@ def options():
         "decay_every": 1000,  # ... after so many steps; 0 = ten times in all
         # the network
         "frozen_norm": False,  # batch norms of the encoder keep their pretrained statistics
-        "precision": "float32",  # float32 | bfloat16 | float16, mixed precision on a GPU
+        "precision": "float32",  # float32 | tf32 | bfloat16 | float16, mixed precision on a GPU
+        "compile": False,  # torch.compile the step: minutes to begin with, then faster, most of all on a GPU
         "recompute": False,  # blocks of the encoder run twice to save memory
         # record
         "save_every": 1000,  # steps between checkpoints
@@ -262,3 +264,5 @@ def check(config: Mapping, typed: Collection[str]) -> None:
     DATASETS[config["dataset"]].chosen(config["organs"])
     curves.chosen(config["log"])
     models.require_stage(config["method"], config["stage"])
+    if config["train"]["compile"] and config["train"]["recompute"]:
+        raise UserError("train.compile: blocks that run twice (train.recompute) cannot be compiled; choose one of both")

@@ -26,6 +26,7 @@ from util.dataset import choose_fold
 from util.episode import Episode
 from util.errors import UserError
 from util.runs import folders
+from util.runs.compilation import compiled
 from util.runs.curves import PICTURES, Curves, curves, episode_picture
 from util.runs.earlier import earlier_checkpoint
 from util.runs.experiment import CommandLine, Interrupted, folder_of, plain
@@ -36,6 +37,7 @@ from util.tables import text_table, write_csv
 
 log = logging.getLogger("training")
 experiment = CommandLine("training", config)
+MIXED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # values of train.precision
 
 
 @experiment.main
@@ -190,6 +192,9 @@ class Trainer:
         self.train = self.options["train"]
         self.optimiser = make_optimiser(self.method, self.train)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train["precision"] == "float16")
+        self.forward = self._forward
+        if self.train["compile"]:
+            self.forward = compiled(self._forward, self.device)
 
     def run(self, writers: Sequence[Writer], stop: list, watched: Sequence[Curves] = ()) -> float:
         """Train to the last step and return the last mean loss.
@@ -250,19 +255,24 @@ class Trainer:
         self.method.progress = self.step / self.train["steps"]
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.train)
-        precision = self.train["precision"]
-        with torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32"):
-            output = self.method(episode)
-        self.scaler.scale(output.loss).backward()
+        loss, values, masks = self.forward(episode)
+        self.scaler.scale(loss).backward()
         self.ranks.average_gradients(self.method.parameters())
         norm = self._gradient_norm()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        self.predicted = output.masks  # of the last step, for pictures
+        self.predicted = masks  # of the last step, for pictures
+        return {"loss": loss.detach(), **values, "gradient_norm": norm}
+
+    def _forward(self, episode: Episode) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss; its parts, diagnostics and the share of pixels predicted, detached; the predicted masks."""
+        mixed = MIXED.get(self.train["precision"])
+        with torch.autocast(self.device.type, mixed, enabled=mixed is not None):
+            output = self.method(episode)
         losses = {name: value.detach() for name, value in output.losses.items()}
-        watched = {**output.diagnostics, "predicted": output.masks.mean(dtype=torch.float32), "gradient_norm": norm}
-        return {"loss": output.loss.detach(), **losses, **watched}
+        watched = {**output.diagnostics, "predicted": output.masks.mean(dtype=torch.float32)}
+        return output.loss, {**losses, **watched}, output.masks
 
     def _gradient_norm(self) -> Tensor:
         """Norm of all gradients together, a scalar; where float16 overflows, and no update is made, zero."""

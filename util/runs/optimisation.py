@@ -6,10 +6,12 @@ from torch import nn
 
 def make_optimiser(method: nn.Module, options: dict) -> torch.optim.Optimizer:
     """The optimiser of the `train.*` keys."""
-    rates = {"lr": options["learning_rate"], "weight_decay": options["weight_decay"]}
+    parameters = list(method.parameters())
+    fused = parameters[0].device.type in ("cpu", "cuda")  # one kernel for all of them
+    rates = {"lr": options["learning_rate"], "weight_decay": options["weight_decay"], "fused": fused}
     if options["optimiser"] == "adam":
-        return torch.optim.Adam(method.parameters(), betas=(options["momentum"], 0.999), **rates)
-    return torch.optim.SGD(method.parameters(), momentum=options["momentum"], **rates)
+        return torch.optim.Adam(parameters, betas=(options["momentum"], 0.999), **rates)
+    return torch.optim.SGD(parameters, momentum=options["momentum"], **rates)
 
 
 def learning_rate(step: int, options: dict) -> float:

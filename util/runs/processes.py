@@ -14,7 +14,7 @@ from util.errors import UserError
 
 
 def prepare_device(options: dict) -> torch.device:
-    """The device of the configuration; also sets the number of CPU threads.
+    """The device of the configuration; also sets the number of CPU threads, and how a GPU computes.
 
     Raises:
         UserError: the device is unknown or not there.
@@ -29,6 +29,10 @@ def prepare_device(options: dict) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name}: not available here ({str(error).splitlines()[0]}); try device=cpu") from error
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # slices of one training have one size: try all algorithms once
+        tf32 = options.get("train", {}).get("precision") == "tf32"
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
     return device
 
 
