@@ -1,7 +1,9 @@
 """Golden cases: the recipe that regenerates inputs, and stub encoders that return given features."""
 
+import functools
 import importlib.util
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
+
+import models
+from util.episode import Output
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +35,31 @@ def golden(parity: Path):
             return json.loads((parity / topic / "cases.json").read_text()), dict(arrays)
 
     return load
+
+
+@pytest.fixture(autouse=True)
+def on_a_device(monkeypatch):
+    """With FSMIS_DEVICE=cuda every method matches there; what goes in and comes out lies on the CPU."""
+    device = os.environ.get("FSMIS_DEVICE")
+    if device is None:
+        return
+    inside = []
+
+    def moved(match, self, *arguments, **options):
+        if inside:  # a method that calls the one it extends
+            return match(self, *arguments, **options)
+        inside.append(True)
+        try:
+            to = functools.partial(tree_map_only, torch.Tensor, lambda tensor: tensor.to(device))
+            output = match(self.to(device), *to(arguments), **to(options))
+            back = functools.partial(tree_map_only, torch.Tensor, lambda tensor: tensor.cpu())
+            return Output(output.logits.cpu(), back(output.losses), back(output.diagnostics))
+        finally:
+            inside.clear()
+
+    for owner in {owner for name in models.names() for owner in models.method_class(name).__mro__}:
+        if "match" in vars(owner):
+            monkeypatch.setattr(owner, "match", functools.partialmethod(moved, owner.match))
 
 
 class StubEncoder(nn.Module):
