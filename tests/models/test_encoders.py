@@ -38,7 +38,7 @@ def test_lite0_is_the_published_network(size):
     encoder = encoders.build("efficientnet_lite0", (16, 32), "imagenet").eval()
     with torch.no_grad():
         for ours, theirs in zip(encoder(images), published_maps(network, images), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("training", [True, False])
