@@ -7,7 +7,8 @@ import torch.nn.functional as F
 import models
 from models.gmrd import LOG_RANGE, class_logits, class_losses, mean_distance
 from models.pami import PAMI
-from models.parts.descriptors import DescriptorPath, fill_source
+from models.parts.descriptors import DescriptorPath, FilledWeights, fill_source
+from models.parts.ops import resize, resize_matrix
 from models.qnet import fixed_part
 from tests.models.stub import TinyEncoder
 from util.episode import Episode
@@ -154,6 +155,23 @@ def test_gmrds_fillers_are_a_sample_as_long_as_members_suffice():
     """With as many members as others the sample is all members, in the order that was drawn."""
     members = torch.tensor([[True, True, False, False]])
     assert fill_source(members, torch.tensor([[1, 0, 3, 2]])).tolist() == [[0, 1, 1, 0]]
+
+
+def test_gmrds_weights_of_cells_are_those_of_the_filled_pixels(monkeypatch):
+    """Features upsampled, filled and weighted are the same as features weighted by these; so are the gradients."""
+    monkeypatch.setattr(FilledWeights, "AT_ONCE", 2)  # descriptors in several lots, the last one smaller
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(5, 24, generator=generator, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(2, 3, 2, 3, generator=generator, dtype=torch.float64)
+    source = torch.randint(0, 24, (2, 24), generator=generator)
+    rows, columns = (resize_matrix(a, b, features, align_corners=True) for a, b in ((2, 4), (3, 6)))
+    found = torch.einsum("nkhw,nchw->nkc", FilledWeights.apply(weights, source, rows, columns), features)
+    pixels = resize(features, (4, 6), align_corners=True).flatten(2)
+    filled = pixels.gather(2, source[:, None].expand_as(pixels))
+    expected = torch.einsum("kp,ncp->nkc", weights, filled)
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad(answer.square().sum(), weights)[0] for answer in (found, expected)]
+    torch.testing.assert_close(*slopes)
 
 
 @pytest.mark.parametrize(("training", "dropped"), [(True, 0.2), (False, 0.0)])
