@@ -4,9 +4,10 @@
         --query SCANS --out OUT
 
 Every label of the support is found in every query: NIfTI files or folders with DICOM series, of any spacing and
-orientation. OUT/<name>.nii.gz lies on the grid of the query, OUT/<name>.png shows it, OUT/predictions.json says what
-made it. Several checkpoints, and several supports, are averaged. A command that was stopped goes on where it was; the
-same command on several machines shares the scans.
+orientation. OUT/<name>.nii.gz lies on the grid of the query, <name>.dcm is a DICOM Segmentation on a query that is a
+series (with highdicom), <name>.png and <name>.html show it, labels.txt and labels.ctbl tell names and colours to
+ITK-SNAP and 3D Slicer, predictions.json says what made it. Several checkpoints, and several supports, are averaged. A
+command that was stopped goes on where it was; the same command on several machines shares the scans.
 """
 
 import argparse
@@ -27,10 +28,15 @@ import models
 import supervoxels
 from dataloaders.pairings import make_pairing
 from dataloaders.prediction.archive import Finish, segment
+from dataloaders.prediction.colours import write_colours
 from dataloaders.prediction.predictor import Predictor
 from dataloaders.prediction.queries import RECORD, find_queries, image_files, jobs, read_support
-from dataloaders.raw.regrid import Preparation
-from util import checkpoints
+from dataloaders.prediction.segmentation import hindrance
+from dataloaders.raw.preparation import Plan
+from dataloaders.raw.regrid import Preparation, observe, onto_training_grid
+from dataloaders.raw.sources import is_series
+from models.parts.base import FewShotMethod
+from util import checkpoints, shipped
 from util.checkpoints import TrainedMethod
 from util.commands import add_backend, at_least, backend_of, guarded, named_label, parser, positive
 from util.dataset import Dataset
@@ -144,13 +150,19 @@ def predict(options: argparse.Namespace, *, silent: bool = False) -> dict[str, s
     queries, remarks, lost = find_queries(options.query, options.out)
     say(*remarks, sep="\n", end="\n" * bool(remarks))
     device = prepare_device({"device": options.device, "threads": options.threads})
+    if not options.checkpoint:
+        options.checkpoint = [str(shipped.checkpoint())]
+        say(f"{shipped.SAID} ({options.checkpoint[0]})")
     members = load_members(options.checkpoint, device)
     options.pairing = choose_pairing(options.pairing, members)
     preparation = preparation_of(members[0])
     supports = read_supports(options, preparation)
     organs = choose_organs(options, [label.array for _, label in supports], members[0])
     say(f"segmenting {', '.join(f'{name} ({i})' for i, name in organs.items())}; --organs NAME=ID names others")
-    todo = jobs(queries, options.out, list(safe_names(organs.values()).values()) if options.probabilities else [])
+    wanted = list(safe_names(organs.values()).values()) if options.probabilities else []
+    objects, remarks = objects_of(queries) if options.dicom else ((), [])
+    say(*remarks, sep="\n", end="\n" * bool(remarks))
+    todo = jobs(queries, options.out, wanted, objects)
     inputs = {file.resolve() for file in (*options.support_image, *options.support_label)}
     if taken := next((file for job in todo.values() for file in job.outputs if file.resolve() in inputs), None):
         raise UserError(f"{taken}: is an annotated scan, and a query would replace it; name another folder with --out")
@@ -158,6 +170,7 @@ def predict(options: argparse.Namespace, *, silent: bool = False) -> dict[str, s
     facts = {"settings": settings(options, members, organs)}
     record = options.out / RECORD
     with share_manifest(record, facts, todo, existing=existing, overwrite=options.overwrite) as manifest:
+        write_colours(options.out, organs)
         if options.jobs > 1 or backend.name != PROCESSES.name:
             failures, done = in_processes(options, backend, todo, manifest)
         else:
@@ -168,7 +181,7 @@ def predict(options: argparse.Namespace, *, silent: bool = False) -> dict[str, s
             failures, done = segment(predictor, todo, manifest, finish, silent=silent)
     there = len(queries) - done - len(failures)
     say(f"{len(queries)} scans: {done} segmented, {there} were there, {len(failures)} failed")
-    say(f"{manifest.file}, look at {options.out}/*.png")
+    say(f"{manifest.file}, look at {options.out}/*.png, or *.html in a browser")
     return {**failures, **as_failures(lost)}
 
 
@@ -218,6 +231,16 @@ def progress(todo: Mapping[str, Job], manifest: SharedManifest) -> Iterator[None
         watcher.join()
 
 
+def objects_of(queries: Mapping[str, tuple[Path, ...]]) -> tuple[set[str], list[str]]:
+    """Names of the DICOM series that get a DICOM Segmentation, and why others do not."""
+    series = {name: hindrance(files[0]) for name, files in queries.items() if is_series(files)}
+    remarks = []
+    for why in dict.fromkeys(filter(None, series.values())):
+        names = [name for name, own in series.items() if own == why]
+        remarks.append(f"{names[0]}{f' and {len(names) - 1} others' if len(names) > 1 else ''}: {why}")
+    return {name for name, why in series.items() if not why}, remarks
+
+
 def read_supports(options: argparse.Namespace, preparation: Preparation) -> list[tuple[Volume, Volume]]:
     """Image and label of every annotated scan on the training grid.
 
@@ -231,6 +254,44 @@ def read_supports(options: argparse.Namespace, preparation: Preparation) -> list
         if support.failure:
             raise UserError(support.failure)
     return [support.result for support in supports]
+
+
+def segment_volume(
+    image: Volume,
+    annotated: Volume,
+    label: Volume,
+    method: str | Path | FewShotMethod | None = None,
+    *,
+    device: str = "cpu",
+    voting: bool = True,
+) -> np.ndarray:
+    """Labels `(D, H, W)` of a scan on its own grid, given an annotated one: predict.py for other programs.
+
+    Args:
+        image: to segment.
+        annotated, label: the annotated scan, and whole numbers on its grid; 0 = background.
+        method: a run or a checkpoint; None = the one that ships; or a method of one's own making, which then takes all
+            scans on the grid of the annotated one, brightest values cut as usual for MR.
+        device: cpu, cuda.
+        voting: supervoxels vote on the answer.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or the label shows nothing.
+    """
+    place = torch.device(device)
+    if isinstance(method, FewShotMethod):
+        grid = observe(Plan(percentile=99.5), [annotated.geometry], max(annotated.array.shape[1:]))
+        members = [TrainedMethod(method.to(place).eval(), {}, preparation=grid.as_plain())]
+    else:
+        members = load_members([str(method or shipped.checkpoint())], place)
+    ids = [int(identifier) for identifier in np.unique(label.array) if identifier]
+    if not ids:
+        raise UserError("the label shows no organ at all; 0 is the background")
+    support = onto_training_grid(annotated, label, preparation_of(members[0]))
+    pairing = make_pairing(choose_pairing("", members), parts=3, shots=1)
+    cut = supervoxels.partitions if voting else None
+    names = {identifier: f"label {identifier}" for identifier in ids}
+    return Predictor(members, [support], names, pairing, place, cut=cut).labels(image)
 
 
 def settings(options: argparse.Namespace, members: Sequence[TrainedMethod], organs: Mapping[int, str]) -> dict:
@@ -250,7 +311,7 @@ def command_line() -> argparse.ArgumentParser:
     command = parser(__doc__)
     several = {"type": Path, "nargs": "+", "required": True}
     command.add_argument(
-        "--checkpoint", nargs="+", required=True, metavar="RUN", help="runs or checkpoints; several are averaged"
+        "--checkpoint", nargs="+", metavar="RUN", help="runs or checkpoints; several are averaged (default: what ships)"
     )
     command.add_argument("--support-image", **several, metavar="FILE", help="annotated scans; several are averaged")
     command.add_argument(
@@ -272,6 +333,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--fill-holes", action="store_true", help="fill what an organ encloses")
     command.add_argument("--no-voting", dest="voting", action="store_false", help="the networks' own, coarse answer")
     command.add_argument("--probabilities", action="store_true", help="write those of every organ, too")
+    command.add_argument("--no-dicom", dest="dicom", action="store_false", help="no DICOM Segmentation of a series")
     command.add_argument("--prepared", action="store_true", help="intensities are the prepared training scans' already")
     command.add_argument(
         "--trust-label-voxels", action="store_true", help="labels lie on their images in spite of headers"
@@ -280,7 +342,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--threads", type=at_least(0), default=0, help="CPU threads (default: as many as cores)")
     command.add_argument("--memory-gb", type=float, default=0.0, help="3D methods: patches, so that this is enough")
     command.add_argument("--overwrite", action="store_true", help="segment again what OUT holds")
-    command.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes that share the scans (1)")
+    command.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes that share the scans")
     add_backend(command.add_argument)
     return command
 

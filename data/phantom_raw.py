@@ -108,7 +108,7 @@ def write_series(folder: Path, names: Sequence[str], array: np.ndarray, geometry
         file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = MRImageStorage
         file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = f"{series}.{z + 1}"
         file.Modality, file.SeriesInstanceUID, file.StudyInstanceUID = "MR", series, f"{series}.0"
-        file.InstanceNumber = z + 1
+        file.InstanceNumber, file.FrameOfReferenceUID = z + 1, f"{series}.9"
         file.ImagePositionPatient = [DSfloat(value, auto_format=True) for value in origin]
         file.ImageOrientationPatient = [DSfloat(value, auto_format=True) for value in axes.T[:2].ravel()]
         file.PixelSpacing = [DSfloat(value, auto_format=True) for value in geometry.spacing[1::-1]]

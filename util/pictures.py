@@ -12,6 +12,16 @@ def caption(name: str) -> str:
     return name.encode("utf-8", "replace").decode().replace("$", r"\$")
 
 
+def colour(place: int) -> str:
+    """Colour of the organ at a place of a list, as `#rrggbb`."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def rgb(text: str) -> tuple[int, ...]:
+    """Red, green and blue, 0 to 255, of `#rrggbb`."""
+    return tuple(int(text[at : at + 2], 16) for at in (1, 3, 5))
+
+
 def as_shown(volume: Volume) -> np.ndarray:
     """Grey values `(D, H, W)` of a volume, uint8, turned upright."""
     return grey(upright(volume.array, volume.geometry))

@@ -5,16 +5,18 @@ work on one archive: each scan is claimed by one of them, and another takes over
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from dataloaders.prediction.cleaning import cleaned
 from dataloaders.prediction.predictor import Predictor
-from dataloaders.prediction.queries import save_on_grid_of
+from dataloaders.prediction.queries import PROBABILITIES, save_on_grid_of
+from dataloaders.prediction.segmentation import write_segmentation
 from dataloaders.prediction.sheet import draw_sheet
 from dataloaders.raw.intensities import require_training_values
 from dataloaders.raw.regrid import along_axes
@@ -23,8 +25,10 @@ from util.commands import warn
 from util.locks import Lock
 from util.manifest import Job, SharedManifest
 from util.parallel import Done, attempt
+from util.report.viewer import write_viewer
 from util.volume import Volume
 
+Ready = tuple[dict[str, str], Volume, list[Path]]  # digests of the sources, the scan, its DICOM files slice by slice
 AXIAL = (1.0, 1.0, 1.0)  # columns run to the left, rows to the back, slices to the head
 
 
@@ -112,34 +116,31 @@ class _Segmentation:
             lock = self.manifest.claim(name, wait=True)
             yield Claim(name, job, lock, self.reader.submit(attempt, self._read, (name, job), str(job.sources[0])))
 
-    def _read(self, name: str, job: Job) -> tuple[dict[str, str], Volume] | None:
-        """The digests of the sources and the scan; None if it is done."""
+    def _read(self, name: str, job: Job) -> Ready | None:
+        """None if the scan is done."""
         sources = job.digests()
         if job.is_done(self.manifest.scans.get(name), sources):
             return None
         self.manifest.forget(name, job)
-        image, _ = read_image(job.sources)
+        image, slices = read_image(job.sources)
         preparation = self.predictor.preparation
         warn(f"{job.sources[0]}: {doubt}" for doubt in image.doubts)
         values, prepared = (preparation.plan, preparation.values), self.finish.prepared
         require_training_values(image, *values, job.sources[0], prepared=prepared)
-        return sources, image
+        return sources, image, slices
 
     def _labels(self, job: Job, image: Volume) -> np.ndarray:
-        """Organ ids `(D, H, W)` of a scan. If several organs claim a voxel, the highest probability wins."""
-        _, _, *probability_files = job.outputs
-        best = np.full(image.array.shape, 0.5, np.float32)
-        labels = np.zeros(image.array.shape, np.uint8 if max(self.predictor.organs) < 256 else np.int16)
-        answers = self.predictor.probabilities(image, prepared=self.finish.prepared)
-        for place, (identifier, probability) in enumerate(answers):
+        """Organ ids `(D, H, W)` of a scan; probabilities are written if they are wanted."""
+        probability_files = [file for file in job.outputs if file.parent.name == PROBABILITIES]
+
+        def take(place: int, probability: np.ndarray) -> None:
             if probability_files:
                 save_on_grid_of(job.sources, image, probability_files[place], probability)
-            wins = probability > best
-            labels[wins], best[wins] = identifier, probability[wins]
             self.bar.update()
-        return labels
 
-    def _finish(self, claim: Claim, ready: tuple[dict[str, str], Volume] | None, done: Done) -> None:
+        return self.predictor.labels(image, prepared=self.finish.prepared, take=take)
+
+    def _finish(self, claim: Claim, ready: Ready | None, done: Done) -> None:
         """Write and put on record, or note what went wrong; in any case others may have the scan."""
         try:
             if ready and not done.failure:
@@ -152,15 +153,25 @@ class _Segmentation:
         finally:
             claim.lock.release()
 
-    def _write(self, name: str, job: Job, sources: Mapping[str, str], image: Volume, labels: np.ndarray) -> None:
-        labels_file, picture, *_ = job.outputs
+    def _write(
+        self, name: str, job: Job, sources: Mapping[str, str], image: Volume, slices: Sequence[Path], labels: np.ndarray
+    ) -> None:
+        labels_file, picture, page, *more = job.outputs
         organs, finish = self.predictor.organs, self.finish
         labels = cleaned(labels, largest_component=finish.largest_component, fill_holes=finish.fill_holes)
         shown = [Volume(array, image.geometry) for array in (image.array, labels)]
         if self.predictor.preparation.axial:  # other planes are shown as the method saw them
             shown = [along_axes(volume, AXIAL) for volume in shown]
         draw_sheet(picture, *shown, organs)
+        write_viewer(page, name, shown[0], {"prediction": shown[1].array}, organs)
+        for file in (file for file in more if file.suffix == ".dcm"):
+            write_segmentation(file, slices, labels, organs, *self._made_by())
         save_on_grid_of(job.sources, image, labels_file, labels)
         voxel = float(np.prod(image.geometry.spacing)) / 1000
         millilitres = {organ: round(int((labels == i).sum()) * voxel, 3) for i, organ in organs.items()}
         self.manifest.add(name, job.record(sources, millilitres=millilitres))
+
+    def _made_by(self) -> tuple[str, str]:
+        """Methods and checkpoints."""
+        members = self.predictor.members
+        return "+".join(str(member.options["method"]) for member in members), "+".join(m.sha256 for m in members)

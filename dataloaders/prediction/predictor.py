@@ -1,7 +1,7 @@
 """Scans without truth segmented by trained methods, given annotated ones: any grid in, the same grid out."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,28 @@ class Predictor:
             if self.voter:
                 answer = self.voter.vote(answer, tasks)
             yield identifier, onto_own_grid(answer, query.geometry, image)
+
+    def labels(
+        self,
+        image: Volume,
+        *,
+        prepared: bool = False,
+        take: Callable[[int, np.ndarray], None] = lambda place, probability: None,
+    ) -> np.ndarray:
+        """Organ ids `(D, H, W)` on the scan's own grid. If several organs claim a voxel, the highest probability wins.
+
+        Args:
+            image: the scan.
+            prepared: its intensities are those of the training scans already.
+            take: gets the place of every organ, from 0 on, and its probability `(D, H, W)`.
+        """
+        best = np.full(image.array.shape, 0.5, np.float32)
+        labels = np.zeros(image.array.shape, np.uint8 if max(self.organs) < 256 else np.int16)
+        for place, (identifier, probability) in enumerate(self.probabilities(image, prepared=prepared)):
+            take(place, probability)
+            wins = probability > best
+            labels[wins], best[wins] = identifier, probability[wins]
+        return labels
 
 
 def prediction_tasks(

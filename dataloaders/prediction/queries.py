@@ -1,7 +1,7 @@
 """Scans to segment: finding them, reading the annotated ones, and the files that a segmentation becomes."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from util.names import require_distinct
 from util.volume import Volume, write_like
 
 RECORD = RESULTS[0]
+PROBABILITIES = "probabilities"  # folder below OUT
 
 
 def find_queries(paths: Sequence[Path], out: Path) -> tuple[dict[str, tuple[Path, ...]], list[str], list[str]]:
@@ -91,17 +92,21 @@ def _add(found: dict[str, tuple[Path, ...]], name: str, files: tuple[Path, ...])
     found[name] = files
 
 
-def jobs(queries: Mapping[str, tuple[Path, ...]], out: Path, organs: Sequence[str]) -> dict[str, Job]:
-    """What every scan becomes: OUT/<name>.nii.gz, its contact sheet, the probabilities of organs by their file names.
+def jobs(
+    queries: Mapping[str, tuple[Path, ...]], out: Path, organs: Sequence[str], objects: Collection[str] = ()
+) -> dict[str, Job]:
+    """What every scan becomes: OUT/<name>.nii.gz, its contact sheet, its page in three planes, the probabilities of
+    organs by their file names, and of those named in `objects` a DICOM Segmentation.
 
     Raises:
         UserError: two of these files would have one name.
     """
     made = {}
     for name, files in queries.items():
-        wanted = [out / "probabilities" / f"{name}_{organ}.nii.gz" for organ in organs]
+        wanted = [out / PROBABILITIES / f"{name}_{organ}.nii.gz" for organ in organs]
         base = Path(os.path.commonpath([file.parent for file in files]))
-        made[name] = Job(base, files, out, (out / f"{name}.nii.gz", out / f"{name}.png", *wanted))
+        wanted += [out / f"{name}.dcm"] if name in objects else []
+        made[name] = Job(base, files, out, (*(out / f"{name}{kind}" for kind in (".nii.gz", ".png", ".html")), *wanted))
     outputs = {f"{name}: {file.name}": str(file) for name, job in made.items() for file in job.outputs}
     require_distinct(outputs, "files")
     return made

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from util.files import whole_file
-from util.pictures import COLOURS, as_shown, caption, pixel_size, upright
+from util.pictures import as_shown, caption, colour, pixel_size, rgb, upright
 from util.volume import Volume
 
 WIDTH = 240  # pixels of a slice
@@ -70,14 +70,5 @@ def outlined(image: np.ndarray, label: np.ndarray, ids: list[int], height: int) 
     picture = np.repeat(plane[..., None], 3, axis=2)
     for place, identifier in enumerate(ids):
         mask = cv2.resize((label == identifier).astype(np.uint8), (WIDTH, height), interpolation=cv2.INTER_NEAREST)
-        picture[mask != cv2.erode(mask, np.ones((3, 3), np.uint8))] = _rgb(colour(place))
+        picture[mask != cv2.erode(mask, np.ones((3, 3), np.uint8))] = rgb(colour(place))
     return picture
-
-
-def colour(place: int) -> str:
-    """Colour of the organ at a place of the list, as `#rrggbb`."""
-    return COLOURS[place % len(COLOURS)]
-
-
-def _rgb(text: str) -> tuple[int, ...]:
-    return tuple(int(text[at : at + 2], 16) for at in (1, 3, 5))

@@ -18,6 +18,7 @@ from util.errors import UserError
 from util.evaluation.metrics import COLUMNS
 from util.pictures import grey, pixel_size, upright
 from util.report.gather import Comparison
+from util.report.viewer import write_viewer
 from util.volume import Volume, read_volume
 
 BUDGET = 10_000_000  # characters of all pictures of a page
@@ -73,8 +74,8 @@ def _seed_and_support(row: dict[str, str]) -> tuple[int, str, str]:
     return len(row.get("seed", "")), row.get("seed", ""), row.get("support", "")
 
 
-def overlays(comparison: Comparison, score: str) -> dict[str, Any]:
-    """What the page's viewer draws, as plain values.
+def overlays(comparison: Comparison, score: str, folder: Path) -> dict[str, Any]:
+    """What the page's viewer draws, as plain values; a page in three planes for every scan is written into `folder`.
 
     Returns:
         cases: a list, each with what it shows, its slices, the crop around the organ and the masks.
@@ -91,6 +92,11 @@ def overlays(comparison: Comparison, score: str) -> dict[str, Any]:
     scans: dict[str, Display] = {}
     with tqdm(cases, unit="scan", desc="reading predictions") as progress:  # closed before an error is printed
         shown = [_read(case, score, scans) for case in progress]
+    planes: dict[str, str] = {}
+    for case, what in zip(cases, shown, strict=True):
+        if what["image"] not in planes:
+            planes[what["image"]] = _write_planes(folder, comparison, case, Path(what["image"]))
+        what["planes"] = planes[what["image"]]
     wanted: dict[str, set[int]] = {}
     for case in shown:
         wanted.setdefault(case["image"], set()).update(range(case["first"], case["first"] + case["slices"]))
@@ -162,12 +168,35 @@ def _volume(file: Path) -> Volume:
 
 
 def _mask(file: Path, scan: Display, image_file: Path) -> np.ndarray:
+    return scan.turned(_array(file, scan.shape, image_file))
+
+
+def _array(file: Path, shape: tuple[int, ...], image_file: Path) -> np.ndarray:
     array = _volume(file).array
-    if array.shape != scan.shape:
-        raise UserError(
-            f"{file}: has the shape {array.shape}, its scan {image_file} has {scan.shape}; run test.py again"
-        )
-    return scan.turned(array)
+    if array.shape != shape:
+        raise UserError(f"{file}: has the shape {array.shape}, its scan {image_file} has {shape}; run test.py again")
+    return array
+
+
+def _write_planes(folder: Path, comparison: Comparison, case: Case, image_file: Path) -> str:
+    """Write the scan of a case with all organs, the truth and every method's, in three planes; returns the link."""
+    image, fold = _volume(image_file), next(iter(case.rows.values())).get("fold", "")
+    names = dict(enumerate(comparison.organs, start=1))
+    layers = {"truth": np.zeros(image.array.shape, np.uint8)}
+    for group in comparison.groups:
+        rows = [row for row in group.rows if (row["scan"], row.get("fold", "")) == (case.scan, fold)]
+        found = {row["organ"]: row for row in sorted(rows, key=_seed_and_support, reverse=True)}
+        for place, row in ((place, found[organ]) for place, organ in names.items() if organ in found):
+            layer = layers.setdefault(group.label, np.zeros(image.array.shape, np.uint8))
+            try:
+                _, label_file, identifier = _sources(row)
+                layer[_array(_prediction_file(row), layer.shape, image_file) > 0] = place
+                layers["truth"][_array(label_file, layer.shape, image_file) == identifier] = place
+            except NothingToShow:  # an organ that the report does not show here either
+                continue
+    file = folder / f"{comparison.dataset}_scan{case.scan}{f'_fold{fold}' if fold else ''}.html"
+    write_viewer(file, f"{comparison.dataset}, scan {case.scan}", image, layers, names)
+    return f"{folder.name}/{file.name}"
 
 
 def _extent(shown: np.ndarray, margin: int) -> tuple[int, int]:

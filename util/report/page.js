@@ -95,6 +95,7 @@ class Viewer {
     if (!this.case) this.state.place = places[0].place;
     this.buttons("place", places.map(c => [c.place, `${c.place} (scan ${c.scan})`]));
     const shown = this.case, [width, height] = shown.size;
+    this.element.querySelector("a.planes").href = encodeURI(shown.planes);
     const all = [shown.truth, ...shown.predictions.map(p => p.runs)];
     this.masks = all.map(slices => slices.map(runs => decode(runs, width * height)));  // the truth first
     const areas = this.masks[0].map(mask => mask.reduce((sum, one) => sum + one, 0));

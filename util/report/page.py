@@ -25,7 +25,7 @@ LARGEST = 15_000_000  # bytes of a page
 
 
 def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warnings: Sequence[str]) -> list[str]:
-    """Write report.html, tables.md, tables.tex, summary.csv, comparisons.csv and figures/ into `out`.
+    """Write report.html, tables.md, tables.tex, summary.csv, comparisons.csv, figures/ and planes/ into `out`.
 
     Args:
         out: folder, made if need be.
@@ -42,7 +42,7 @@ def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warni
     sections, own_warnings, rows = [], [], []
     for comparison in comparisons:
         try:  # first: what is wrong with a file is better said at once
-            shown = overlays(comparison, score)
+            shown = overlays(comparison, score, out / "planes")
         except NothingToShow as reason:
             shown = None
             own_warnings.append(f"{comparison.dataset}: the page has no overlays: {reason}")

@@ -150,6 +150,19 @@ def test_the_page_fits_a_phone(opened, scheme):
     assert min(size for size in sizes if size) >= 32  # a finger's worth
 
 
+def test_every_scan_shown_opens_in_three_planes(opened, page_file):
+    page = opened()
+    links = set()
+    for place in page.locator('[data-key="place"] button').all():
+        place.click()
+        links.add(page.get_attribute("a.planes", "href"))
+    assert links and all((page_file.parent / link).is_file() for link in links)
+    page.goto((page_file.parent / links.pop()).as_uri())
+    page.wait_for_selector("body[data-drawn]")
+    assert page.locator(".layers button").all_inner_texts() == ["truth", "adnet", "qnet", "x</script><b>"]
+    assert "liver" in page.locator(".organs button").all_inner_texts()
+
+
 def test_text_of_runs_cannot_break_the_page(opened):
     page = opened()
     assert page.locator(".groups b").all_inner_texts() == ["adnet", "qnet", "x</script><b>"]
