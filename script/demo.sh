@@ -7,14 +7,14 @@ start=$SECONDS
 bash script/setup.sh
 python=.venv/bin/python
 
-echo "== 1/4 synthetic abdomens"
+echo "== 1/5 synthetic abdomens"
 $python -m data.phantom
-echo "== 2/4 supervoxels"
+echo "== 2/5 supervoxels"
 $python -m supervoxels.generate PHANTOM --data-root data
-echo "== 3/4 training ADNet without a single annotation"
+echo "== 3/5 training ADNet without a single annotation"
 setting=(method=adnet dataset=PHANTOM encoder=efficientnet_lite0)
 $python training.py with "${setting[@]}" train.steps=1200 "$@"
-echo "== 4/4 segmenting four organs from ONE annotated scan, before and after training"
+echo "== 4/5 segmenting four organs from ONE annotated scan, before and after training"
 runs=runs/adnet_PHANTOM_fold0
 $python test.py with "${setting[@]}" test.checkpoint=untrained
 untrained=$(ls -d $runs/[0-9]* | sort -V | tail -n 1)
@@ -25,4 +25,11 @@ echo
 $python -m util.report untrained="$untrained" trained="$trained"
 echo
 $python -m util.report untrained="$untrained" trained="$trained" --out "$trained/report"
+echo "== 5/5 segmenting a scan of one's own (here a phantom again) with predict.py"
+scans=data/PHANTOM/phantom_MR_normalized
+checkpoint=$(ls -d $runs/[0-9]*/checkpoints | sort -V | tail -n 1)
+$python predict.py --checkpoint "${checkpoint%/checkpoints}" --support-image $scans/image_4.nii.gz \
+    --support-label $scans/label_4.nii.gz --query $scans/image_1.nii.gz --out "$trained/predicted" --overwrite
+echo
+echo "in a browser: $trained/predicted/image_1.html, $trained/report/report.html"
 echo "pictures: $trained/*.png, predictions: $trained/predictions/, $((SECONDS - start)) s in all"
