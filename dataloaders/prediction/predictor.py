@@ -45,7 +45,7 @@ class Predictor:
         self.members, self.organs, self.pairing = members, organs, pairing
         self.preparation = Preparation.from_plain(members[0].preparation)
         self.scans = dict(enumerate(supports))
-        self.labels = {number: label.array for number, (_, label) in self.scans.items()}
+        self.annotated = {number: label.array for number, (_, label) in self.scans.items()}
         self.segmenters = [
             make_segmenter(member.method, functools.partial(self._scan, member), device, memory_gb=memory_gb)
             for member in members
@@ -62,9 +62,9 @@ class Predictor:
         query, empty = onto_training_grid(image, None, self.preparation, prepared=prepared)
         self.scans[QUERY] = query, empty
         for remembering in [*self.segmenters, *filter(None, [self.voter])]:
-            remembering.keep(frozenset(self.labels))
+            remembering.keep(frozenset(self.annotated))
         for identifier, name in self.organs.items():
-            tasks = prediction_tasks(name, identifier, self.labels, QUERY, len(query.array), self.pairing)
+            tasks = prediction_tasks(name, identifier, self.annotated, QUERY, len(query.array), self.pairing)
             answer = mean_probability(self.segmenters, tasks)
             if self.voter:
                 answer = self.voter.vote(answer, tasks)

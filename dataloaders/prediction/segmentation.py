@@ -70,6 +70,7 @@ def write_segmentation(
     from highdicom.seg import Segmentation
 
     images = [_header(path) for path in slices]
+    _add_thickness(images)
     masks = np.zeros(labels.shape, np.uint8)
     for place, identifier in enumerate(names, start=1):
         masks[labels == identifier] = place
@@ -110,6 +111,14 @@ def _header(file: Path) -> pydicom.Dataset:
         if name not in image:
             setattr(image, name, "")
     return image
+
+
+def _add_thickness(images: Sequence[pydicom.Dataset]) -> None:
+    """Where the headers do not say how thick a slice is, the distance of two of them stands in."""
+    if len(images) > 1:
+        first, second = (np.array(image.ImagePositionPatient, float) for image in images[:2])
+        for image in (image for image in images if not image.get("SliceThickness")):
+            image.SliceThickness = round(float(np.linalg.norm(second - first)), 4)
 
 
 def _description(place: int, name: str, method: str, checkpoint: str):
