@@ -62,6 +62,9 @@ class UnderOneName(build_py):
         )
         Path(self.build_lib, "fsmis/__init__.py").write_text(about, encoding="utf-8")
 
+    def find_package_modules(self, package, package_dir):
+        return [found for found in super().find_package_modules(package, package_dir) if found[1] != "setup"]
+
     def build_module(self, module, module_file, package):
         built = super().build_module(module, module_file, package)
         source = Path(module_file).read_text(encoding="utf-8")
