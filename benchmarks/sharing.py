@@ -83,7 +83,7 @@ def main() -> int:
             out, rounds = home / f"both_{rounds}", rounds + 1
             pair = [started(call, out) for _ in range(2)]
             while any(process.is_alive() for process in pair):
-                time.sleep(chance.random() * span / 4)
+                time.sleep(chance.random() * span)
                 victim = chance.randrange(2)
                 if kills < options.kills and pair[victim].is_alive():
                     os.kill(pair[victim].pid, signal.SIGKILL)
