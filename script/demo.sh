@@ -11,11 +11,11 @@ echo "== 1/5 synthetic abdomens"
 $python -m data.phantom
 echo "== 2/5 supervoxels"
 $python -m supervoxels.generate PHANTOM --data-root data
-echo "== 3/5 training ADNet without a single annotation"
-setting=(method=adnet dataset=PHANTOM encoder=efficientnet_lite0)
-$python training.py with "${setting[@]}" train.steps=1200 "$@"
+echo "== 3/5 training Odds without a single annotation"
+setting=(method=odds dataset=PHANTOM encoder=efficientnet_lite0)
+$python training.py with "${setting[@]}" train.steps=700 "$@"
 echo "== 4/5 segmenting four organs from ONE annotated scan, before and after training"
-runs=runs/adnet_PHANTOM_fold0
+runs=runs/odds_PHANTOM_fold0
 $python test.py with "${setting[@]}" test.checkpoint=untrained
 untrained=$(ls -d $runs/[0-9]* | sort -V | tail -n 1)
 $python test.py with "${setting[@]}" test.save=True
