@@ -1,6 +1,6 @@
 """Losses of a training run: checked, averaged, shown in the progress bar, and handed to writers.
 
-A writer is any object with `write(step, values)`; for TensorBoard, call `SummaryWriter.add_scalar` there.
+A writer is any object with `write(step, values)`; those of TensorBoard and its like are in util/runs/curves.py.
 """
 
 import math
