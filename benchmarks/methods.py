@@ -94,7 +94,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--one", method, "--batch", str(batch)]
             for name in ("encoder", "size", "steps", "device", "threads"):
                 command += [f"--{name}", str(getattr(options, name))]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8")
             if done.returncode:
                 print(f"{method:<14}{batch:>6}  failed: {done.stderr.strip().splitlines()[-1]}")
                 continue

@@ -80,7 +80,7 @@ def measured(command: list, done: Callable[[], object] = lambda: None) -> dict:
     """
     began, value, peak, spent, events = time.perf_counter(), None, 0, {}, []
     with open(os.devnull, "w") as nowhere:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=nowhere, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=nowhere, stderr=subprocess.PIPE, encoding="utf-8")
     family = psutil.Process(process.pid)
     while process.poll() is None:
         total = 0
@@ -122,7 +122,7 @@ def training(file: Path, options: argparse.Namespace, runs: Path) -> dict:
 
     def steps() -> int:
         metrics = folder / str(before + 1) / "metrics.csv"
-        return len(metrics.read_text().splitlines()) - 1 if metrics.is_file() else 0
+        return len(metrics.read_text("utf-8").splitlines()) - 1 if metrics.is_file() else 0
 
     found = measured(command, steps)
     events = [event for event in found["events"] if event[2] > 0]
@@ -197,7 +197,7 @@ def checks(file: Path, options: argparse.Namespace) -> None:
                 link = some / images.name / f"{kind}_{number}.nii.gz"
                 if not link.exists():
                     os.link(images / link.name, link)
-        (some / file.name).write_text(file.read_text())
+        (some / file.name).write_text(file.read_text("utf-8"))
         queries = [some / images.name / f"image_{number}.nii.gz" for number in range(1, count + 1)]
         out = ["--out", some / "out", "--threads", 1, "--overwrite"]
         for name, call in {

@@ -90,7 +90,7 @@ def main() -> int:
                     pair[victim].join()
                     kills += 1
                     record = out / predict.RECORD
-                    done += len(json.loads(record.read_text())["scans"]) if record.is_file() else 0
+                    done += len(json.loads(record.read_text("utf-8"))["scans"]) if record.is_file() else 0
                     pair[victim] = started(call, out)
             codes = [process.exitcode for process in pair]
             differing += codes != [0, 0] or files(out) != files(home / "alone")

@@ -152,7 +152,7 @@ def measure(source, method, repeats):
 
 def status(key):
     """A line of /proc/self/status in bytes."""
-    return 1024 * int(re.search(rf"^{key}:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
+    return 1024 * int(re.search(rf"^{key}:\s+(\d+)", Path("/proc/self/status").read_text("utf-8"), re.MULTILINE)[1])
 
 
 def forget_peak():

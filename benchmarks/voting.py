@@ -51,7 +51,10 @@ def gains(runs: list[Path]) -> pandas.DataFrame:
 
 def scan_of(run: Path) -> tuple[np.ndarray, tuple[float, ...], pandas.Series, dict]:
     """Image `(D, H, W)` of a run's first row, its spacing, the row, and its files."""
-    row, files = pandas.DataFrame(read_scores(run / "scores.csv")).iloc[0], json.loads((run / "scans.json").read_text())
+    row, files = (
+        pandas.DataFrame(read_scores(run / "scores.csv")).iloc[0],
+        json.loads((run / "scans.json").read_text("utf-8")),
+    )
     volume = read_volume(Path(files["scans"][row["scan"]]["image"]))
     return volume.array.astype(np.float32), volume.geometry.spacing[::-1], row, files
 
@@ -75,7 +78,7 @@ def draw(run: Path, organ: str, file: Path) -> None:
     """Image, own answer, pieces, voted answer, truth, on the slice where the organ is largest."""
     rows = pandas.DataFrame(read_scores(run / "scores.csv"))
     row = rows[rows["organ"] == organ].iloc[0]
-    files = json.loads((run / "scans.json").read_text())
+    files = json.loads((run / "scans.json").read_text("utf-8"))
     volume = read_volume(Path(files["scans"][row["scan"]]["image"]))
     truth = read_volume(Path(files["scans"][row["scan"]]["label"])).array == files["organs"][organ]
     z = int(truth.sum((1, 2)).argmax())

@@ -208,5 +208,5 @@ def _pairs(areas: np.ndarray, min_size: int, size_of: str, consecutive: bool) ->
     rows = np.stack((segments[first] + 1, slices[first], slices[first + 1]), 1)[large].astype(np.int32)
     weights, given_up = weights[large], np.count_nonzero(runs_of[drawn] == 0)
     # summed one by one, not pairwise: a seed must choose what it always chose
-    share = np.cumsum([0, *weights])[-1] + np.cumsum([0] + [1 / len(drawn)] * given_up)[-1]
-    return rows, weights / share
+    share = np.cumsum([0, *weights])[-1] + np.cumsum([0] + [1 / max(len(drawn), 1)] * given_up)[-1]
+    return rows, weights / (share or 1.0)

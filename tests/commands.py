@@ -48,7 +48,7 @@ def refused(capsys, command, *updates: str) -> str:
 def start(program: str, *updates: str) -> subprocess.Popen:
     """The same in a process of its own."""
     command = [sys.executable, program, "with", *SMALL, *updates]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
 
 
 def only_run(runs: Path, number: int = 1) -> Path:

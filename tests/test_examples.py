@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGES = ("data", "dataloaders", "models", "supervoxels", "util")
-FILES = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py") if ">>> " in file.read_text()]
+FILES = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py") if ">>> " in file.read_text("utf-8")]
 MODULES = sorted(".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES)
 
 

@@ -58,7 +58,7 @@ def test_the_campaign_notices_every_sort_of_fault_and_goes_on(tmp_path):
     trials = list(run([Faulty()], [range(1, 6)], 1, tmp_path))
     assert [trial.outcome for trial in trials] == ["crash", "unclear", "crash", "disagreement", "accepted"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["faulty_1", "faulty_2", "faulty_3", "faulty_4"]
-    assert "nobody foresaw this" in (tmp_path / "faulty_1/fault.txt").read_text()
+    assert "nobody foresaw this" in (tmp_path / "faulty_1/fault.txt").read_text("utf-8")
 
 
 def test_the_witness_notices_a_mirrored_scan(tmp_path):

@@ -26,7 +26,7 @@ FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in BELOW}
 def imported(file: Path) -> set[str]:
     """Top-level names of all imports of a file, inside functions too."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -52,9 +52,9 @@ def test_rooms_do_not_import_the_commands_above_them(package):
         commands = {
             f"{package}.{path.stem}"
             for path in (ROOT / package).glob("*.py")
-            if '__name__ == "__main__"' in path.read_text()
+            if '__name__ == "__main__"' in path.read_text("utf-8")
         }
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 assert node.module not in commands, f"{file} imports {node.module}"
 
@@ -72,7 +72,7 @@ def test_config_asks_methods_only_for_defaults():
 def test_nothing_unpickles():
     """torch.load only with weights_only=True; pickle nowhere."""
     for file in [*ROOT.glob("*.py"), *(file for files in FILES.values() for file in files)]:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), file
         assert not imported(file) & {"pickle", "dill"}, file

@@ -33,7 +33,7 @@ from fsmis.util.volume import read_volume
 def wheel(tmp_path_factory):
     """A wheel of what git would commit; the extension is the one that is compiled here already."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, encoding="utf-8")
     for name in listed.split():
         if not name.startswith(("tests/", "docs/", "benchmarks/")) and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def wheel(tmp_path_factory):
     for file in (ROOT / "supervoxels").glob("*.so"):
         shutil.copy(file, built)
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", str(out)]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=source, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return next(out.glob("fsmis-*.whl"))
 
@@ -74,7 +74,7 @@ def test_five_lines_segment_a_volume_beside_modules_of_the_same_names(python, ti
     (tmp_path / "five_lines.py").write_text(IMPORTS + FIVE_LINES)
     images = tiny / "PHANTOM/phantom_MR_normalized"
     files = [str(images / f"{name}.nii.gz") for name in ("image_1", "image_4", "label_4")]
-    done = subprocess.run([python, "five_lines.py", *files], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([python, "five_lines.py", *files], cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "(16, 64, 64)" in done.stdout and "'adnet'" in done.stdout
     assert int(done.stdout.split()[0]) > 10
@@ -82,12 +82,12 @@ def test_five_lines_segment_a_volume_beside_modules_of_the_same_names(python, ti
 
 def test_commands_of_the_library_name_themselves(python, tmp_path):
     done = subprocess.run(
-        [python, "-m", "fsmis.data.check", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [python, "-m", "fsmis.data.check", "--help"], cwd=tmp_path, capture_output=True, encoding="utf-8", check=True
     )
     assert "--data-root" in done.stdout and "(default: data)" in done.stdout
     source = python.parent.parent / "lib"
     (training,) = source.glob("python*/site-packages/fsmis/training.py")
-    assert "`python -m fsmis.training with" in training.read_text()
+    assert "`python -m fsmis.training with" in training.read_text("utf-8")
 
 
 def test_only_imports_and_commands_are_rewritten():

@@ -12,8 +12,8 @@ UNNAMED = re.compile(
     rf"|(?:\bdefect|\((?:{'|'.join(PAGES)})) [A-Z]?\d"
 )
 LISTED = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py", "*.pyx", "*.hpp", "*.md"]
-FILES = {ROOT / line for line in subprocess.check_output(LISTED, cwd=ROOT, text=True).split()}
-TEXTS = {str(file.relative_to(ROOT)): file.read_text() for file in FILES - {ROOT / __file__} if file.is_file()}
+FILES = {ROOT / line for line in subprocess.check_output(LISTED, cwd=ROOT, encoding="utf-8").split()}
+TEXTS = {str(file.relative_to(ROOT)): file.read_text("utf-8") for file in FILES - {ROOT / __file__} if file.is_file()}
 
 
 def targets(page: str) -> list[str]:
@@ -30,7 +30,7 @@ def targets(page: str) -> list[str]:
     return found
 
 
-TARGETS = {name: targets(page.read_text()) for name, page in PAGES.items()}
+TARGETS = {name: targets(page.read_text("utf-8")) for name, page in PAGES.items()}
 
 
 def unresolved(text: str) -> list[str]:

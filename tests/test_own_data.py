@@ -84,13 +84,13 @@ def test_unknown_organs_and_files(tiny, tmp_path, capsys, update, expected):
     ],
 )
 def test_a_file_that_makes_no_sense(own, change, expected):
-    own.write_text(json.dumps({**json.loads(own.read_text()), **change}))
+    own.write_text(json.dumps({**json.loads(own.read_text("utf-8")), **change}))
     with pytest.raises(UserError, match=expected):
         from_file(own)
 
 
 def test_a_file_that_lacks_a_key_or_is_no_json(own):
-    content = json.loads(own.read_text())
+    content = json.loads(own.read_text("utf-8"))
     del content["images"]
     own.write_text(json.dumps(content))
     with pytest.raises(UserError, match="the key 'images' is missing"):

@@ -162,14 +162,14 @@ def test_ensembles_average_and_the_highest_probability_wins(segment, run, scan, 
     np.testing.assert_allclose(found["all"], np.mean([found[name] for name in "abcd"], axis=0), atol=1e-5)
     labels = read_volume(tmp_path / "all/image_1.nii.gz").array
     assert (np.where(found["all"].max(0) > 0.5, found["all"].argmax(0) + 1, 0) == labels).all()
-    record = json.loads((tmp_path / "all/predictions.json").read_text())
+    record = json.loads((tmp_path / "all/predictions.json").read_text("utf-8"))
     assert set(record["scans"]["image_1"]["millilitres"]) == {"liver", "right kidney", "left kidney", "spleen"}
 
 
 def test_supervoxels_vote_unless_they_are_told_not_to(segment, scan, tmp_path):
     for name, changes in {"voted": {}, "own": {"no_voting": True}}.items():
         assert segment(tmp_path / name, scan("image_1"), **changes) == 0
-        record = json.loads((tmp_path / name / "predictions.json").read_text())
+        record = json.loads((tmp_path / name / "predictions.json").read_text("utf-8"))
         assert record["settings"]["voting"] is (name == "voted")
     voted, own = (read_volume(tmp_path / name / "image_1.nii.gz").array for name in ("voted", "own"))
     assert (voted != own).any()
@@ -203,7 +203,7 @@ def test_methods_that_see_whole_volumes(segment, run, scan, tmp_path, tiny, caps
     assert segment(tmp_path / "alone", scan("image_1"), checkpoint=volumes, memory_gb=0.5) == 0
     assert segment(tmp_path / "both", scan("image_1"), checkpoint=[run, volumes]) == 0
     for name in ("alone", "both"):
-        assert json.loads((tmp_path / name / "predictions.json").read_text())["settings"]["pairing"] == "volume"
+        assert json.loads((tmp_path / name / "predictions.json").read_text("utf-8"))["settings"]["pairing"] == "volume"
         assert len(np.unique(read_volume(tmp_path / name / "image_1.nii.gz").array)) > 1
     capsys.readouterr()
     assert segment(tmp_path / "similar", scan("image_1"), checkpoint=volumes, pairing="similar") == 1
@@ -336,7 +336,7 @@ def test_ids_of_a_label_that_is_not_the_data_sets_own_have_no_names(segment, sca
 
 
 def record(out) -> dict:
-    return json.loads((out / "predictions.json").read_text())
+    return json.loads((out / "predictions.json").read_text("utf-8"))
 
 
 def test_supports_are_refused_if_image_and_label_are_exchanged_or_one(segment, scan, tmp_path, capsys):

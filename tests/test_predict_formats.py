@@ -115,13 +115,13 @@ def test_the_same_labels_make_the_same_object_and_others_another(series, tmp_pat
 
 def test_names_and_colours_for_other_programs(segment, scan, tmp_path):  # noqa: F811
     assert segment(tmp_path / "out", scan("image_1"), organs=["liver=1", 'left "kidney"=3']) == 0
-    snap = (tmp_path / "out/labels.txt").read_text().splitlines()
+    snap = (tmp_path / "out/labels.txt").read_text("utf-8").splitlines()
     rows = [line.split(None, 7) for line in snap if not line.startswith("#")]
     assert [row[0] for row in rows] == ["0", "1", "3"] and rows[2][7] == "\"left 'kidney'\""
-    slicer = [line.split() for line in (tmp_path / "out/labels.ctbl").read_text().splitlines()[1:]]
+    slicer = [line.split() for line in (tmp_path / "out/labels.ctbl").read_text("utf-8").splitlines()[1:]]
     assert all(len(row) == 6 for row in slicer) and [row[0] for row in slicer] == ["0", "1", "3"]
     assert [row[1:4] for row in rows[1:]] == [row[2:5] for row in slicer[1:]]
-    page = (tmp_path / "out/image_1.html").read_text()
+    page = (tmp_path / "out/image_1.html").read_text("utf-8")
     assert "DecompressionStream" in page and "://" not in page and page.count("</script>") == 2
 
 
@@ -134,7 +134,7 @@ def test_a_run_becomes_the_checkpoint_that_ships(segment, run, scan, tmp_path, c
     file = tmp_path / "shipped/small.pt"
     whole = folders.latest_checkpoint(run)
     assert file.stat().st_size < whole.stat().st_size / 3.5  # no momentum, half of the bits
-    card = (tmp_path / "shipped/README.md").read_text()
+    card = (tmp_path / "shipped/README.md").read_text("utf-8")
     assert "`adnet` on `efficientnet_lite0`" in card and "scans 5, 6" in card and str(tmp_path) not in card
     content = checkpoints.load_checkpoint(file)
     assert str(run.parents[1]) not in str({key: value for key, value in content.items() if key != "model"})

@@ -63,7 +63,7 @@ def test_scores_name_what_they_were_made_from(tiny, trained):
     checkpoint = folders.newest_finished(trained / "adnet_PHANTOM_fold0")
     run = max((trained / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name))
     digits = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    sources = json.loads((run / "scans.json").read_text())
+    sources = json.loads((run / "scans.json").read_text("utf-8"))
     assert sources["organs"] == ORGANS
     for row in rows_of(run):
         assert (row["checkpoint"], row["checkpoint_sha256"]) == (str(checkpoint), digits[:12])
@@ -150,7 +150,7 @@ def test_nothing_trained_yet(tiny, tmp_path, capsys):
 def test_unfinished_training_is_not_taken_silently(tiny, tmp_path, capsys):
     train(f"data_root={tiny}", f"runs={tmp_path}")
     record = only_run(tmp_path) / "run.json"
-    record.write_text(record.read_text().replace("COMPLETED", "INTERRUPTED"))
+    record.write_text(record.read_text("utf-8").replace("COMPLETED", "INTERRUPTED"))
     line = refused(capsys, score, f"data_root={tiny}", f"runs={tmp_path}")
     assert "no training run has finished" in line and "resume=" in line
 

@@ -122,7 +122,7 @@ def test_killed_and_resumed_equals_straight(tiny, tmp_path, straight, workers):
     steps = (f"data_root={tiny}", f"runs={tmp_path}", "train.steps=40", "train.save_every=20")
     process = start("training.py", *steps, f"workers={workers}", "train.log_every=1")
     wait_for((only_run(tmp_path) / "checkpoints/step_000020.pt").exists, process)
-    loaders = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    loaders = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("utf-8").split()
     process.kill()
     process.wait()
     assert len(loaders) == workers
@@ -130,7 +130,7 @@ def test_killed_and_resumed_equals_straight(tiny, tmp_path, straight, workers):
     (only_run(tmp_path) / "checkpoints/step_000040.pt").unlink(missing_ok=True)  # where the kill came too late
     resume(only_run(tmp_path), f"workers={workers}")
     assert_same(weights(only_run(tmp_path, 2)), weights(straight))
-    assert json.loads((only_run(tmp_path, 2) / "run.json").read_text())["status"] == "COMPLETED"
+    assert json.loads((only_run(tmp_path, 2) / "run.json").read_text("utf-8"))["status"] == "COMPLETED"
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -153,7 +153,7 @@ def two_processes(*updates: str) -> None:
     """`torchrun --nproc-per-node=2 training.py with ...`."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*torchrun, "training.py", "with", *updates], cwd=ROOT, capture_output=True, text=True, timeout=600
+        [*torchrun, "training.py", "with", *updates], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=600
     )
     assert done.returncode == 0, done.stderr
 
@@ -236,7 +236,7 @@ def test_missing_supervoxels_are_made_but_not_among_others(broken, tmp_path, cap
     train(f"data_root={broken}", f"runs={tmp_path}")
     assert f"{folder}: no supervoxels of 2 scans yet, making them" in capsys.readouterr().err
     assert len(list(folder.glob("superpix-MIDDLE_*.nii.gz"))) == 6
-    assert json.loads((folder / "parameters.json").read_text())["min_size"] == 5000
+    assert json.loads((folder / "parameters.json").read_text("utf-8"))["min_size"] == 5000
 
 
 def test_two_trainings_at_once_have_a_run_each_and_the_same_scans(broken, tmp_path):

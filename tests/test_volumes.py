@@ -89,7 +89,7 @@ def test_scripts_default_to_the_3d_method(tiny, tmp_path):
 
 @pytest.mark.parametrize("script", ["train_abd_3D.sh", "test_abd_3D.sh"])
 def test_help_names_the_method(script):
-    done = subprocess.run(["bash", str(ROOT / "script" / script), "--help"], capture_output=True, text=True)
+    done = subprocess.run(["bash", str(ROOT / "script" / script), "--help"], capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and "default adnet3d" in done.stdout
 
 

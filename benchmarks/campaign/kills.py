@@ -52,7 +52,7 @@ class Inputs:
         process = start(words, self.folder / "inputs.log")
         process.join()
         if process.exitcode:
-            raise RuntimeError(f"{words}: {(self.folder / 'inputs.log').read_text()}")
+            raise RuntimeError(f"{words}: {(self.folder / 'inputs.log').read_text('utf-8')}")
 
     def phantom(self) -> Path:
         """A data root with six tiny scans and their supervoxels."""

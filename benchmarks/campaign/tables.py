@@ -168,7 +168,7 @@ class DataSets(Kind):
     def damage(self, folder: Path, random: Random) -> None:
         """Change bytes or values."""
         file = folder / "MINE.json"
-        file.write_bytes(changed_json(file.read_text(), random))
+        file.write_bytes(changed_json(file.read_text("utf-8"), random))
 
     def read(self, folder: Path) -> tuple[Dataset, list]:
         """As all commands do, with every fold and group."""
@@ -290,7 +290,7 @@ class Scores(Kind):
         if random.random() < 0.6:
             file.write_bytes(changed_bytes(file.read_bytes(), random))
             return
-        rows = list(csv.reader(io.StringIO(file.read_text())))
+        rows = list(csv.reader(io.StringIO(file.read_text("utf-8"))))
         row = pick(random, rows)
         at = int(random.integers(len(row)))
         row[at : at + 1] = pick(random, ([], [row[at], row[at]], [changed_text(row[at], random)]))
@@ -354,7 +354,7 @@ class Records(Kind):
         """Change the record, or a file it speaks of."""
         file = folder / "out/predictions.json"
         if random.random() < 0.8:
-            file.write_bytes(changed_json(file.read_text(), random))
+            file.write_bytes(changed_json(file.read_text("utf-8"), random))
         else:
             other = folder / pick(random, ("raw", "out")) / f"{pick(random, ('scan_1', 'scan_2'))}.nii.gz"
             other.write_bytes(changed_bytes(other.read_bytes(), random))

@@ -190,7 +190,7 @@ def _work(tasks: Sequence[tuple[Kind, int]], seed: int, folder: Path, results: C
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # libraries complain on them
         os.dup2(silence, stream)
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) if sys.platform == "linux" else 0
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:

@@ -53,6 +53,9 @@ def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("bskhw,bschw->bskc", weights, features)
 
 
+AT_ONCE = 50  # descriptors
+
+
 class FilledWeights(torch.autograd.Function):
     """The weights of pixels as weights of cells: gathered where each pixel's features come from, then pulled back.
 
@@ -60,15 +63,13 @@ class FilledWeights(torch.autograd.Function):
     most of a step would go into moving that through the memory.
     """
 
-    AT_ONCE = 50
-
     @staticmethod
     def forward(ctx, weights: Tensor, source: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Weights `(K, P)`, sources `(N, P)` as of `fill_source`, resizings `(H, h)` and `(W, w)` -> `(N, K, h, w)`."""
         ctx.save_for_backward(source, rows, columns)
         pulled = weights.new_empty(len(source), len(weights), rows.shape[1], columns.shape[1])
         for image, pixels in zip(pulled, source, strict=True):
-            parts = zip(image.split(FilledWeights.AT_ONCE), weights.split(FilledWeights.AT_ONCE), strict=True)
+            parts = zip(image.split(AT_ONCE), weights.split(AT_ONCE), strict=True)
             for found, own in parts:
                 gathered = torch.zeros_like(own).scatter_add_(1, pixels.expand_as(own), own)
                 found.copy_(rows.T @ (gathered.unflatten(1, (len(rows), -1)) @ columns))
@@ -80,7 +81,7 @@ class FilledWeights(torch.autograd.Function):
         source, rows, columns = ctx.saved_tensors
         weights = gradient.new_zeros(gradient.shape[1], source.shape[1])
         for image, pixels in zip(gradient, source, strict=True):
-            parts = zip(image.split(FilledWeights.AT_ONCE), weights.split(FilledWeights.AT_ONCE), strict=True)
+            parts = zip(image.split(AT_ONCE), weights.split(AT_ONCE), strict=True)
             for found, own in parts:
                 spread = (rows @ (found @ columns.T)).flatten(1)
                 own.add_(spread.gather(1, pixels.expand_as(own)))

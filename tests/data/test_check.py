@@ -158,7 +158,7 @@ def test_a_fault_is_told_and_ends_in_status_1(own, capsys, fault):
     ],
 )
 def test_folds_part_the_scans(own, capsys, folds, sentence):
-    description = json.loads((own / "MINE.json").read_text())
+    description = json.loads((own / "MINE.json").read_text("utf-8"))
     (own / "MINE.json").write_text(json.dumps({**description, "folds": folds}))
     status, _, told = run(own, capsys)
     assert sentence in told and status == sentence.count("error:") + ("cannot" in sentence)

@@ -128,7 +128,7 @@ def test_published_keeps_the_blank_samples_that_are_gone_by_default(small, tmp_p
 
 
 def test_the_manifest_tells_sources_parameters_and_versions(ready):
-    manifest = json.loads((ready["chaost2"] / "preparation.json").read_text())
+    manifest = json.loads((ready["chaost2"] / "preparation.json").read_text("utf-8"))
     scan = manifest["scans"]["1"]
     assert manifest["parameters"]["percentile"] == 99.5 and len(scan["sources"]) == 80
     assert all(len(digest) == 64 for digest in scan["sources"].values())
@@ -321,14 +321,14 @@ def test_two_commands_in_one_folder_lose_nothing(small, tmp_path):
         while not list((tmp_path / "out").glob("preparation.json")) and time.monotonic() < deadline:
             time.sleep(0.005)
         second = subprocess.run(
-            [sys.executable, "-m", "data.cmr", *options], cwd=ROOT, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "data.cmr", *options], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
         )
         if first.poll() is None:
             first.kill()
     assert second.returncode == 1 and second.stderr.count("\n") == 1
     assert "works there; wait for its end" in second.stderr or "other parameters" in second.stderr
     assert cmr.main([str(raw), str(tmp_path / "out"), *slow]) == 0
-    assert len(json.loads((tmp_path / "out/preparation.json").read_text())["scans"]) == 8
+    assert len(json.loads((tmp_path / "out/preparation.json").read_text("utf-8"))["scans"]) == 8
 
 
 @pytest.mark.parametrize("kind", list(COMMANDS))

@@ -64,10 +64,13 @@ def test_own_scans_become_a_data_set_that_can_be_trained_and_tested(hearts, tmp_
 def test_the_file_is_not_written_over(hearts, tmp_path, capsys):
     assert run(hearts, tmp_path / "A") == 0
     file = tmp_path / "A/A.json"
-    content = {**json.loads(file.read_text()), "supervoxel_size": 77}
+    content = {**json.loads(file.read_text("utf-8")), "supervoxel_size": 77}
     file.write_text(json.dumps(content))
     assert run(hearts, tmp_path / "A") == 0
-    assert "is kept as it is, somebody edited it" in capsys.readouterr().out and json.loads(file.read_text()) == content
+    assert (
+        "is kept as it is, somebody edited it" in capsys.readouterr().out
+        and json.loads(file.read_text("utf-8")) == content
+    )
 
 
 def test_dicom_series_are_accepted_as_images(tmp_path, capsys):
@@ -149,7 +152,7 @@ def test_a_scan_whose_place_is_in_doubt_is_prepared_only_if_that_is_accepted(hea
     assert run(tmp_path, tmp_path / "out", "--accept-doubtful-headers") == 0
     told = capsys.readouterr()
     assert "1 prepared, 5 were ready" in told.out and "heart-2.nii.gz: nothing in its header tells" in told.out
-    scans = json.loads((tmp_path / "out/preparation.json").read_text())["scans"]
+    scans = json.loads((tmp_path / "out/preparation.json").read_text("utf-8"))["scans"]
     assert [number for number, line in scans.items() if "doubts" in line] == ["2"]
     made, source = (nibabel.load(tmp_path / f) for f in ("out/out_normalized/label_2.nii.gz", "answers/seg-2.nii.gz"))
     middles = [v.affine[:3] @ [*np.argwhere(np.asarray(v.dataobj) == 500).mean(0), 1] for v in (made, source)]
@@ -179,7 +182,7 @@ def custom_run(root: Path, out: Path, *options) -> int:
 
 
 def prepared(out: Path) -> dict:
-    return json.loads((out / "preparation.json").read_text())["scans"]
+    return json.loads((out / "preparation.json").read_text("utf-8"))["scans"]
 
 
 def test_one_number_that_does_not_fit_is_no_pairing(hearts, tmp_path, capsys):
@@ -269,11 +272,11 @@ def test_the_data_set_file_says_what_is_printed_until_somebody_edits_it(tmp_path
     whole = last.read_bytes()
     last.write_bytes(whole[:300])
     assert custom_run(tmp_path, tmp_path / "OUT", "--organs", "liver=1") == 1
-    assert "0 folds" in capsys.readouterr().out and json.loads(file.read_text())["folds"] == []
+    assert "0 folds" in capsys.readouterr().out and json.loads(file.read_text("utf-8"))["folds"] == []
     last.write_bytes(whole)
     assert custom_run(tmp_path, tmp_path / "OUT", "--organs", "spleen=2") == 0
     assert "organs spleen (2); 2 folds" in capsys.readouterr().out
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text("utf-8"))
     assert len(content["folds"]) == 2 and content["organs"] == {"spleen": 2}
     file.write_text(json.dumps({**content, "organs": {"milt": 2}, "folds": []}))
     assert custom_run(tmp_path, tmp_path / "OUT", "--organs", "liver=1") == 0

@@ -221,6 +221,6 @@ def test_a_killed_run_leaves_whole_files_and_is_taken_up(tmp_path):
     assert 4 <= len(written) < 80
     for path in written:
         assert read_volume(path).array.shape == (8, 64, 64)
-    assert json.loads((tmp_path / "phantom.json").read_text())["size"] == 64
+    assert json.loads((tmp_path / "phantom.json").read_text("utf-8"))["size"] == 64
     assert main([*arguments[:2], "4", *arguments[3:]]) == 0
     assert len(list((tmp_path / "phantom_MR_normalized").glob("[il]*_[1-4].nii.gz"))) == 8

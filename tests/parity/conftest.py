@@ -32,7 +32,7 @@ def golden(parity: Path):
 
     def load(topic: str) -> tuple[object, dict[str, np.ndarray]]:
         with np.load(parity / topic / "fixtures.npz") as arrays:
-            return json.loads((parity / topic / "cases.json").read_text()), dict(arrays)
+            return json.loads((parity / topic / "cases.json").read_text("utf-8")), dict(arrays)
 
     return load
 

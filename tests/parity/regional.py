@@ -30,7 +30,7 @@ TRANSFORMER = {  # parameters: published name -> ours
 def case_names(topic: str) -> list[str]:
     """Names of the golden cases; where these are absent one name, whose test then skips."""
     file = SHARED / "parity" / topic / "cases.json"
-    return [case["name"] for case in json.loads(file.read_text())["cases"]] if file.is_file() else ["absent"]
+    return [case["name"] for case in json.loads(file.read_text("utf-8"))["cases"]] if file.is_file() else ["absent"]
 
 
 class GoldenCase:

@@ -10,7 +10,7 @@ from dataloaders.volume_augmentation import ColumnSlice
 
 def test_column_slice_affine(parity, recipe):
     """The published transform (parity/transforms, transform3d), in double precision; masks exactly."""
-    cases = json.loads((parity / "transforms/cases_transform3d.json").read_text())
+    cases = json.loads((parity / "transforms/cases_transform3d.json").read_text("utf-8"))
     arrays = np.load(parity / "transforms/transform3d.npz")
     for case in cases:
         depth, height, width = size = case["D"], case["H"], case["W"]

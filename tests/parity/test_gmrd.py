@@ -57,7 +57,7 @@ def our_name(published: str) -> str:
 def generations(golden, parity, recipe) -> dict[str, tuple]:
     """Generation -> (method with its weights, cases, expected arrays, the published parameter names)."""
     with np.load(parity / "gmrd" / "generation_b.npz") as archive:
-        stored = {"B": (json.loads((parity / "gmrd" / "cases_generation_b.json").read_text()), dict(archive))}
+        stored = {"B": (json.loads((parity / "gmrd" / "cases_generation_b.json").read_text("utf-8")), dict(archive))}
     stored["C"] = golden("gmrd")
     loaded = {}
     for generation, (content, arrays) in stored.items():
@@ -250,7 +250,7 @@ def test_edges(name, golden, recipe, generations):
 
 
 def test_class_losses(golden, parity, recipe):
-    operator = json.loads((parity / "gmrd" / "cases_generation_b.json").read_text())["aux_operator"]
+    operator = json.loads((parity / "gmrd" / "cases_generation_b.json").read_text("utf-8"))["aux_operator"]
     generator = recipe.rng(operator["seed"])
     shapes = ((102, 512), (102, 512), (602, 512), (602, 512))
     foreground, other_foreground, background, other_background = (recipe.draw(generator, shape) for shape in shapes)

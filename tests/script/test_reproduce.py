@@ -45,7 +45,7 @@ def interrupted(own):
     words, folder = own
     process = subprocess.Popen(
         [sys.executable, "-m", "script.reproduce", *words, "--no-report"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
     )  # fmt: skip
     first, end = folder / "adnet_MINE_fold0/1", time.monotonic() + 120
     while not folders.latest_checkpoint(first):
@@ -111,7 +111,7 @@ def test_a_second_call_does_nothing_and_other_settings_do(own, finished, capsys,
 def test_one_training_that_cannot_go_on_does_not_stop_the_others(own, finished, capsys):
     """Fold 0 is being trained elsewhere; the scores of fold 1 are gone and come back."""
     file = finished / "adnet_MINE_fold0/2/run.json"
-    content = file.read_text()
+    content = file.read_text("utf-8")
     entry = {**json.loads(content), "status": "RUNNING"}
     shutil.rmtree(finished / "adnet_MINE_fold1/2")
     try:
@@ -134,16 +134,16 @@ def test_slurm_jobs_run_the_same_command(own, finished, capsys, monkeypatch):
     submit = capsys.readouterr().out
     train, report = (finished / "adnet_MINE_report" / name for name in ("train.sbatch", "report.sbatch"))
     assert f"sbatch --parsable '{train}'" in submit and f"--dependency=afterok:$job '{report}'" in submit
-    text = train.read_text()
+    text = train.read_text("utf-8")
     assert (
         "#SBATCH --array=0-3\n" in text and "#SBATCH --partition=long\n" in text and "#SBATCH --signal=B:TERM" in text
     )
     for file in (train, report):
         subprocess.run(["bash", "-n", str(file)], check=True)
     environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "2"}  # fold 1, seed 2021
-    done = subprocess.run(["bash", str(train)], env=environment, capture_output=True, text=True)
+    done = subprocess.run(["bash", str(train)], env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and "everything is there already" in done.stdout, done.stderr
-    done = subprocess.run(["bash", str(report)], capture_output=True, text=True)
+    done = subprocess.run(["bash", str(report)], capture_output=True, encoding="utf-8")
     assert done.returncode == 1 and "fold 0, seed 2022 is not trained and tested yet" in done.stderr
 
 
@@ -184,5 +184,5 @@ def test_wrong_calls_are_one_sentence(words, environment, expected, capsys, monk
 
 
 def test_the_script_shows_its_help():
-    done = subprocess.run(["bash", str(ROOT / "script/reproduce.sh"), "--help"], capture_output=True, text=True)
+    done = subprocess.run(["bash", str(ROOT / "script/reproduce.sh"), "--help"], capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and "SEEDS" in done.stdout and "--slurm" in done.stdout

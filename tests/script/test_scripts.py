@@ -12,7 +12,7 @@ TINY = tuple(update for update in SMALL if not update.startswith("dataset="))
 
 def bash(script: str, *arguments: str, folder=ROOT, **environment: str) -> subprocess.CompletedProcess:
     command = ["bash", str(ROOT / "script" / script), *arguments]
-    return subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, encoding="utf-8")
 
 
 def test_train_then_test(tiny, tmp_path):

@@ -57,7 +57,7 @@ sys.exit(guarded(work))
 def test_work_goes_on_where_nobody_reads_what_is_printed(tmp_path, reader):
     call = f"set -o pipefail; {sys.executable} -c '{PROGRAM}' {tmp_path}/made {reader}"
     assert subprocess.run(["bash", "-c", call], cwd=ROOT, capture_output=True).returncode == 0
-    assert (tmp_path / "made").read_text() == "done"
+    assert (tmp_path / "made").read_text("utf-8") == "done"
 
 
 def test_what_nobody_foresaw_is_a_sentence_too(capsys, monkeypatch):

@@ -15,7 +15,7 @@ def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(KeyError), whole_file(file) as temporary:
         temporary.write_text("half")
         raise KeyError
-    assert file.read_text() == "old" and list(file.parent.iterdir()) == [file]
+    assert file.read_text("utf-8") == "old" and list(file.parent.iterdir()) == [file]
 
 
 def test_a_file_that_cannot_be_written_says_so(tmp_path):

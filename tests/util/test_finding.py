@@ -75,7 +75,7 @@ def test_what_may_not_be_read_is_named_as_somebody_who_is_not_root(tmp_path):
     )
     (tmp_path).chmod(0o755)
     run = subprocess.run(
-        [sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
     )
     if run.returncode and "Permission" in run.stderr:
         pytest.skip("the folder of the tests is closed for others")

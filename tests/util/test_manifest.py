@@ -40,14 +40,14 @@ def work(todo: dict[str, Job], *, overwrite: bool = False, **facts) -> list[str]
             sources = job.digests()
             if not job.is_done(manifest.scans.get(name), sources):
                 manifest.forget(name, job)
-                job.outputs[0].write_text(f"{facts} {job.sources[0].read_text()}")
+                job.outputs[0].write_text(f"{facts} {job.sources[0].read_text('utf-8')}")
                 manifest.add(name, job.record(sources))
                 fresh.append(name)
     return fresh
 
 
 def record(root: Path) -> dict:
-    return json.loads((root / "out/made.json").read_text())
+    return json.loads((root / "out/made.json").read_text("utf-8"))
 
 
 def test_only_what_is_missing_damaged_or_of_other_sources_is_made_again(folder):
@@ -56,7 +56,7 @@ def test_only_what_is_missing_damaged_or_of_other_sources_is_made_again(folder):
     kept = todo["3"].outputs[0].stat()
     todo["1"].outputs[0].write_text("")
     todo["2"].sources[0].write_text("another scan")
-    content = todo["3"].outputs[0].read_text()
+    content = todo["3"].outputs[0].read_text("utf-8")
     assert work(todo, size=1) == ["1", "2"]
     todo["3"].outputs[0].write_text(content[::-1])  # same size, same date
     os.utime(todo["3"].outputs[0], ns=(kept.st_atime_ns, kept.st_mtime_ns))
@@ -114,7 +114,7 @@ def test_files_of_unknown_origin_and_damaged_records_are_refused(folder):
         work(jobs(folder, "1"), size=1)
     with pytest.raises(UserError, match="remove them first"):
         work(jobs(folder, "2"), size=1, overwrite=True)
-    assert (folder / "out/1.txt").read_text() == "mine"
+    assert (folder / "out/1.txt").read_text("utf-8") == "mine"
     for damage in ("{", "[]", '{"scans": []}', '{"scans": {"1": 2}}', '{"scans": {"1": {"sources": 3}}}'):
         (folder / "out/made.json").write_text(damage)
         with pytest.raises(UserError, match="is damaged"):
@@ -145,7 +145,7 @@ with claimed(Path(sys.argv[1])):
 
 def test_a_second_process_is_refused_and_one_that_was_killed_blocks_nobody(folder):
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, folder / "out"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, folder / "out"], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8"
     ) as holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=rf"process {holder.pid} on .* works there; wait for its end"):
@@ -207,10 +207,10 @@ def test_processes_that_share_a_folder_make_every_scan_once_though_some_are_kill
     codes = _at_once(*deaths, (folder, names), (folder, names))
     assert codes[3:] == [0, 0] and set(codes[:3]) <= {0, -signal.SIGKILL}
     assert list(record(folder)["scans"]) == names
-    assert sorted((folder / "log").read_text().split(), key=int) == names
+    assert sorted((folder / "log").read_text("utf-8").split(), key=int) == names
     assert not list((folder / "out").glob(".*"))  # the last one removes what killed ones left
     assert _at_once((folder, names)) == [0]
-    assert sorted((folder / "log").read_text().split(), key=int) == names
+    assert sorted((folder / "log").read_text("utf-8").split(), key=int) == names
     assert work(jobs(folder, *names), size=1) == []
 
 

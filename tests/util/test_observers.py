@@ -50,11 +50,11 @@ def test_every_observer_has_both_runs_under_its_own_numbers(stores):
     with sqlite3.connect(stores / "runs.db") as store:
         rows = store.execute("select status, result from run order by id").fetchall()
     assert [row[0] for row in rows] == ["COMPLETED"] * 2
-    results = [json.loads((only_run(stores / "runs", at) / "run.json").read_text())["result"] for at in (1, 2)]
+    results = [json.loads((only_run(stores / "runs", at) / "run.json").read_text("utf-8"))["result"] for at in (1, 2)]
     assert [row[1] for row in rows] == pytest.approx(results)
     assert {path.name for path in (stores / "second").iterdir()} >= {"1", "2", "3"}  # 1 was taken
     assert not list((stores / "second/1").iterdir()) and folders.status(stores / "second/3") == "COMPLETED"
-    written = json.loads((stores / "tiny/metadata.json").read_text())["runs"].values()
+    written = json.loads((stores / "tiny/metadata.json").read_text("utf-8"))["runs"].values()
     assert [run["status"] for run in written] == ["COMPLETED"] * 2
 
 
@@ -62,7 +62,7 @@ def test_tensorboard_shows_the_rows_of_metrics_csv_pictures_and_the_scores(store
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     trained, tested = (EventAccumulator(str(only_run(stores / "runs", number))).Reload() for number in (1, 2))
-    columns = (only_run(stores / "runs") / "metrics.csv").read_text().splitlines()
+    columns = (only_run(stores / "runs") / "metrics.csv").read_text("utf-8").splitlines()
     assert {f"training/{name}" for name in columns[0].split(",")[1:]} == set(trained.Tags()["scalars"])
     shown = [event.value for event in trained.Scalars("training/loss")]
     assert shown == pytest.approx([float(line.split(",")[1]) for line in columns[1:]], rel=1e-4)

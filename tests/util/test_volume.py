@@ -93,7 +93,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     with pytest.raises(ValueError), whole_file(file) as temporary:
         temporary.write_text("half")
         raise ValueError
-    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+    assert file.read_text("utf-8") == "old" and list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("room", [0, 500, 30_000])

@@ -53,7 +53,7 @@ def test_picture_appears(tmp_path):
 def test_readme_names_only_files_that_exist():
     """The map of the README is the tree."""
     tops = ("script/", "models/", "util/", "dataloaders/", "supervoxels/", "benchmarks/", "tests/")
-    for word in set((ROOT / "README.md").read_text().replace("`", " ").split()):
+    for word in set((ROOT / "README.md").read_text("utf-8").replace("`", " ").split()):
         path = word.rstrip(".,;:)")
         if path.startswith(tops) and not set(path) & set("*<{"):
             assert (ROOT / path).exists(), path

@@ -42,8 +42,8 @@ def test_a_resumed_training_costs_what_all_its_runs_cost(tmp_path):
 def test_rows_are_kept_once_and_newer_ones_replace_them(runs, tmp_path):
     file, own = tmp_path / "results/SET.csv", scored(runs)
     assert keep(file, own[:1]) == 6 and keep(file, own[:1]) == 6
-    before = file.read_text()
-    assert keep(file, own) == 24 and set(before.splitlines()) < set(file.read_text().splitlines())
+    before = file.read_text("utf-8")
+    assert keep(file, own) == 24 and set(before.splitlines()) < set(file.read_text("utf-8").splitlines())
     data = tmp_path / "data"
     make_data(data, range(1, 4))
     checkpoint = rows_of(own[0]) and next(runs.rglob("adnet*fold0/1")) / "checkpoints/step_60.pt"
@@ -59,7 +59,7 @@ def test_a_page_gets_the_tables_at_its_marks(runs, tmp_path):
     page.write_text(f"before\n<!-- tables of {file} -->\nstale\n<!-- end of tables -->\nafter\n")
     for _ in range(2):  # made again, it is the same
         assert main([str(file), "--into", str(page)]) == 0
-        text = page.read_text()
+        text = page.read_text("utf-8")
         assert text.startswith("before\n") and text.endswith("<!-- end of tables -->\nafter\n") and "stale" not in text
         assert "| adnet | 0, 1 | 1 | 60 | 0 |" in text and "adnet − qnet" in text
         assert text.count("#### ") == 3

@@ -125,7 +125,7 @@ def test_data_sets_have_tables_of_their_own(tmp_path, capsys):
         make_run(tmp_path / "runs" / name, tmp_path, range(1, 3), 1, dataset=name)
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert "different data sets (CHAOST2, SABS)" in capsys.readouterr().err
-    text = (tmp_path / "out/tables.md").read_text()
+    text = (tmp_path / "out/tables.md").read_text("utf-8")
     assert "## CHAOST2" in text and "## SABS" in text
 
 
@@ -139,7 +139,7 @@ def test_the_report_holds_all_its_files(study, tmp_path, capsys):
     drawn = {f"figures/PHANTOM_{name}.pdf" for name in ("dice", "dice_volume", "hd95", "nsd_2mm", "training")}
     planes = {name for name in names if name.startswith("planes/")}
     assert names - planes == drawn | {"report.html", "tables.md", "tables.tex", "summary.csv", "comparisons.csv"}
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text("utf-8")
     assert planes and all(name in page for name in planes)
     with (tmp_path / "summary.csv").open() as handle:
         summary = {(r["method"], r["organ"], r["score"]): r for r in csv.DictReader(handle)}
@@ -147,7 +147,7 @@ def test_the_report_holds_all_its_files(study, tmp_path, capsys):
     own = [float(row["hd95"]) for row in rows if row["organ"] == "liver"]
     found = summary["qnet", "liver", "hd95"]
     assert float(found["mean"]) == pytest.approx(np.mean(own)) and (found["runs"], found["scans"]) == ("4", "6")
-    assert f"{np.mean(own):.1f} ± {float(found['over_runs']):.1f}" in (tmp_path / "tables.md").read_text()
+    assert f"{np.mean(own):.1f} ± {float(found['over_runs']):.1f}" in (tmp_path / "tables.md").read_text("utf-8")
     with (tmp_path / "comparisons.csv").open() as handle:
         compared = list(csv.DictReader(handle))
     overall = next(row for row in compared if (row["organ"], row["score"]) == ("mean", "dice"))
@@ -161,7 +161,7 @@ def test_old_scores_without_the_newer_columns_are_read(run, tmp_path, capsys):
     (run / "scans.json").unlink()
     assert main([str(run), "--out", str(tmp_path / "out")]) == 0
     assert "no overlays" in capsys.readouterr().err
-    page = (tmp_path / "out/report.html").read_text()
+    page = (tmp_path / "out/report.html").read_text("utf-8")
     assert "No overlays" in page and "HD95 (mm)" not in page
 
 
@@ -243,7 +243,7 @@ def test_a_damaged_prediction(run, capsys):
 
 
 def test_images_that_are_gone_leave_a_page_without_overlays(run, tmp_path, capsys):
-    sources = json.loads((run / "scans.json").read_text())
+    sources = json.loads((run / "scans.json").read_text("utf-8"))
     for files in sources["scans"].values():
         files["image"] = str(tmp_path / "elsewhere" / "image.nii.gz")
     (run / "scans.json").write_text(json.dumps(sources))
@@ -265,7 +265,7 @@ def test_a_metrics_file_that_is_cut_or_missing_costs_only_its_curve(tmp_path):
     assert read_curve(log)[1][0] == pytest.approx(1.5 / 1.5 + 0.3)  # the sum that was minimised
     assert read_curve(log, "t")[1][-1] == pytest.approx(-9)
     assert len(read_curve(log, "other")[0]) == 0  # not every method has every column
-    log.write_text(log.read_text()[:-12])
+    log.write_text(log.read_text("utf-8")[:-12])
     assert read_curve(log)[0].tolist() == [10, 20, 30, 40, 50]
     (log.parent / "other.csv").write_text("step,speed\n1,2\n")
     with pytest.raises(UserError, match=r"other\.csv"):

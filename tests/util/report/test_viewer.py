@@ -130,8 +130,8 @@ def test_scans_stored_in_other_orders_look_the_same_and_large_ones_are_thinned(t
         order = tuple(slice(None, None, sign) for sign in flip[::-1])
         volume = Volume(image[order], Geometry(direction=tuple(np.diag(flip).astype(float).ravel())))
         write_viewer(tmp_path / "page.html", "scan", volume, {"prediction": labels[order]}, {1: "liver"})
-        pages.append((tmp_path / "page.html").read_text())
+        pages.append((tmp_path / "page.html").read_text("utf-8"))
     assert pages[0] == pages[1]
     large = np.zeros((2, LARGEST[1] + 1, 3), np.uint8)
     write_viewer(tmp_path / "page.html", "scan", Volume(large, Geometry()), {"prediction": large}, {1: "liver"})
-    assert f'"shape":[2,{LARGEST[1] // 2 + 1},3]' in (tmp_path / "page.html").read_text()
+    assert f'"shape":[2,{LARGEST[1] // 2 + 1},3]' in (tmp_path / "page.html").read_text("utf-8")
