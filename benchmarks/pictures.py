@@ -1,6 +1,6 @@
 """The pictures of the pages, drawn from the phantom: docs/idea.png, docs/episode.png and, if `odds` ran, docs/odds.png.
 
-    bash script/demo.sh && .venv/bin/python benchmarks/pictures.py runs/odds_PHANTOM_fold0/3
+    bash script/demo.sh && .venv/bin/python benchmarks/pictures.py runs/odds_PHANTOM_fold0/3 --organ "right kidney"
 
 Takes the run of a test (with scores.csv and predictions/) on the phantom; no patient is shown.
 """
