@@ -159,7 +159,7 @@ def test_gmrds_fillers_are_a_sample_as_long_as_members_suffice():
 
 def test_gmrds_weights_of_cells_are_those_of_the_filled_pixels(monkeypatch):
     """Features upsampled, filled and weighted are the same as features weighted by these; so are the gradients."""
-    monkeypatch.setattr(FilledWeights, "AT_ONCE", 2)  # descriptors in several lots, the last one smaller
+    monkeypatch.setattr("models.parts.descriptors.AT_ONCE", 2)  # descriptors in several lots, the last one smaller
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(5, 24, generator=generator, dtype=torch.float64, requires_grad=True)
     features = torch.randn(2, 3, 2, 3, generator=generator, dtype=torch.float64)
