@@ -1,5 +1,6 @@
 """Run the command lines as a user does, in this process or in one that can be killed."""
 
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,14 @@ def start(program: str, *updates: str) -> subprocess.Popen:
 def only_run(runs: Path, number: int = 1) -> Path:
     """Folder of a run below `runs`."""
     return runs / "adnet_PHANTOM_fold0" / str(number)
+
+
+def at_once(*calls: tuple) -> list[int]:
+    """Exit statuses of calls, each `(function, *arguments)`, in forked processes that run side by side."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=function, args=arguments) for function, *arguments in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(600)
+    return [process.exitcode for process in processes]

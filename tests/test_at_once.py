@@ -3,27 +3,17 @@
 predict.py, trainings, maps and converters have tests of their own for this.
 """
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
 
 from data import check, phantom
 from supervoxels import generate
-
-
-def at_once(*calls: tuple) -> list[int]:
-    """Exit statuses of commands, each `(main, arguments)`, in forked processes."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_leave_with, args=call) for call in calls]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(600)
-    return [process.exitcode for process in processes]
+from tests.commands import at_once
 
 
 def _leave_with(main, arguments: list[str]) -> None:
+    """A command that ends its process with its exit status."""
     raise SystemExit(main(arguments))
 
 
@@ -43,7 +33,7 @@ def test_who_comes_second_is_told_and_nothing_is_lost(kind, tiny, tmp_path, capf
     alone, both = ([*call[1][:place], str(tmp_path / name), *call[1][place:]] for name in ("alone", "both"))
     assert call[0](alone) == 0
     capfd.readouterr()
-    codes = at_once((call[0], both), (call[0], both))
+    codes = at_once(*[(_leave_with, call[0], both)] * 2)
     told = capfd.readouterr().err
     assert sorted(codes) in ([0, 0], [0, 1])
     assert told.count("works there; wait for its end") == sum(codes)
@@ -54,5 +44,5 @@ def test_checks_do_not_meet(tiny, capfd):
     call = check.main, ["PHANTOM", "--data-root", str(tiny), "--jobs", "1"]
     status = call[0](call[1])
     alone = capfd.readouterr().out
-    assert at_once(call, call) == [status] * 2
+    assert at_once(*[(_leave_with, *call)] * 2) == [status] * 2
     assert sorted(capfd.readouterr().out.splitlines()) == sorted(2 * alone.splitlines())

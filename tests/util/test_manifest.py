@@ -1,7 +1,6 @@
 """One process works in a folder, or several share it; what counts as done is what is on record, byte by byte."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import at_once
 from tests.conftest import ROOT
 from util.errors import UserError
 from util.locks import Lock, claimed
@@ -189,27 +189,17 @@ def _claims(manifest: SharedManifest, names) -> Iterator[tuple[str, Lock]]:
         yield name, manifest.claim(name, wait=True)
 
 
-def _at_once(*calls: tuple) -> list[int]:
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_share, args=call) for call in calls]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    return [process.exitcode for process in processes]
-
-
 def test_processes_that_share_a_folder_make_every_scan_once_though_some_are_killed(folder):
     names = [str(number) for number in range(1, 25)]
     for name in names:
         (folder / "in" / name).write_text(name)
-    deaths = [(folder, names, str(1 + 7 * number)) for number in range(3)]
-    codes = _at_once(*deaths, (folder, names), (folder, names))
+    deaths = [(_share, folder, names, str(1 + 7 * number)) for number in range(3)]
+    codes = at_once(*deaths, *[(_share, folder, names)] * 2)
     assert codes[3:] == [0, 0] and set(codes[:3]) <= {0, -signal.SIGKILL}
     assert list(record(folder)["scans"]) == names
     assert sorted((folder / "log").read_text("utf-8").split(), key=int) == names
     assert not list((folder / "out").glob(".*"))  # the last one removes what killed ones left
-    assert _at_once((folder, names)) == [0]
+    assert at_once((_share, folder, names)) == [0]
     assert sorted((folder / "log").read_text("utf-8").split(), key=int) == names
     assert work(jobs(folder, *names), size=1) == []
 
@@ -254,11 +244,5 @@ def test_many_processes_lose_no_record(folder):
     names = [str(number) for number in range(1, 9)]
     for name in names:
         (folder / "in" / name).write_text(name)
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_insist, args=(folder, name)) for name in names]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * len(names)
+    assert at_once(*((_insist, folder, name) for name in names)) == [0] * len(names)
     assert list(record(folder)["scans"]) == names

@@ -2,20 +2,19 @@
 
 import base64
 import re
-import shutil
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.util.report.conftest import PHONE
 from tests.util.report.scored_runs import make_study, truth_of
 from util.pictures import pixel_size
 from util.report.__main__ import main
 from util.report.overlays import LARGEST, Display, _pictures, run_lengths
 from util.volume import Geometry, Volume
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
+DRAWN = ".viewer[data-drawn]"
 
 
 @pytest.fixture(scope="module")
@@ -25,39 +24,6 @@ def page_file(tmp_path_factory):
     runs = make_study(root, {"adnet": 3, "qnet": 1, "x</script><b>": 2}, seeds=1)
     assert main([str(runs), "--out", str(root / "out")]) == 0
     return root / "out/report.html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-    quiet = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--disable-sync", "--no-first-run"])
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def opened(browser, page_file):
-    """Opens the page offline; at the end nothing was requested and nothing was complained about."""
-    complaints, contexts = [], []
-
-    def open_page(viewport=DESKTOP, **options):
-        contexts.append(browser.new_context(viewport=viewport, offline=True, **options))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(("data:", "file:")) or complaints.append(request.url))
-        page.goto(page_file.as_uri())
-        page.wait_for_selector(".viewer[data-drawn]")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
 
 
 def drawn(page, *words: object) -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.util.report.test_page import DESKTOP, PHONE, browser  # noqa: F401  (a fixture)
+from tests.util.report.conftest import PHONE
 from util.report.viewer import LARGEST, write_viewer
 from util.volume import Geometry, Volume
 
+DRAWN = "body[data-drawn]"
 NAMES = {4: "liver", 9: "a</script><b>"}
 RED, GREEN = (228, 26, 28), (77, 175, 74)  # the first two colours
 
@@ -22,27 +23,6 @@ def page_file(tmp_path_factory):
     volume = Volume(image, Geometry((1.0, 1.0, 3.0)))
     write_viewer(file, "scan <1>", volume, {"truth": labels, "adnet": np.where(labels == 4, 4, 0)}, NAMES)
     return file
-
-
-@pytest.fixture
-def opened(browser, page_file):  # noqa: F811
-    """Opens the page offline; at the end nothing was requested and nothing was complained about."""
-    complaints, contexts = [], []
-
-    def open_page(viewport=DESKTOP, **options):
-        contexts.append(browser.new_context(viewport=viewport, offline=True, **options))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(("data:", "file:")) or complaints.append(request.url))
-        page.goto(page_file.as_uri())
-        page.wait_for_selector("body[data-drawn]")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
 
 
 def pixel(page, plane: int, across: float, down: float) -> tuple[int, ...]:
