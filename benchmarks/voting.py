@@ -2,7 +2,7 @@
 
     bash script/reproduce.sh adnet CHAOST2 encoder=efficientnet_lite0 train.steps=3000
     python benchmarks/voting.py runs/adnet_CHAOST2_fold*/*
-    python benchmarks/voting.py runs/adnet_PHANTOM_fold0/3 --picture docs/voting.png --organ spleen
+    python benchmarks/voting.py runs/odds_PHANTOM_fold0/3 --picture docs/voting.png --organ "left kidney"
 
 Folders without a scores.csv are passed over. Time is processor time of one thread for the first scan of the first run.
 """

@@ -26,8 +26,8 @@ class Odds(FewShotMethod):
         encoder: a 2D encoder with three maps, the deepest at four times the stride of the finest.
         width: channels of the decoder at the deepest map.
         keys: channels of the features that are compared.
-        temperature: factor of the cosines, at the start.
-        place: the decoder sees where the organ lies in the support.
+        temperature: factor of the cosines, at the start; well below 80, where its exponential leaves float32.
+        place: whether the decoder sees where the organ lies in the support.
         swap: weight of the losses with support and query exchanged.
         cells: weight of the losses of the odds themselves.
         dice: weight of the Dice loss beside the cross entropy.

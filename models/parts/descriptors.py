@@ -53,7 +53,7 @@ def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("bskhw,bschw->bskc", weights, features)
 
 
-AT_ONCE = 50  # descriptors
+AT_ONCE = 50  # descriptors whose weights are filled together
 
 
 class FilledWeights(torch.autograd.Function):
