@@ -132,7 +132,7 @@ def published_state(name: str, weights: str) -> Mapping[str, Tensor]:
     if name == "efficientnet_lite0" and weights == "imagenet":
         return _read(imagenet_file())
     if (name, weights) in PUBLISHED:
-        return _read(_fetched(torchvision.models.get_weight(PUBLISHED[name, weights]), name, weights))
+        return _read(_fetched(torchvision().models.get_weight(PUBLISHED[name, weights]), name, weights))
     if weights == "kinetics" and name == "resnext101_3d":
         file = _fetched_files() / KINETICS
         if not file.is_file():

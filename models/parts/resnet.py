@@ -25,7 +25,7 @@ class ResNetEncoder(nn.Module):
     def __init__(self, name: str, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.name = name
-        self.backbone = getattr(torchvision.models, name)(weights=None)
+        self.backbone = getattr(torchvision().models, name)(weights=None)
         del self.backbone.fc, self.backbone.avgpool
         self.stages = list(self.backbone.children())[-4:]
         self.blocks = [block for stage in self.stages for block in stage]

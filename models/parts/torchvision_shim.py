@@ -1,4 +1,4 @@
-"""torchvision, importable also beside a CPU-only torch.
+"""torchvision, importable also beside a CPU-only torch; only when it is asked for, as it takes two seconds to load.
 
 The registry's torchvision carries a C library built against CUDA. Beside a CPU torch that library does not load, its
 operators stay undeclared, and `import torchvision` dies with "operator torchvision::nms does not exist". The networks
@@ -6,13 +6,17 @@ need none of these operators, so declaring their schemas is enough. It must happ
 if the library does load, declaring them first aborts the process.
 """
 
+import functools
 import importlib
 import sys
+from types import ModuleType
 
 import torch
 
 
-def _import_torchvision():
+@functools.cache
+def torchvision() -> ModuleType:
+    """The package."""
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
@@ -26,6 +30,3 @@ def _import_torchvision():
     module = importlib.import_module("torchvision")
     module._declared_operators = declared  # the declarations live as long as this object
     return module
-
-
-torchvision = _import_torchvision()

@@ -70,7 +70,7 @@ def test_convolutions_upside_down_pad_as_tensorflow_does(size, side, stride, gro
 )
 def test_resnet101_is_torchvisions_dilated_one(strides, flags):
     torch.manual_seed(0)
-    reference = torchvision.models.resnet101(replace_stride_with_dilation=flags).eval()
+    reference = torchvision().models.resnet101(replace_stride_with_dilation=flags).eval()
     encoder = encoders.build("resnet101", strides, None).eval()
     encoders.load_weights(encoder, reference.state_dict(), "reference")
     images = torch.randn(1, 1, 64, 64)
@@ -130,7 +130,7 @@ def test_cells_look_at_the_voxels_they_say(name, weights, stride):
 
 def test_deeplab_checkpoint_fits_the_trunk(tmp_path):
     """The COCO file is DeepLabV3's: its trunk loads, its classifiers are left aside."""
-    network = torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True)
+    network = torchvision().models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True)
     torch.save(network.state_dict(), tmp_path / "deeplab.pth")
     encoder = encoders.build("resnet50", (8,), str(tmp_path / "deeplab.pth"))
     assert torch.equal(encoder.backbone.conv1.weight, network.backbone.conv1.weight)
