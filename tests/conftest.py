@@ -2,14 +2,28 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from data.phantom import write_scans
+from supervoxels.folder import Parameters, generate
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FSMIS_SHARED", ROOT.parent / "shared"))
+# begun first, so that no process of check.sh works on one of them when the others have nothing left to do
+SLOWEST = (
+    "parity/test_gmrd", "script/test_reproduce", "test_training", "models/test_contract", "supervoxels/test_generate",
+    "data/test_converters", "test_library", "test_predict", "test_cluster", "script/test_scripts", "test_faults",
+    "util/test_compilation", "util/report/test_page", "data/test_check", "test_volumes", "models/test_encoders",
+    "test_visa_stages",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slowest files in front; within a file nothing moves."""
+    places = {ROOT / f"tests/{name}.py": place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -36,12 +50,8 @@ def tiny(tmp_path_factory) -> Path:
     """A data root with a tiny PHANTOM: 6 scans of 16 x 64 x 64 with supervoxels; fold 0 trains on scans 5 and 6."""
     root = tmp_path_factory.mktemp("data")
     images, supervoxels = root / "PHANTOM/phantom_MR_normalized", root / "PHANTOM/supervoxels_5000"
-    commands = (
-        ["data.phantom", root / "PHANTOM", "--scans", 6, "--size", 64, "--slices", 16, "--jobs", 1],
-        ["supervoxels.generate", images, supervoxels, "--min-size", 300, "--jobs", 1],
-    )
-    for command in commands:
-        subprocess.run([sys.executable, "-m", *map(str, command)], cwd=ROOT, check=True, capture_output=True)
+    assert write_scans(root / "PHANTOM", scans=6, seed=1, size=64, slices=16, jobs=1) == {}
+    assert generate(images, supervoxels, Parameters(min_size=300), jobs=1) == {}
     return root
 
 

@@ -2,16 +2,14 @@
 
 import csv
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 import config
 import models
 import training
+from supervoxels.folder import SliceParameters, generate
 from tests.commands import refused, score, train
-from tests.conftest import ROOT
 from util import checkpoints
 from util.errors import UserError
 from util.runs import earlier, folders
@@ -27,8 +25,7 @@ def data(tiny, tmp_path_factory):
     for folder in (tiny / "PHANTOM").iterdir():
         (root / "PHANTOM" / folder.name).symlink_to(folder)
     images, superpixels = root / "PHANTOM/phantom_MR_normalized", root / "PHANTOM/superpixels_400"
-    command = ["supervoxels.generate", images, superpixels, "--slices", "--patient-threshold", 50.0001, "--jobs", 1]
-    subprocess.run([sys.executable, "-m", *map(str, command)], cwd=ROOT, check=True, capture_output=True)
+    assert generate(images, superpixels, SliceParameters(threshold=50.0001), jobs=1) == {}
     return root
 
 

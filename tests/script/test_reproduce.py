@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from util.runs import folders
 
 OPTIONS = [update for update in SMALL if not update.startswith(("dataset=", "train.steps="))]
-OPTIONS += ["train.steps=60", "train.save_every=5"]
+OPTIONS += ["train.steps=40", "train.save_every=5"]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_what_was_interrupted_is_resumed_and_everything_is_tested(finished):
     assert history(finished, 1) == [("training", "COMPLETED"), ("test", "COMPLETED")]
     first, second = finished / "adnet_MINE_fold0/1", finished / "adnet_MINE_fold0/2"
     assert folders.configuration(second)["resume"] == str(first)
-    assert folders.latest_checkpoint(second).name == "step_000060.pt"
+    assert folders.latest_checkpoint(second).name == "step_000040.pt"
     assert (finished / "adnet_MINE_fold0/3/scores.csv").is_file()
 
 
@@ -89,15 +89,15 @@ def test_a_second_call_does_nothing_and_other_settings_do(own, finished, capsys,
     assert finished / "adnet_MINE_report/report.html" in before
     assert reproduce.main(own[0]) == 0
     assert "everything is there already" in capsys.readouterr().out and sorted(finished.rglob("*")) == before
-    words = [word for word in own[0] if word != "train.steps=60"]
-    assert reproduce.main([*words, "train.steps=60", "threads=2", "test.save=True", "--dry-run"]) == 0
+    words = [word for word in own[0] if word != "train.steps=40"]
+    assert reproduce.main([*words, "train.steps=40", "threads=2", "test.save=True", "--dry-run"]) == 0
     assert capsys.readouterr().out == "everything is there already\n"
     for changes, environment, expected in (
-        (["train.steps=60", "organs=liver"], {}, ["test.py", "test.py"]),
+        (["train.steps=40", "organs=liver"], {}, ["test.py", "test.py"]),
         (["train.steps=70"], {"FOLDS": "0"}, ["training.py", "test.py"]),
-        (["train.steps=60", "train.learning_rate=0.01"], {"FOLDS": "1"}, ["training.py", "test.py"]),
-        (["train.steps=60"], {"SEEDS": "2021 7", "FOLDS": "1"}, ["training.py", "test.py"]),
-        (["train.steps=60"], {"PROTOCOLS": "strict published", "FOLDS": "1"}, ["test.py"]),
+        (["train.steps=40", "train.learning_rate=0.01"], {"FOLDS": "1"}, ["training.py", "test.py"]),
+        (["train.steps=40"], {"SEEDS": "2021 7", "FOLDS": "1"}, ["training.py", "test.py"]),
+        (["train.steps=40"], {"PROTOCOLS": "strict published", "FOLDS": "1"}, ["test.py"]),
     ):
         with monkeypatch.context() as patch:
             for name, value in environment.items():
