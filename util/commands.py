@@ -33,7 +33,7 @@ def start() -> None:
             encoding = stream.encoding if stream else "utf-8"
             buffer = io.BufferedWriter(_Unread(number, "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True))
-    _be_somebody()
+    be_somebody()
 
 
 class _Unread(io.FileIO):
@@ -46,7 +46,7 @@ class _Unread(io.FileIO):
             return len(data)
 
 
-def _be_somebody() -> None:
+def be_somebody() -> None:
     """A name and a home for a user whom the system does not know, as in containers: torch and others ask for them."""
     try:
         getpass.getuser(), Path.home()

@@ -8,14 +8,14 @@ The volume error needs an organ: it is NaN if the truth is empty.
 """
 
 import functools
-import getpass
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
+
+from util.commands import be_somebody
 
 
 class Masks:
@@ -49,7 +49,7 @@ class Masks:
         if not (self.found and self.present):
             diagonal = math.hypot(*(n * mm for n, mm in zip(self.truth.shape, self.spacing, strict=True)))
             return [(np.array([diagonal + self.worst]), np.ones(1))] * 2
-        _name_the_user()
+        be_somebody()  # MONAI asks for the user's name
         from monai.metrics.utils import get_mask_edges  # here, for it takes two seconds to load
 
         *edges, own_areas, other_areas = get_mask_edges(self.prediction, self.truth, spacing=self.spacing)
@@ -59,14 +59,6 @@ class Masks:
             (there[edge], areas[edge].astype(np.float64))
             for edge, there, areas in zip(edges, maps[::-1], (own_areas, other_areas), strict=True)
         ]
-
-
-def _name_the_user() -> None:
-    """MONAI asks for the user's name when it is loaded; in a container the user's number may have none."""
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["USER"] = str(os.getuid())
 
 
 def ratio(part: int, whole: int, nothing: float = math.nan) -> float:
