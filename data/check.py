@@ -20,6 +20,7 @@ from dataloaders.exclusion import removal_table
 from util.commands import add_backend, backend_of, guarded, jobs, parser
 from util.dataset import Dataset, Fold, choose_fold, from_file
 from util.errors import UserError
+from util.finding import numbered
 from util.parallel import PROCESSES, Backend, each_scan
 from util.tables import text_table
 
@@ -69,12 +70,7 @@ def whole_set(dataset: Dataset, root: Path, findings: Mapping[int, Findings]) ->
     """Errors and warnings about the scans together."""
     errors, warnings = [], []
     folder = root / dataset.images
-    numbers = [
-        int(digits)
-        for path in folder.glob("label_*.nii.gz")
-        if (digits := path.name.removesuffix(".nii.gz").removeprefix("label_")).isdigit()
-    ]
-    alone = sorted(set(numbers) - set(findings))
+    alone = sorted(set(numbered(folder, "label")[0]) - set(findings))
     if alone:
         errors.append(f"{folder}: labels without image: {ranges(alone)}")
     for what, values in (
