@@ -99,9 +99,8 @@ def write_chaos(out: Path, seed: int, index: int, shape: tuple[int, int, int]) -
 def write_series(folder: Path, names: Sequence[str], array: np.ndarray, geometry: Geometry, series: str) -> None:
     """Slices `(D, H, W)` of whole numbers 0 to 65535 as MR files `names[z].dcm`; they mean `SLOPE` times as much."""
     folder.mkdir(parents=True, exist_ok=True)
-    axes = np.reshape(geometry.direction, (3, 3))
     for z, name in enumerate(names):
-        origin = np.array(geometry.origin) + axes[:, 2] * geometry.spacing[2] * z
+        origin = np.array(geometry.origin) + geometry.axes[2] * geometry.spacing[2] * z
         file = Dataset()
         file.file_meta = FileMetaDataset()
         file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -110,7 +109,7 @@ def write_series(folder: Path, names: Sequence[str], array: np.ndarray, geometry
         file.Modality, file.SeriesInstanceUID, file.StudyInstanceUID = "MR", series, f"{series}.0"
         file.InstanceNumber, file.FrameOfReferenceUID = z + 1, f"{series}.9"
         file.ImagePositionPatient = [DSfloat(value, auto_format=True) for value in origin]
-        file.ImageOrientationPatient = [DSfloat(value, auto_format=True) for value in axes.T[:2].ravel()]
+        file.ImageOrientationPatient = [DSfloat(value, auto_format=True) for value in geometry.axes[:2].ravel()]
         file.PixelSpacing = [DSfloat(value, auto_format=True) for value in geometry.spacing[1::-1]]
         file.RescaleSlope, file.RescaleIntercept = SLOPE, 0
         file.set_pixel_data(array[z].astype(np.uint16), "MONOCHROME2", bits_stored=16, generate_instance_uid=False)

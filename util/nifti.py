@@ -8,6 +8,7 @@ directions come from this one transform; whatever does not agree with it is told
 import logging
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def place(header: AnalyzeHeader) -> Place:
     name = next((name for name, affine in transforms.items() if _is_sound(affine)), None)
     if name is None:
         names = " and ".join(transforms)
-        raise ValueError(f"its {names} (pixdim {_text(lengths)}) is zero, not finite or flat: nothing tells its place")
+        raise ValueError(f"its {names} (pixdim {by(lengths)}) is zero, not finite or flat: nothing tells its place")
     affine, code = transforms[name], int(mended.get(f"{name}_code", 0))
     doubts += _contradictions(transforms, name, volume_shape(header), lengths)
     if not code:
@@ -162,7 +163,7 @@ def _contradictions(transforms: dict[str, np.ndarray], name: str, shape: tuple[i
     found = []
     for other in transforms:
         if not _is_sound(transforms[other]):
-            found.append(f"its {other} (pixdim {_text(lengths)}) is zero, not finite or flat; the {name} is used")
+            found.append(f"its {other} (pixdim {by(lengths)}) is zero, not finite or flat; the {name} is used")
         elif text := _disagreement(transforms[name], transforms[other], shape):
             found.append(f"its {other} is not its {name}: {text}; the {name} is used, as viewers do")
     return found
@@ -203,11 +204,12 @@ def _disagreement(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) ->
         return ""
     if np.linalg.det(one[:3, :3]) * np.linalg.det(other[:3, :3]) < 0:
         return f"one mirrors the other, up to {apart:.4g} mm apart"
-    return f"voxels of {_text(steps[1])} mm against {_text(steps[0])}, up to {apart:.4g} mm apart"
+    return f"voxels of {by(steps[1])} mm against {by(steps[0])}, up to {apart:.4g} mm apart"
 
 
-def _text(lengths: np.ndarray) -> str:
-    return " x ".join(f"{length:.4g}" for length in lengths)
+def by(lengths: Iterable[float], digits: int = 4) -> str:
+    """Lengths in words: 1.25 x 1.25 x 7.7."""
+    return " x ".join(f"{length:.{digits}g}" for length in lengths)
 
 
 def _header(content: bytes, pair: bool) -> AnalyzeHeader | None:

@@ -38,7 +38,7 @@ def upright(array: np.ndarray, geometry: Geometry) -> np.ndarray:
 
     `array` is the volume of the geometry, or slices of it.
     """
-    columns, rows = _plane(geometry)
+    columns, rows, _ = geometry.axes
     if _swapped(geometry):
         array, columns, rows = array.swapaxes(-2, -1), rows, columns
     return array[..., :: -1 if rows[1] < 0 else 1, :: -1 if columns[0] < 0 else 1]
@@ -50,12 +50,7 @@ def pixel_size(geometry: Geometry) -> tuple[float, float]:
     return (y, x) if _swapped(geometry) else (x, y)
 
 
-def _plane(geometry: Geometry) -> np.ndarray:
-    """Where columns and rows run in the patient: to the left, the back and the head."""
-    return np.reshape(geometry.direction, (3, 3)).T[:2]
-
-
 def _swapped(geometry: Geometry) -> bool:
     """True if the columns run to the front or the back rather than to a side."""
-    columns, rows = np.abs(_plane(geometry))
+    columns, rows = np.abs(geometry.axes[:2])
     return columns[1] + rows[0] > columns[0] + rows[1]

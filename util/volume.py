@@ -18,7 +18,7 @@ from nibabel.spatialimages import HeaderDataError
 from util.errors import UserError
 from util.files import utf8_name, whole_file
 from util.finding import NIFTI
-from util.nifti import UNEVEN, place, read_header, read_nifti, require_volume
+from util.nifti import UNEVEN, by, place, read_header, read_nifti, require_volume
 
 SMALLEST, LARGEST = 10.0, 3000.0  # mm; a field of view outside of them is a wrong spacing or unit, not a patient
 LEFT_BACK = np.array([-1.0, -1.0, 1.0])  # NIfTI counts to the right and front, DICOM and ITK to the left and back
@@ -31,6 +31,11 @@ class Geometry:
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @property
+    def axes(self) -> np.ndarray:
+        """`(3, 3)`: one row per array axis x, y, z, where it runs: to the patient's left, back and head."""
+        return np.reshape(self.direction, (3, 3)).T
 
     def matches(self, other: "Geometry", tolerance: float = 1e-3) -> bool:
         """True if both describe the same grid within `tolerance` (mm, and cosines)."""
@@ -77,7 +82,7 @@ def read_volume(path: str | Path) -> Volume:
     field = np.multiply(volume.geometry.spacing, volume.array.shape[::-1])
     if not SMALLEST <= field.max() <= LARGEST or min(volume.geometry.spacing) < SMALLEST / 1000:
         raise UserError(
-            f"{path}: its header says that it is {_text(field)} mm large; correct its spacing or unit of length"
+            f"{path}: its header says that it is {by(field, 6)} mm large; correct its spacing or unit of length"
         )
     return volume
 
@@ -167,7 +172,3 @@ def write_like(path: str | Path, array: np.ndarray, geometry: Geometry, like: st
     image = kind(array.T.reshape(header.get_data_shape()), None, header)
     with whole_file(path) as temporary:
         nibabel.save(image, temporary)
-
-
-def _text(lengths: np.ndarray) -> str:
-    return " x ".join(f"{length:.6g}" for length in lengths)

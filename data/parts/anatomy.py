@@ -376,7 +376,7 @@ def sample(patient: Patient, geometry: Geometry, shape: tuple[int, ...],
     A thick slice is the mean of three thin ones: partial volume.
     """
     depth, height, width = shape
-    axes = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
+    axes = geometry.axes.T * geometry.spacing
     y, x = np.mgrid[:height, :width]
     signal, label = np.empty(shape, np.float32), np.empty(shape, np.uint8)
     for z in range(depth):

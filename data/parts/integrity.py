@@ -9,6 +9,7 @@ import numpy as np
 
 from util.dataset import Dataset
 from util.errors import UserError
+from util.nifti import by
 from util.volume import Geometry, Volume, read_volume
 
 PARTS = 3  # slices an organ needs to be tested in parts (test.parts)
@@ -64,7 +65,7 @@ def _check_image(image: Volume, dataset: Dataset, found: Findings) -> None:
     found.facts = {
         "slices": depth,
         "pixels": f"{rows} x {columns}",
-        "spacing": " x ".join(f"{step:.4g}" for step in image.geometry.spacing),
+        "spacing": by(image.geometry.spacing),
     }
     found.facts["values"] = f"{image.array.min():.4g} to {image.array.max():.4g}"
     if image.array.min() == image.array.max():
@@ -78,9 +79,8 @@ def _check_image(image: Volume, dataset: Dataset, found: Findings) -> None:
 
 def direction_letters(geometry: Geometry) -> str:
     """Where columns, rows and slices run to, such as LAS: left, front, head."""
-    axes = np.reshape(geometry.direction, (3, 3)).T
     letters = (("R", "L"), ("A", "P"), ("I", "S"))
-    return "".join(letters[np.abs(axis).argmax()][int(axis[np.abs(axis).argmax()] > 0)] for axis in axes)
+    return "".join(letters[np.abs(axis).argmax()][int(axis[np.abs(axis).argmax()] > 0)] for axis in geometry.axes)
 
 
 def _check_label(file: Path, image: Volume, dataset: Dataset, found: Findings) -> None:
@@ -116,7 +116,7 @@ def _check_sides(label: Volume, dataset: Dataset, found: Findings) -> None:
         return
     middles = [np.argwhere(label.array == dataset.organs[name]).mean(0)[::-1] for name in names]
     apart = np.subtract(*middles) * label.geometry.spacing  # from left to right, in mm along the array's axes
-    if (np.reshape(label.geometry.direction, (3, 3)) @ apart)[0] > 0:  # x grows to the patient's left
+    if (apart @ label.geometry.axes)[0] > 0:  # x grows to the patient's left
         found.errors.append("right and left kidney are swapped, or the scan is mirrored against its header")
 
 

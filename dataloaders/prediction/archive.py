@@ -15,18 +15,18 @@ from tqdm import tqdm
 
 from dataloaders.prediction.cleaning import cleaned
 from dataloaders.prediction.predictor import Predictor
-from dataloaders.prediction.queries import PROBABILITIES, save_on_grid_of
+from dataloaders.prediction.queries import PROBABILITIES
 from dataloaders.prediction.segmentation import write_segmentation
 from dataloaders.prediction.sheet import draw_sheet
 from dataloaders.raw.intensities import require_training_values
-from dataloaders.raw.regrid import along_axes
+from dataloaders.raw.preparation import along_axes
 from dataloaders.raw.sources import read_image
 from util.commands import warn
 from util.locks import Lock
 from util.manifest import Job, SharedManifest
 from util.parallel import Done, attempt
 from util.report.viewer import write_viewer
-from util.volume import Volume
+from util.volume import Volume, write_like
 
 Ready = tuple[dict[str, str], Volume, list[Path]]  # digests of the sources, the scan, its DICOM files slice by slice
 AXIAL = (1.0, 1.0, 1.0)  # columns run to the left, rows to the back, slices to the head
@@ -135,7 +135,7 @@ class _Segmentation:
 
         def take(place: int, probability: np.ndarray) -> None:
             if probability_files:
-                save_on_grid_of(job.sources, image, probability_files[place], probability)
+                write_like(probability_files[place], probability, image.geometry, job.sources[0])
             self.bar.update()
 
         return self.predictor.labels(image, prepared=self.finish.prepared, take=take)
@@ -166,7 +166,7 @@ class _Segmentation:
         write_viewer(page, name, shown[0], {"prediction": shown[1].array}, organs)
         for file in (file for file in more if file.suffix == ".dcm"):
             write_segmentation(file, slices, labels, organs, *self._made_by())
-        save_on_grid_of(job.sources, image, labels_file, labels)
+        write_like(labels_file, labels, image.geometry, job.sources[0])
         voxel = float(np.prod(image.geometry.spacing)) / 1000
         millilitres = {organ: round(int((labels == i).sum()) * voxel, 3) for i, organ in organs.items()}
         self.manifest.add(name, job.record(sources, millilitres=millilitres))

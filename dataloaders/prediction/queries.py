@@ -15,7 +15,7 @@ from util.errors import UserError
 from util.finding import RESULTS, Found, find_files, is_volume, others, stem, with_voxels
 from util.manifest import Job
 from util.names import require_distinct
-from util.volume import Volume, write_like
+from util.volume import Volume
 
 RECORD = RESULTS[0]
 PROBABILITIES = "probabilities"  # folder below OUT
@@ -157,8 +157,3 @@ def _one_scan(path: Path) -> tuple[tuple[Path, ...], list[str]]:
     if len(found) != 1:
         raise UserError(f"{path}: holds {len(found)} scans, one is expected; name a file or the folder of a series")
     return next(iter(found.values())), there.remarks
-
-
-def save_on_grid_of(files: Sequence[Path], image: Volume, file: Path, array: np.ndarray) -> None:
-    """Write a volume on the grid of a scan that came from `files`; the header of a sound NIfTI scan is kept."""
-    write_like(file, array, image.geometry, files[0])

@@ -5,8 +5,9 @@ what the published preparation did, blank samples included; without, every sampl
 true.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,6 +16,7 @@ import SimpleITK as sitk
 
 from util.volume import Geometry, Volume
 
+AS_STORED, SWAPPED = (0, 1, 2), (1, 0, 2)  # orders of the axes x, y, z
 LEFT_FRONT_HEAD = (1.0, -1.0, 1.0)  # columns run to the left, rows to the front, slices to the head: as published
 
 
@@ -117,7 +119,7 @@ def window(array: np.ndarray, low: float, high: float, own_range: bool = False) 
     return clipped
 
 
-def orient(volume: Volume, towards: tuple[float, float, float] = LEFT_FRONT_HEAD) -> Volume:
+def orient(volume: Volume, towards: Sequence[float] = LEFT_FRONT_HEAD) -> Volume:
     """Swap and flip rows and columns, and reverse slices, so that they run `towards` as nearly as they can.
 
     Nothing is interpolated and every voxel keeps its place in the patient. Slices stay slices: an oblique plane is
@@ -127,21 +129,34 @@ def orient(volume: Volume, towards: tuple[float, float, float] = LEFT_FRONT_HEAD
         volume: `(D, H, W)`.
         towards: signs of left (columns), back (rows), head (slices).
     """
-    axes = np.reshape(volume.geometry.direction, (3, 3)).T  # one row per array axis x, y, z
-    swap = abs(axes[0, 1]) + abs(axes[1, 0]) > abs(axes[0, 0]) + abs(axes[1, 1])
-    axes = axes[[1, 0, 2]] if swap else axes
-    return reordered(volume, swap, tuple(np.where(axes.diagonal() * towards < 0, -1, 1).tolist()))
+    return _running(volume, (AS_STORED, SWAPPED), towards)
 
 
-def reordered(volume: Volume, swap: bool, signs: tuple[int, int, int]) -> Volume:
-    """The same volume stored another way: rows and columns swapped, then axes x, y, z reversed if the sign is -1.
+def along_axes(volume: Volume, towards: Sequence[float]) -> Volume:
+    """As `orient`, with every axis along the patient's own as nearly as can be: slices may become rows."""
+    return _running(volume, itertools.permutations(AS_STORED), towards)
+
+
+def _running(volume: Volume, orders: Iterable[tuple[int, ...]], towards: Sequence[float]) -> Volume:
+    """The volume's axes in that order which fits best, each reversed if it does not run `towards`."""
+    axes = volume.geometry.axes
+    order = max(orders, key=lambda order: np.abs(axes[order, AS_STORED]).sum())
+    return _stored(volume, order, np.where(axes[order, AS_STORED] * towards < 0, -1, 1).tolist())
+
+
+def reordered(volume: Volume, swap: bool, signs: Sequence[int]) -> Volume:
+    """The same volume with rows and columns swapped, then axes x, y, z reversed if the sign is -1."""
+    return _stored(volume, SWAPPED if swap else AS_STORED, signs)
+
+
+def _stored(volume: Volume, order: Sequence[int], signs: Sequence[int]) -> Volume:
+    """The same volume stored another way: axes x, y, z in this order, then reversed if the sign is -1.
 
     The array is a view: CT scans are large.
     """
-    array, spacing = volume.array, np.array(volume.geometry.spacing)
-    axes = np.reshape(volume.geometry.direction, (3, 3)).T
-    if swap:
-        array, axes, spacing = array.swapaxes(1, 2), axes[[1, 0, 2]], spacing[[1, 0, 2]]
+    order = list(order)
+    array = volume.array.transpose([2 - order[2 - k] for k in range(3)])
+    axes, spacing = volume.geometry.axes[order], np.array(volume.geometry.spacing)[order]
     last = (np.array(array.shape[::-1]) - 1) * (np.array(signs) < 0)  # the voxel that becomes the first
     origin = np.array(volume.geometry.origin) + (last * spacing) @ axes
     direction = (axes * np.reshape(signs, (3, 1))).T
@@ -279,4 +294,4 @@ def moved(geometry: Geometry, voxels: tuple[float, ...]) -> Geometry:
 
 def _place(geometry: Geometry, millimetres: np.ndarray) -> tuple[float, ...]:
     """World position of a point given in mm along the grid's axes from its first voxel."""
-    return tuple((np.array(geometry.origin) + np.reshape(geometry.direction, (3, 3)) @ millimetres).tolist())
+    return tuple((np.array(geometry.origin) + geometry.axes.T @ millimetres).tolist())

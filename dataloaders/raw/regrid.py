@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from dataloaders.raw.intensities import value_range
-from dataloaders.raw.preparation import Plan, clip_and_window, interpolate, label_onto, moved, orient, prepare
+from dataloaders.raw.preparation import (
+    Plan,
+    along_axes,
+    clip_and_window,
+    interpolate,
+    label_onto,
+    moved,
+    orient,
+    prepare,
+)
 from util.volume import Geometry, Volume
 
 TILT = 10.0  # degrees; a scan that is turned by more is interpolated onto the patient's axes, others keep their slices
@@ -63,8 +72,7 @@ def observe(
     """
     relative = plan.shrink != 1 or plan.border > 0  # the spacing follows from that of each raw scan
     spacing = None if relative else tuple(np.median([g.spacing for g in geometries], axis=0).tolist())
-    axes = [_axes(geometry) for geometry in geometries]
-    towards = tuple(np.where(np.mean([a.diagonal() for a in axes], axis=0) < 0, -1.0, 1.0).tolist())
+    towards = tuple(np.where(np.mean([g.axes.diagonal() for g in geometries], axis=0) < 0, -1.0, 1.0).tolist())
     axial = all(_tilt(geometry, towards) < AXIAL for geometry in geometries)
     # the published grids differ from ours by less than a voxel, but their headers lost the crop: they lead nowhere back
     values = value_range(ranges) if ranges else None
@@ -106,27 +114,10 @@ def onto_own_grid(array: np.ndarray, geometry: Geometry, own: Volume) -> np.ndar
     return interpolate(framed, moved(geometry, (-1, -1, 0)), size, own.geometry, edge=True)
 
 
-def along_axes(volume: Volume, towards: Sequence[float]) -> Volume:
-    """The same voxels stored along the patient's axes as nearly as they can: columns, rows, slices run `towards`.
-
-    Nothing is interpolated; unlike `preparation.orient` slices may become rows. The array is a view.
-    """
-    axes = _axes(volume.geometry)
-    order = max(itertools.permutations(range(3)), key=lambda p: sum(abs(axes[p[k], k]) for k in range(3)))
-    array, axes = volume.array.transpose([2 - order[2 - k] for k in range(3)]), axes[list(order)]
-    spacing = np.array(volume.geometry.spacing)[list(order)]
-    signs = np.where(axes.diagonal() * towards < 0, -1, 1)
-    last = (np.array(array.shape[::-1]) - 1) * (signs < 0)  # the voxel that becomes the first
-    origin = np.array(volume.geometry.origin) + (last * spacing) @ axes
-    direction = (axes * signs[:, None]).T
-    geometry = Geometry(tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction.ravel().tolist()))
-    return Volume(array[tuple(slice(None, None, sign) for sign in signs[::-1])], geometry)
-
-
 def _straightened(image: Volume, label: Volume, spacing: Sequence[float], towards) -> tuple[Volume, Volume]:
     """Both on the patient's axes, in the smallest box of voxels of `spacing` mm that holds them."""
     shape, own = np.array(image.array.shape[::-1]), image.geometry
-    corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in shape)))) * own.spacing @ _axes(own)
+    corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in shape)))) * own.spacing @ own.axes
     corners = (corners + own.origin) * towards  # mm along the new axes
     low, high = corners.min(0), corners.max(0)
     size = np.maximum(1, np.ceil((high - low) / spacing - 1e-6)).astype(int)
@@ -149,11 +140,6 @@ def _spacing(plan: Plan, image: Volume) -> tuple[float, float, float]:
     return (x * shrink, y * shrink, z)
 
 
-def _axes(geometry: Geometry) -> np.ndarray:
-    """`(3, 3)`: one row per array axis x, y, z, its direction in the patient."""
-    return np.reshape(geometry.direction, (3, 3)).T
-
-
 def _tilt(geometry: Geometry, towards: Sequence[float]) -> float:
     """Largest angle in degrees between an axis of the grid and the patient's axis it should run along."""
-    return float(np.degrees(np.arccos(np.clip((_axes(geometry).diagonal() * towards).min(), -1, 1))))
+    return float(np.degrees(np.arccos(np.clip((geometry.axes.diagonal() * towards).min(), -1, 1))))

@@ -15,7 +15,7 @@ from dataloaders.raw.intensities import FEW_VALUES, alike
 from util.errors import UserError
 from util.files import utf8_name
 from util.finding import Found, few, find_files, is_volume, others, with_voxels
-from util.nifti import read_header
+from util.nifti import by, read_header
 from util.volume import Geometry, Volume, read_volume
 
 GEOMETRY_TOLERANCE = 1e-2  # mm and cosines; headers are float32 and written by many programs
@@ -155,9 +155,9 @@ def _read_label(source: Source, image: Volume, trust_voxels: bool) -> Volume:
     if not trust_voxels:
         hint = "resample it onto the image" if told else "if the voxels do correspond, use --trust-label-voxels"
         raise UserError(
-            f"{file}: its header places it elsewhere than the image (spacing {_text(label.geometry.spacing)} against "
-            f"{_text(image.geometry.spacing)} mm, origin {_text(label.geometry.origin)} against "
-            f"{_text(image.geometry.origin)}, or the direction); {hint}"
+            f"{file}: its header places it elsewhere than the image (spacing {by(label.geometry.spacing, 3)} against "
+            f"{by(image.geometry.spacing, 3)} mm, origin {by(label.geometry.origin, 3)} against "
+            f"{by(image.geometry.origin, 3)}, or the direction); {hint}"
         )
     return label
 
@@ -186,7 +186,7 @@ def laid_onto(label: Volume, image: Volume) -> np.ndarray | None:
 
 def _affine(geometry: Geometry) -> np.ndarray:
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
+    affine[:3, :3] = geometry.axes.T * geometry.spacing
     affine[:3, 3] = geometry.origin
     return affine
 
@@ -235,7 +235,3 @@ def _ids(label: np.ndarray, ids: Mapping[int, int] | None, where: Path) -> np.nd
         if value:
             result[label == value] = identifier
     return result
-
-
-def _text(values: tuple[float, ...]) -> str:
-    return " x ".join(f"{value:.3g}" for value in values)

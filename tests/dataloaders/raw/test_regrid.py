@@ -7,8 +7,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from data.phantom_raw import centred, truth
-from dataloaders.raw.preparation import Plan
-from dataloaders.raw.regrid import Preparation, along_axes, observe, onto_own_grid, onto_training_grid
+from dataloaders.raw.preparation import Plan, along_axes
+from dataloaders.raw.regrid import Preparation, observe, onto_own_grid, onto_training_grid
 from util.volume import Geometry, Volume
 
 STORED = (1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)  # as CHAOST2 lies
