@@ -1,12 +1,10 @@
 """A whole report: tables and figures as files, and one HTML page that needs nothing but a browser."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas
 from tqdm import tqdm
 
@@ -16,6 +14,7 @@ from util.report import figures, tables
 from util.report.gather import Comparison
 from util.report.overlays import NothingToShow, overlays
 from util.report.statistics import ALL, Difference, compare
+from util.report.viewer import rendered
 from util.tables import write_csv
 
 HEADLINES = tuple(  # scores that are compared between methods
@@ -58,7 +57,13 @@ def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warni
     write_csv(out / "comparisons.csv", rows)
     write_text(out / "tables.md", "\n".join(_all_tables(sections, tables.markdown, "## {}\n")))
     write_text(out / "tables.tex", "\n".join(_all_tables(sections, tables.latex, "% {}\n")))
-    page = render(sections, [*warnings, *own_warnings], score)
+    page = rendered(
+        "page.html",
+        [section["overlays"] for section in sections],
+        sections=sections,
+        warnings=[*warnings, *own_warnings],
+        score=COLUMNS[score].title,
+    )
     write_text(out / "report.html", page)
     if len(page) > LARGEST:
         own_warnings.append(f"{out / 'report.html'} weighs {len(page) / 1e6:.0f} MB; a lighter page has fewer methods")
@@ -103,15 +108,3 @@ def _all_tables(sections: Sequence[dict[str, Any]], write: Any, heading: str) ->
         found = [*views, section["all_scores"], section["published"], section["provenance"]]
         texts += [heading.format(section["dataset"]), *(write(table) for table in found if table)]
     return texts
-
-
-def render(sections: Sequence[dict[str, Any]], warnings: Sequence[str], score: str) -> str:
-    """The page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    shown = [section["overlays"] for section in sections]
-    data = json.dumps(shown, separators=(",", ":")).replace("</", "<\\/")  # a script element ends at the first </script
-    return environment.get_template("page.html").render(
-        sections=sections, warnings=warnings, data=data, score=COLUMNS[score].title
-    )

@@ -30,20 +30,11 @@ class Published:
 
 def rows(dataset: str, settings: Set[str]) -> list[Published]:
     """Rows of a data set in the given settings; in both where a setting is not known ("")."""
-    found = [Published(**row) for row in _content()["rows"] if row["dataset"] == dataset]
+    found = [Published(**row) for row in content()["rows"] if row["dataset"] == dataset]
     return [row for row in found if str(row.setting) in settings or "" in settings]
 
 
-def source(name: str) -> str:
-    """Where a number was found, in words."""
-    return _content()["sources"][name]
-
-
-def caveat() -> str:
-    """Why published numbers and ours are not the same measurement."""
-    return _content()["caveat"]
-
-
 @functools.cache
-def _content() -> dict:
+def content() -> dict:
+    """`rows`; `sources`: where each was found, in words; `caveat`: why theirs and ours are not the same measurement."""
     return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))

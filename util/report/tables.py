@@ -161,8 +161,8 @@ def beside_published(comparison: Comparison) -> Table | None:
             rows.append([f"{row.name}, published", str(row.setting), *cells, numbers])
         if not found:
             rows.append([f"{method}, published", "–", *["–"] * len(organs), "none found"])
-    sources = "; ".join(f"[{number}] {published.source(name)}" for name, number in cited.items())
-    note = f"Dice in %. {published.caveat()} Sources: {sources}."
+    sources = "; ".join(f"[{number}] {published.content()['sources'][name]}" for name, number in cited.items())
+    note = f"Dice in %. {published.content()['caveat']} Sources: {sources}."
     return Table("Beside published numbers", note, ["method", "setting", *organs, "source"], rows)
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -29,7 +30,7 @@ def write_viewer(
         names: label id -> name, at most 255; the order gives the colours.
     """
     steps = [-(-length // most) for length, most in zip(image.array.shape, LARGEST, strict=True)]
-    back = np.reshape(image.geometry.direction, (3, 3))[2, 2] < 0  # slices run to the feet
+    back = image.geometry.axes[2, 2] < 0  # slices run to the feet
 
     def shown(array: np.ndarray) -> np.ndarray:
         array = upright(array, image.geometry)[:: -1 if back else 1]
@@ -48,9 +49,16 @@ def write_viewer(
         "layers": [{"name": name, "labels": _packed(labels)} for name, labels in pictures.items()],
         "organs": [{"name": name, "colour": colour(at)} for at, name in enumerate(names.values())],
     }
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
+    write_text(file, rendered("viewer.html", data, title=title))
+
+
+def rendered(template: str, data: Any, **values: Any) -> str:
+    """A page of this folder as text; its script gets `data`, plain values."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")  # a script element ends at the first </script
-    write_text(file, environment.get_template("viewer.html").render(title=title, data=text))
+    return environment.get_template(template).render(data=text, **values)
 
 
 def _packed(array: np.ndarray) -> str:

@@ -192,7 +192,7 @@ def test_published_numbers_stand_beside_ours_with_their_source(tmp_path):
 
 
 def test_published_numbers_are_consistent():
-    content = published._content()
+    content = published.content()
     assert set(content["sources"]) == {source for row in content["rows"] for source in row["sources"]}
     for row in content["rows"]:
         organs = [value for organ, value in row["dice"].items() if organ != "mean"]
