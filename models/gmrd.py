@@ -63,17 +63,23 @@ class GMRD(FewShotMethod):
         aux_weight: float = 0.0,
         mse_weight: float = 0.0,
         outer_edge: str = "published",
+        start: str = "published",
         filler_seed: int = 2025,
         background_weight: float = 0.1,
     ) -> None:
         super().__init__(encoder)
         if outer_edge not in ("published", "fixed"):
             raise UserError(f"model.outer_edge={outer_edge}: choose published or fixed")
+        if start not in ("published", "averages"):
+            raise UserError(f"model.start={start}: choose published or averages")
         if image_size < 1:
             raise UserError(f"model.image_size={image_size}: choose the side of the images in pixels")
         self.heads = DualScale(encoder, channels=channels, coarse=False)
-        self.background = DescriptorPath(image_size**2, background_descriptors, mlp_relu)
-        self.foreground = DescriptorPath(image_size**2, foreground_descriptors, mlp_relu)
+        self.background = DescriptorPath(image_size, background_descriptors, mlp_relu)
+        self.foreground = DescriptorPath(image_size, foreground_descriptors, mlp_relu)
+        if start == "averages":
+            self.background.begin_with_averages()
+            self.foreground.begin_with_averages()
         self.image_size, self.outer_edge, self.filler_seed = image_size, outer_edge, filler_seed
         self.aux_weight, self.mse_weight, self.background_weight = aux_weight, mse_weight, background_weight
         self.register_buffer("draws", torch.tensor(0))

@@ -1,24 +1,37 @@
 """GMRD's descriptors: the MLP over pixels with its filler, and the decoder of affinities [gmrd 4] [gmrd 5] [gmrd 6]."""
 
+import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import ops
 
 MASK = 0xFFFFFFFF  # 32 bits
+SCALE = 20.0  # of cosines, as PANet's
+QUIET = 0.1  # of a random start, beside one that is chosen
 
 
 class DescriptorPath(nn.Module):
-    """What one class has of its own: the MLP over `pixels` that generates `count` descriptors (with a ReLU between its
-    layers or not), and the decoder of its affinities."""
+    """What one class has of its own: the MLP over the pixels of an image of side `size` that generates `count`
+    descriptors (with a ReLU between its layers or not), and the decoder of its affinities."""
 
-    def __init__(self, pixels: int, count: int, relu: bool) -> None:
+    def __init__(self, size: int, count: int, relu: bool) -> None:
         super().__init__()
-        self.spread = nn.Linear(pixels, count)
+        self.size = size
+        self.spread = nn.Linear(size**2, count)
         self.mix = nn.Sequential(nn.Dropout(0.2), nn.ReLU() if relu else nn.Identity(), nn.Linear(count, count))
         self.decoder = Decoder(count + 2, count)
+
+    @torch.no_grad()
+    def begin_with_averages(self) -> None:
+        """Every descriptor begins as the average of the class around a point of its own, the decoder with the mean of
+        its affinities; some of the random start stays, so that no two weights are alike."""
+        self.spread.weight.mul_(QUIET).add_(windows(self.size, len(self.spread.weight)))
+        self.mix[-1].weight.mul_(QUIET).add_(torch.eye(len(self.mix[-1].weight)))
+        self.decoder.begin_with_mean()
 
     def describe(
         self, features: Tensor, masks: Tensor, edges: Tensor, pixel_order: Callable[[Tensor], Tensor]
@@ -46,6 +59,14 @@ class DescriptorPath(nn.Module):
         means = means / (means.sum((-2, -1), keepdim=True) + 1e-5)
         means = weighted_sum(features, ops.pull_back(means, features.shape[-2:], align_corners=True))
         return torch.cat((generated, means), dim=2)
+
+
+def windows(size: int, count: int) -> Tensor:
+    """Weights `(count, size * size)` that sum to 1 each: bells around the points of a grid over the image."""
+    side = math.ceil(math.sqrt(count))
+    centres = (torch.arange(side) + 0.5) * size / side
+    bells = (-0.5 * ((torch.arange(size) + 0.5 - centres[:, None]) * side / size).square()).exp()
+    return F.normalize((bells[:, None, :, None] * bells[None, :, None, :]).flatten(2).flatten(0, 1)[:count], p=1, dim=1)
 
 
 def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
@@ -101,6 +122,17 @@ class Decoder(nn.Module):
         """See the class."""
         entered = self.enter(affinity)
         return self.leave(entered + self.residual(entered))
+
+    @torch.no_grad()
+    def begin_with_mean(self) -> None:
+        """The logit begins as SCALE times the mean of the affinities that are positive."""
+        enter, *residual, reduce, leave = (m for m in self.modules() if isinstance(m, nn.Conv2d))
+        for layer in (enter, *residual, reduce, leave):
+            layer.weight.mul_(QUIET)
+        count = len(enter.weight)
+        enter.weight[:, :count, 0, 0] += torch.eye(count)
+        reduce.weight[:, :, 1, 1] += 1 / count
+        leave.weight += SCALE / leave.weight.shape[1]
 
 
 def convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
