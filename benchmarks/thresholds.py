@@ -1,0 +1,73 @@
+"""Thresholds in training and in evaluation: `python benchmarks/thresholds.py RUN ... --data-root DATA`.
+
+A method of the Q-Net family reads the threshold t off the image. If t is one thing in training and another in
+evaluation, the method predicts far too much or nothing. The picture shows t of every training (metrics.csv, the mean of
+20 rows) and, for each of its checkpoints, t of the slices of the fold's query scans in evaluation mode: the mean and
+the range of nine tenths of the slices.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import config
+import models
+from dataloaders.scans import read_scan
+from util import checkpoints
+from util.dataset import choose_fold
+from util.report.figures import PALETTE, read_curve
+
+FAMILY = ("qnet", "rpt", "pami", "gmrd")  # their `encode` gives the thresholds of the images at last
+
+
+@torch.inference_mode()
+def evaluated(file: Path, root: Path) -> tuple[int, np.ndarray]:
+    """Step of a checkpoint, and its thresholds of all slices of the query scans."""
+    content = checkpoints.load_checkpoint(file)
+    trained = models.restore(content, file)
+    dataset, fold = trained.options["dataset"], trained.options["fold"]
+    found = []
+    for number in choose_fold(config.FOLDS, dataset, fold).query:
+        slices = torch.from_numpy(read_scan(config.DATASETS[dataset], root, number).image)[:, None]
+        found += [trained.method.encode(part)[-1] for part in slices.split(8)]
+    return content["step"], torch.cat(found).numpy()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of trainings of " + ", ".join(FAMILY))
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data (default: data)")
+    parser.add_argument("--picture", type=Path, default=Path("thresholds.png"), help="(default: thresholds.png)")
+    options = parser.parse_args()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for run, colour in zip(options.runs, PALETTE, strict=False):
+        steps, values = read_curve(run / "metrics.csv", "t")
+        smooth = np.convolve(values, np.ones(20) / 20, mode="valid")
+        files = sorted((run / "checkpoints").glob("step_*.pt"))
+        method = run.resolve().parent.name.split("_")[0]
+        axis.plot(steps[19:], smooth, color=colour, label=f"{method}, training")
+        for file in files:
+            step, found = evaluated(file, options.data_root)
+            low, high = np.quantile(found, (0.05, 0.95))
+            axis.errorbar(step, found.mean(), [[found.mean() - low], [high - found.mean()]], fmt="o", color=colour)
+            print(f"{method}, step {step}: t {values[-20:].mean():.2f} in the last rows of training, in evaluation "
+                  f"{found.mean():.2f} ({low:.2f} to {high:.2f})")  # fmt: skip
+    axis.set(xlabel="step", ylabel="threshold t; points: evaluation")
+    axis.legend(fontsize=8)
+    figure.savefig(options.picture)
+    print(options.picture)
+
+
+if __name__ == "__main__":
+    main()
