@@ -41,6 +41,8 @@ class GMRD(FewShotMethod):
         mse_weight: weight of the squared distance between the mean descriptors of supports and queries.
         outer_edge: "published": the background's edge as published, which is all background minus the eroded organ;
             "fixed": the ring around the organ.
+        start: "published": MLPs and decoders begin at random; "averages": each descriptor as the average of its class
+            around a point of the image, each decoder as the mean of its affinities.
         filler_seed: decides which pixels of a class fill the others' places; in training also the step does.
         background_weight: weight of background pixels in the query loss.
     """
@@ -48,7 +50,10 @@ class GMRD(FewShotMethod):
     encoder_strides = (4, 8)
     # the threshold only answers empty supports; the deep map only leads to the threshold
     without_gradient = ("heads.threshold", "encoder")
-    recipe = {"train": dict(steps=36_000, learning_rate=1e-3, decay=0.98, decay_every=3000)}
+    recipe = {
+        "train": dict(steps=36_000, learning_rate=1e-3, decay=0.98, decay_every=3000),
+        "variants": {"efficientnet_lite0": {"model": dict(start="averages")}},  # few steps want a sensible start
+    }
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
     def __init__(

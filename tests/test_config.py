@@ -58,7 +58,11 @@ def test_mistakes(tiny, tmp_path, capsys, update, expected):
 def test_what_methods_with_two_maps_take_on_a_small_encoder():
     """And that on a ResNet everything is the paper's."""
     common = {"threshold_head": "steady", "small_organs": "repeat"}
-    own = {"rpt": {"mse_weight": 0.1 / 16}, "pami": {"mse_weight": 1 / 16, "transformer_gain": 0.1}}
+    own = {
+        "rpt": {"mse_weight": 0.1 / 16},
+        "pami": {"mse_weight": 1 / 16, "transformer_gain": 0.1},
+        "gmrd": {"start": "averages"},
+    }
     for name in ("qnet", "rpt", "pami", "gmrd"):
         paper, small = (
             resolved([f"method={name}", f"encoder={e}"], config) for e in ("resnet101", "efficientnet_lite0")

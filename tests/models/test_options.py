@@ -1,5 +1,7 @@
 """Every published option of the methods, with several episodes and shots and at image sizes other than 256."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 import models
 from models.gmrd import LOG_RANGE, class_logits, class_losses, mean_distance
 from models.pami import PAMI
-from models.parts.descriptors import DescriptorPath, FilledWeights, fill_source
+from models.parts.descriptors import DescriptorPath, FilledWeights, fill_source, windows
 from models.parts.ops import resize, resize_matrix
 from models.qnet import fixed_part
 from tests.models.stub import TinyEncoder
@@ -42,6 +44,7 @@ OPTIONS = {
         SMALL_GMRD | dict(mlp_relu=True, aux_weight=0.5),  # B
         SMALL_GMRD | dict(mse_weight=0.5),  # A
         SMALL_GMRD | dict(outer_edge="fixed"),
+        SMALL_GMRD | dict(start="averages"),
     ],
     "adnet": [{}],
 }
@@ -172,6 +175,25 @@ def test_gmrds_weights_of_cells_are_those_of_the_filled_pixels(monkeypatch):
     torch.testing.assert_close(found, expected)
     slopes = [torch.autograd.grad(answer.square().sum(), weights)[0] for answer in (found, expected)]
     torch.testing.assert_close(*slopes)
+
+
+def test_gmrd_that_begins_with_averages_finds_the_organ_untrained():
+    """And as published it does not; the descriptors are of the class's own region."""
+    shown = episode(0, 1, 64, 64)
+    found = []
+    for start in ("averages", "published"):
+        method = build("gmrd", SMALL_GMRD | dict(start=start), 64).eval()
+        with torch.no_grad():
+            logits = method(replace(shown, query_images=shown.support_images, query_masks=None)).logits[0, 0]
+        odds, organ = logits[1] - logits[0], shown.support_masks[0, 0] > 0
+        found.append((odds[organ].mean() - odds[~organ].mean()).item())
+    assert found[0] > 1 > found[1]
+
+
+def test_windows_cover_the_image_and_sum_to_one():
+    found = windows(16, 7).view(7, 16, 16)
+    torch.testing.assert_close(found.sum((1, 2)), torch.ones(7))
+    assert [divmod(int(w.argmax()), 16) for w in found][:3] == [(2, 2), (2, 7), (2, 13)]
 
 
 @pytest.mark.parametrize(("training", "dropped"), [(True, 0.2), (False, 0.0)])
