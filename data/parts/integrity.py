@@ -139,8 +139,7 @@ def _check_supervoxels(file: Path, image: Volume, dataset: Dataset, found: Findi
     if not segments.any():
         found.errors.append("there is no supervoxel at all")
         return
-    values = image.array.astype(np.float64)
-    shares = {flips: explained(values, segments, flips) for flips in product((1, -1), repeat=3)}
+    shares = explained(image.array.astype(np.float64), segments)
     found.facts["explained"] = f"{shares[1, 1, 1]:.2f}"
     best = max(shares, key=shares.__getitem__)
     if shares[best] > shares[1, 1, 1] + 1e-3:
@@ -148,19 +147,22 @@ def _check_supervoxels(file: Path, image: Volume, dataset: Dataset, found: Findi
         found.errors.append(f"the supervoxels fit the image better with reversed {' and '.join(axes)}; make them again")
 
 
-def explained(image: np.ndarray, segments: np.ndarray, flips: tuple[int, int, int] = (1, 1, 1)) -> float:
-    """Share of the image's variance that lies between segments, 0..1: high if their borders are the image's.
+def explained(image: np.ndarray, segments: np.ndarray) -> dict[tuple[int, ...], float]:
+    """Share of the variance of an image that lies between segments, 0..1: high if their borders are the image's.
 
     Args:
         image, segments: `(D, H, W)`.
-        flips: signs for slices, rows, columns; -1 reverses that axis of the segments.
+
+    Returns:
+        signs for slices, rows, columns, of which -1 reverses that axis -> share.
     """
-    ids = segments[tuple(slice(None, None, sign) for sign in flips)].ravel()
-    counts = np.bincount(ids)
-    sums = np.bincount(ids, image.ravel())
-    mean, variance = image.mean(), image.var()
-    between = (sums[counts > 0] ** 2 / counts[counts > 0]).sum() / image.size - mean**2
-    return float(between / variance) if variance else 0.0
+    ids, mean, variance = segments.ravel(), image.mean(), image.var()
+    counts, shares = np.bincount(ids).clip(min=1), {}
+    for flips in product((1, -1), repeat=3):
+        sums = np.bincount(ids, image[tuple(slice(None, None, sign) for sign in flips)].ravel())
+        between = (sums**2 / counts).sum() / image.size - mean**2
+        shares[flips] = float(between / variance) if variance else 0.0
+    return shares
 
 
 def together(findings: Mapping[int, Findings], kind: str) -> Iterator[tuple[str, list[int]]]:

@@ -185,9 +185,11 @@ def test_unknown_data_sets_are_refused(tmp_path, capsys):
 def test_the_share_explained_falls_when_segments_are_reversed():
     image = np.arange(24.0).reshape(2, 3, 4)
     segments = np.arange(24).reshape(2, 3, 4)
-    assert explained(image, segments) == pytest.approx(1)
-    assert explained(image, np.zeros_like(segments)) == pytest.approx(0)
-    assert explained(image, segments // 12, (1, -1, 1)) == pytest.approx(explained(image, segments // 12))
+    assert explained(image, segments)[1, 1, 1] == pytest.approx(1)
+    assert explained(image, np.zeros_like(segments))[1, 1, 1] == pytest.approx(0)
+    halves, quarters = explained(image, segments // 12), explained(image, segments // 6)
+    assert halves[1, -1, 1] == pytest.approx(halves[1, 1, 1]) and halves[-1, 1, 1] == pytest.approx(halves[1, 1, 1])
+    assert quarters[1, 1, -1] < quarters[1, 1, 1]
 
 
 def test_directions_have_the_letters_of_the_field():
