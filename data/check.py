@@ -37,7 +37,10 @@ def check(
     scans = {number: (dataset, root, number) for number in numbers}
     results = each_scan(check_scan, scans, jobs, name, lambda *scan: dataset.image_file(root, scan[-1]), backend)
     findings = {n: done.result or Findings(n, errors=[done.failure]) for n, done in results}
-    errors, warnings = ([_sentence(*pair) for pair in together(findings, kind)] for kind in ("errors", "warnings"))
+    errors, warnings = (
+        [f"{text} (scan{'s' * (len(own) > 1)} {ranges(own)})" for text, own in together(findings, kind)]
+        for kind in ("errors", "warnings")
+    )
     set_errors, set_warnings = whole_set(dataset, root, findings)
     lines, fold_errors, fold_warnings = check_folds(name, dataset, folds, findings)
     columns = list(dict.fromkeys(key for found in findings.values() for key in found.facts))
@@ -60,10 +63,6 @@ def check(
             print(f"{kind}: {sentence}", file=sys.stderr)
     print(f"\n{name}: {len(numbers)} scans, {len(errors)} errors, {len(warnings)} warnings")
     return len(errors)
-
-
-def _sentence(text: str, numbers: list[int]) -> str:
-    return f"{text} (scan{'s' if len(numbers) > 1 else ''} {ranges(numbers)})"
 
 
 def whole_set(dataset: Dataset, root: Path, findings: Mapping[int, Findings]) -> tuple[list[str], list[str]]:

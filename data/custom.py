@@ -60,10 +60,10 @@ def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str], list
                 f"{images}, {labels}: the names of images and labels do not correspond; give image and label one name"
             )
     numbers = _numbers(scans)
-    found = {
-        number: Source(scans[name], answers.get(name, ()), _problem(scans[name][0], name in answers, labels))
-        for name, number in numbers.items()
-    }
+    found = {}
+    for name, number in numbers.items():
+        problem = "" if name in answers else f"{scans[name][0]}: no label of this name in {labels}"
+        found[number] = Source(scans[name], answers.get(name, ()), problem)
     remarks = [f"scan {n}: {' and '.join(_shown(files) for _, files in source.pair)}" for n, source in found.items()]
     remarks += [f"{answers[name][0]}: no image of this name, left out" for name in sorted(set(answers) - set(scans))]
     used = {parent for files in series.values() for file in files for parent in file.parents}
@@ -73,10 +73,6 @@ def find(images: Path, labels: Path) -> tuple[dict[int, Source], list[str], list
     for folder, taken in ((there, scans), (answers_there, answers)):
         remarks += folder.remarks + others(folder.files, [file for files in taken.values() for file in files])
     return found, remarks, there.lost + answers_there.lost
-
-
-def _problem(image: Path, has_label: bool, labels: Path) -> str:
-    return "" if has_label else f"{image}: no label of this name in {labels}"
 
 
 def _shown(files: tuple[Path, ...]) -> str:

@@ -105,7 +105,10 @@ def write_scans(
         UserError: the folder holds a phantom of other parameters, or cannot be written.
     """
     folder, facts = Path(folder), {"version": VERSION, "seed": seed, "size": size, "slices": slices}
-    todo = {str(number): Job(folder, (), folder, _paths(folder, number)) for number in range(1, scans + 1)}
+    todo = {}
+    for number in range(1, scans + 1):
+        files = tuple(folder / FOLDER / f"{kind}_{number}.nii.gz" for kind in ("image", "label"))
+        todo[str(number)] = Job(folder, (), folder, files)
     existing, failures = (folder / FOLDER).glob("*.nii.gz"), {}
     with open_manifest(folder / MANIFEST, facts, todo, existing=existing, overwrite=overwrite) as manifest:
         missing = {n: job for n, job in todo.items() if not job.is_done(manifest.scans.get(n), {})}
@@ -117,10 +120,6 @@ def write_scans(
                 manifest.add(name, done.result)
     print(f"{folder}: {len(missing) - len(failures)} scan(s) written, {scans - len(missing)} were there")
     return failures
-
-
-def _paths(folder: Path, number: int) -> tuple[Path, Path]:
-    return folder / FOLDER / f"image_{number}.nii.gz", folder / FOLDER / f"label_{number}.nii.gz"
 
 
 def _write_scan(job: Job, seed: int, number: int, size: int, slices: int) -> dict:

@@ -268,16 +268,13 @@ def _require_ours(
 
 def _differing(found: Mapping, wanted: Mapping) -> str:
     """Parameters that are not the same, in words."""
-    was, new = (
-        {key: value for name, group in facts.items() for key, value in _group(name, group)} for facts in (found, wanted)
-    )
+    was, new = {}, {}
+    for flat, facts in ((was, found), (new, wanted)):
+        for name, group in facts.items():
+            flat |= group if isinstance(group, dict) else {name: group}
     names = [key for key in (*new, *(set(was) - set(new))) if was.get(key) != new.get(key)]
     said = {name: f"{name} {was.get(name)} and not {new.get(name)}" for name in names}
     return ", ".join(text if len(text) < SHOWN else name for name, text in said.items())
-
-
-def _group(name: str, group: Any) -> Iterable[tuple[str, Any]]:
-    return group.items() if isinstance(group, dict) else [(name, group)]
 
 
 def _require_own_name(manifest: Manifest, name: str, job: Job) -> None:

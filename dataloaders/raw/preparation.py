@@ -204,7 +204,7 @@ def label_onto(volume: Volume, size: tuple[int, ...], grid: Geometry, published:
     """The same onto any grid of `size` `(x, y, z)`."""
     result = np.zeros(size[::-1], np.int16)
     best, background = np.zeros(result.shape, np.float32), np.ones(result.shape, np.float32)
-    for identifier in _present(volume.array):
+    for identifier in np.unique(volume.array[volume.array > 0]).astype(int).tolist():
         share = interpolate(*_mask_alone(volume, identifier), size, grid)
         wins = np.rint(share) == 1 if published else share > best
         result[wins] = identifier
@@ -224,11 +224,6 @@ def _mask_alone(volume: Volume, identifier: int) -> tuple[np.ndarray, Geometry]:
         box.append(slice(max(int(where[0]) - 1, 0), int(where[-1]) + 2))
     first = tuple(part.start for part in box[::-1])
     return mask[tuple(box)].astype(np.float32), moved(volume.geometry, first)
-
-
-def _present(label: np.ndarray) -> list[int]:
-    """Ids other than 0, ascending."""
-    return np.unique(label[label > 0]).astype(int).tolist()
 
 
 def interpolate(
