@@ -22,6 +22,8 @@ class DescriptorPath(nn.Module):
         super().__init__()
         self.size = size
         self.spread = nn.Linear(size**2, count)
+        # the weights of a pixel side by side in memory, as FilledWeights takes them
+        self.spread.weight = nn.Parameter(self.spread.weight.detach().T.contiguous().T)
         self.mix = nn.Sequential(nn.Dropout(0.2), nn.ReLU() if relu else nn.Identity(), nn.Linear(count, count))
         self.decoder = Decoder(count + 2, count)
 
@@ -74,39 +76,43 @@ def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("bskhw,bschw->bskc", weights, features)
 
 
-AT_ONCE = 50  # descriptors whose weights are filled together
-
-
 class FilledWeights(torch.autograd.Function):
-    """The weights of pixels as weights of cells: gathered where each pixel's features come from, then pulled back.
+    """The weights of pixels as weights of cells: each pixel's go to the cells that its features are resized from.
 
-    Written out, with the gradient by hand, for a few descriptors at a time: all of them are 180 MB for an image, and
-    most of a step would go into moving that through the memory.
+    Sums of rows that an index names, forward one for each cell, backward one for each pixel. So no map at image
+    resolution is built, 180 MB for all descriptors of an image, and memory is read and written in whole rows.
     """
 
     @staticmethod
     def forward(ctx, weights: Tensor, source: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Weights `(K, P)`, sources `(N, P)` as of `fill_source`, resizings `(H, h)` and `(W, w)` -> `(N, K, h, w)`."""
-        ctx.save_for_backward(source, rows, columns)
-        pulled = weights.new_empty(len(source), len(weights), rows.shape[1], columns.shape[1])
-        for image, pixels in zip(pulled, source, strict=True):
-            parts = zip(image.split(AT_ONCE), weights.split(AT_ONCE), strict=True)
-            for found, own in parts:
-                gathered = torch.zeros_like(own).scatter_add_(1, pixels.expand_as(own), own)
-                found.copy_(rows.T @ (gathered.unflatten(1, (len(rows), -1)) @ columns))
-        return pulled
+        sides = rows.shape[1], columns.shape[1]
+        cells, shares = (part[source] for part in resized_from(rows, columns))  # (N, P, corners)
+        count, pixels, corners = sides[0] * sides[1], *cells.shape[1:]
+        cells = cells + count * torch.arange(len(source), device=cells.device)[:, None, None]
+        ctx.save_for_backward(cells, shares)
+        by_cell = cells.flatten().int().argsort()  # half the time of int64
+        first = torch.arange(len(source) * count, device=cells.device)
+        first = torch.searchsorted(cells.flatten()[by_cell], first)
+        picked, shares = by_cell // corners % pixels, shares.flatten()[by_cell]
+        pulled = F.embedding_bag(picked, weights.T, first, mode="sum", per_sample_weights=shares)
+        return pulled.view(len(source), *sides, -1).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """Gradient `(N, K, h, w)` -> that of the weights."""
-        source, rows, columns = ctx.saved_tensors
-        weights = gradient.new_zeros(gradient.shape[1], source.shape[1])
-        for image, pixels in zip(gradient, source, strict=True):
-            parts = zip(image.split(AT_ONCE), weights.split(AT_ONCE), strict=True)
-            for found, own in parts:
-                spread = (rows @ (found @ columns.T)).flatten(1)
-                own.add_(spread.gather(1, pixels.expand_as(own)))
-        return weights, None, None, None
+        cells, shares = (part.transpose(0, 1).flatten(1) for part in ctx.saved_tensors)  # (P, N corners)
+        gradient = gradient.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+        return F.embedding_bag(cells, gradient, mode="sum", per_sample_weights=shares).T, None, None, None
+
+
+def resized_from(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Bilinear resizings `(H, h)` and `(W, w)` of two axes as one: from which cells each pixel is resized, and their
+    shares of it, both `(H W, corners)`, four unless an axis has one cell."""
+    (top, y), (left, x) = (matrix.topk(min(2, matrix.shape[1])) for matrix in (rows, columns))
+    shares = top[:, None, :, None] * left[None, :, None, :]
+    cells = y[:, None, :, None] * columns.shape[1] + x[None, :, None, :]
+    return cells.flatten(2).flatten(0, 1), shares.flatten(2).flatten(0, 1)
 
 
 class Decoder(nn.Module):

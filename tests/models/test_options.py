@@ -160,14 +160,14 @@ def test_gmrds_fillers_are_a_sample_as_long_as_members_suffice():
     assert fill_source(members, torch.tensor([[1, 0, 3, 2]])).tolist() == [[0, 1, 1, 0]]
 
 
-def test_gmrds_weights_of_cells_are_those_of_the_filled_pixels(monkeypatch):
+@pytest.mark.parametrize("cells", [(2, 3), (1, 3), (4, 6)])
+def test_gmrds_weights_of_cells_are_those_of_the_filled_pixels(cells):
     """Features upsampled, filled and weighted are the same as features weighted by these; so are the gradients."""
-    monkeypatch.setattr("models.parts.descriptors.AT_ONCE", 2)  # descriptors in several lots, the last one smaller
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(5, 24, generator=generator, dtype=torch.float64, requires_grad=True)
-    features = torch.randn(2, 3, 2, 3, generator=generator, dtype=torch.float64)
+    features = torch.randn(2, 3, *cells, generator=generator, dtype=torch.float64)
     source = torch.randint(0, 24, (2, 24), generator=generator)
-    rows, columns = (resize_matrix(a, b, features, align_corners=True) for a, b in ((2, 4), (3, 6)))
+    rows, columns = (resize_matrix(a, b, features, align_corners=True) for a, b in zip(cells, (4, 6), strict=True))
     found = torch.einsum("nkhw,nchw->nkc", FilledWeights.apply(weights, source, rows, columns), features)
     pixels = resize(features, (4, 6), align_corners=True).flatten(2)
     filled = pixels.gather(2, source[:, None].expand_as(pixels))
