@@ -14,7 +14,7 @@ from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.dual_scale import DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
-from models.parts.transformer import TransformerBlock
+from models.parts.transformer import Projected, TransformerBlock
 from util.bookkeeping import Bookkeeping
 from util.episode import Output
 from util.errors import UserError
@@ -187,11 +187,12 @@ class Debiasing(nn.Module):
         """R and q -> R, debiased."""
         # the layer mixes K copies of q, so that each region gets a multiple of q and a constant
         informed = regions + self.injection.weight.sum(1)[:, None] * query + self.injection.bias[:, None]
-        attended = self.transformer(informed)
+        projected = self.transformer.attention.project(informed, informed)
+        attended = self.transformer.attend(informed, projected)
         by_self = self.multi_direction(attended)
         if self.training:
-            attended = self.transformer(informed)  # with a dropout of its own
-        by_query = self.interactive(regions, informed, attended, query)
+            attended = self.transformer.attend(informed, projected)  # with a dropout of its own
+        by_query = self.interactive(regions, informed, attended, query, projected)
         merged = self.merge(torch.cat((by_query, by_self), -1))
         return self.norm(self.transformer(merged) + regions)
 
@@ -206,10 +207,18 @@ class Debiasing(nn.Module):
         along_channels = self.channel_fusion(torch.cat((by_channel, tokens), -1))
         return self.merge(torch.cat((self.transformer(along_regions), self.transformer(along_channels)), -1))
 
-    def interactive(self, regions: Tensor, informed: Tensor, attended: Tensor, query: Tensor) -> Tensor:
-        """ID: regions near the query take up the mean region (and nothing of the query itself [rpt R7])."""
+    def interactive(
+        self, regions: Tensor, informed: Tensor, attended: Tensor, query: Tensor, projected: Projected
+    ) -> Tensor:
+        """ID: regions near the query take up the mean region (and nothing of the query itself [rpt R7]).
+
+        `projected`: the informed regions', whose keys and values serve here, too.
+        """
         weights = region_weights(attended @ self.transformer(query).mT)
-        return self.transformer(self.norm(weights * regions.mean(-2, keepdim=True) + informed), informed)
+        asking = self.norm(weights * regions.mean(-2, keepdim=True) + informed)
+        attention = self.transformer.attention
+        queries = attention.split(attention.queries(asking))
+        return self.transformer.attend(asking, (queries, *projected[1:]))
 
 
 def fusion(inputs: int, outputs: int) -> nn.Sequential:

@@ -5,6 +5,8 @@ a residual connection and a normalisation after it. Tokens are `(*, n, channels)
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Projected = tuple[Tensor, Tensor, Tensor]  # queries, keys and values of all heads, each (N, heads, n, channels)
+
 
 class TransformerBlock(nn.Module):
     """Multi-head attention and an MLP; `channels` is the width of the tokens and of EACH head.
@@ -20,7 +22,11 @@ class TransformerBlock(nn.Module):
 
     def forward(self, queries: Tensor, context: Tensor | None = None) -> Tensor:
         """Queries `(*, q, channels)` look at the context `(*, k, channels)`, or at themselves -> `(*, q, channels)`."""
-        attended = self.attention(queries, queries if context is None else context)
+        return self.attend(queries, self.attention.project(queries, queries if context is None else context))
+
+    def attend(self, queries: Tensor, projected: Projected) -> Tensor:
+        """The same of queries, keys and values that are projected already, where several passes share them."""
+        attended = self.attention(queries, projected)
         return self.norm(attended + self.mlp(attended))
 
 
@@ -38,9 +44,12 @@ class MultiHeadAttention(nn.Module):
             nn.init.normal_(projection.weight, std=channels**-0.5)
         nn.init.xavier_normal_(self.output.weight)
 
-    def forward(self, queries: Tensor, context: Tensor) -> Tensor:
-        """Queries `(*, q, channels)`, context `(*, k, channels)` -> `(*, q, channels)`."""
-        projected = map(self.split, (self.queries(queries), self.keys(context), self.values(context)))
+    def project(self, queries: Tensor, context: Tensor) -> Projected:
+        """Queries `(*, q, channels)`, context `(*, k, channels)` -> queries, keys, values, each as `split`."""
+        return self.split(self.queries(queries)), self.split(self.keys(context)), self.split(self.values(context))
+
+    def forward(self, queries: Tensor, projected: Projected) -> Tensor:
+        """Queries `(*, q, channels)`, and what `project` makes of them and of a context -> `(*, q, channels)`."""
         mixed = F.scaled_dot_product_attention(*projected, dropout_p=self.dropout.p if self.training else 0.0)
         mixed = self.output(mixed.transpose(1, 2).flatten(2)).view_as(queries)
         return self.norm(self.dropout(mixed).relu() + queries)

@@ -195,7 +195,7 @@ def test_attention_drops_weights_in_training_alone():
     attention.output.register_forward_pre_hook(lambda _, given: mixed.append(given[0]))
     tokens = torch.randn(1, 5, 8)
     for training in (True, True, False, False):
-        attention.train(training)(tokens, tokens)
+        attention.train(training)(tokens, attention.project(tokens, tokens))
     assert not torch.equal(mixed[0], mixed[1])
     torch.testing.assert_close(mixed[2], mixed[3], rtol=0, atol=0)
 

@@ -25,7 +25,7 @@ LOSSES = {
 }
 # A rectifier's unit within the rounding of float32 from its kink: there the published run took the other side, which
 # moves the gradient of the region gate by 1.3e-3. Case -> (call of a rectifier, unit, what float64 gives it).
-KINKS = {"train_small_mask": (69, 29191, -1.6e-7)}
+KINKS = {"train_small_mask": (59, 29191, -1.6e-7)}
 
 
 def published_method(**options) -> PAMI:
