@@ -5,6 +5,7 @@ image. A new one is a class with `draw` and `image` (and `mask`, if it moves vox
 its `episode.*` key in config.py.
 """
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,9 +76,10 @@ class BiasField(Change):
 
     def image(self, image: np.ndarray, extremes: Extremes) -> np.ndarray:
         """The factor works on intensities above the lowest one, which stays."""
-        u, v = np.meshgrid(*(np.linspace(-1, 1, side) for side in image.shape[-2:]), indexing="ij")
-        terms = np.stack([np.ones_like(u), u, v, u * v, u**2, v**2])
-        field = np.exp(np.tensordot(self.coefficients, terms, 1)).astype(np.float32)
+        u, v = (np.linspace(-1, 1, side) for side in image.shape[-2:])
+        one, of_u, of_v, of_both, of_u2, of_v2 = self.coefficients
+        of_rows, of_columns = one + of_u * u + of_u2 * u**2, of_v * v + of_v2 * v**2
+        field = np.exp(of_rows[:, None] + of_columns + of_both * np.outer(u, v)).astype(np.float32)
         return (image - extremes[0]) * field + extremes[0]
 
 
@@ -144,7 +146,7 @@ class Warp(Change):
         """Affine (bilinear, border 0, the mean of a z-scored scan), then elastic."""
         size, flags = image.shape[::-1], cv2.INTER_LINEAR
         image = cv2.warpAffine(image, self.matrix(image.shape)[:2], size, flags=flags, borderValue=0)
-        return image if self.noise is None else displace(image, *self.displacement())
+        return image if self.noise is None else sample(image, *self.places)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Interpolated, then rounded; 0.5 becomes 0."""
@@ -154,6 +156,11 @@ class Warp(Change):
         """The elastic displacement of rows and of columns, each `(H, W)` float32, in pixels."""
         columns, rows = (cv2.GaussianBlur(2 * field - 1, (21, 21), 5.0) * self.elastic for field in self.noise)
         return rows.astype(np.float32), columns.astype(np.float32)
+
+    @functools.cached_property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and rows where the elastic part samples: made once, for the image and its mask."""
+        return displaced(*self.displacement())
 
     def matrix(self, shape: tuple[int, int]) -> np.ndarray:
         """Forward map `(3, 3)` float32 on (x, y, 1): zoom after shear after shift after rotation.
@@ -212,9 +219,19 @@ def apply_changes(changes: Sequence[Change], image: np.ndarray, mask: np.ndarray
 
 
 def displace(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Sample `image` at (row + rows, column + columns), bilinear, reflecting at the border.
+    """Sample `image` at (row + rows, column + columns), see `sample`."""
+    return sample(image, *displaced(rows, columns))
+
+
+def displaced(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns, then rows of pixels `(H, W)` after a displacement."""
+    y, x = np.indices(rows.shape, dtype=np.float32)
+    return x + columns, y + rows
+
+
+def sample(image: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The image at these places, bilinear, reflecting at the border.
 
     OpenCV interpolates float32 exactly and float64 in fixed point; the published code uses SciPy, which is exact.
     """
-    y, x = np.indices(image.shape, dtype=np.float32)
-    return cv2.remap(image.astype(np.float32), x + columns, y + rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return cv2.remap(image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
