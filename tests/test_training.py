@@ -5,8 +5,8 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,8 +15,7 @@ import pytest
 import torch
 
 import training
-from tests.commands import SMALL, only_run, refused, resume, score, start, train
-from tests.conftest import ROOT
+from tests.commands import at_once, only_run, refused, resume, score, start, train
 from util import checkpoints
 from util.runs import folders
 from util.volume import read_volume, write_volume
@@ -149,30 +148,46 @@ def test_a_stopped_run_says_so_and_goes_on(tiny, tmp_path, straight, sent):
     assert_same(weights(only_run(tmp_path, 2)), weights(straight))
 
 
-def two_processes(*updates: str) -> None:
-    """`torchrun --nproc-per-node=2 training.py with ...`."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, "training.py", "with", *updates], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=600
-    )
-    assert done.returncode == 0, done.stderr
+def as_rank(rank: int, port: int, command, updates: tuple[str, ...], dies_at: int) -> None:
+    """A command in one of two processes that train together, as torchrun would start them; rank 1 is killed before
+    update `dies_at`."""
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in places.items()}
+    update = training.Trainer.train_step
+
+    def dying(trainer: training.Trainer, *arguments):
+        if (rank, trainer.step) == (1, dies_at):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(trainer, *arguments)
+
+    training.Trainer.train_step = dying
+    command(*updates)
 
 
-def test_two_processes_go_on_as_they_were(tiny, tmp_path, capsys):
+def two_processes(command, *updates: str, dies_at: int = -1) -> list[int]:
+    """Exit statuses of a command's two ranks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return at_once(*((as_rank, rank, port, command, updates, dies_at) for rank in range(2)))
+
+
+def test_two_processes_of_which_one_is_killed_go_on_as_they_were(tiny, tmp_path, capsys):
     """One run folder, gradients averaged, and each its own dropout, after a resume as before it."""
-    places = (f"data_root={tiny}", f"runs={tmp_path}")
-    two_processes("method=rpt", "model.regions=8", *SMALL, *places, "train.steps=4", "train.save_every=2")
-    runs = tmp_path / "rpt_PHANTOM_fold0"
-    assert [path.name for path in runs.iterdir()] == ["1"]
-    half, whole = (runs / "1/checkpoints" / f"step_00000{step}.pt" for step in (2, 4))
+    options = ("method=rpt", "model.regions=8", f"data_root={tiny}", "train.steps=22", "train.save_every=20")
+    whole, killed, on = (tmp_path / name for name in ("whole", "killed", "on"))
+    assert two_processes(train, *options, f"runs={whole}") == [0, 0]
+    assert [path.name for path in (whole / "rpt_PHANTOM_fold0").iterdir()] == ["1"]
+    begun = time.monotonic()
+    assert two_processes(train, *options, f"runs={killed}", dies_at=20) == [1, -signal.SIGKILL]
+    assert time.monotonic() - begun < 120  # the other ends, too: it does not wait for its half of a gradient
+    half = folders.latest_checkpoint(killed / "rpt_PHANTOM_fold0/1")
     first, second = (state["cpu"] for state in checkpoints.load_checkpoint(half)["random_states"])
-    assert not torch.equal(first, second)
-    other = f"runs={tmp_path / 'other'}"
-    assert "torchrun --nproc-per-node=2" in refused(capsys, resume, half, other)  # with one process
-    two_processes(f"resume={half}", other)
-    resumed = tmp_path / "other/rpt_PHANTOM_fold0/2/checkpoints" / whole.name
-    one, other = (checkpoints.load_checkpoint(file) for file in (whole, resumed))
-    assert_same({**one["model"], **momentum(one)}, {**other["model"], **momentum(other)})
+    assert half.stem == "step_000020" and not torch.equal(first, second)
+    assert "torchrun --nproc-per-node=2" in refused(capsys, resume, half, f"runs={on}")  # with one process
+    assert two_processes(resume, str(half), f"runs={on}") == [0, 0]
+    (resumed,) = (path for path in on.glob("rpt_PHANTOM_fold0/*") if list(path.glob("checkpoints/*")))
+    assert_same(weights(resumed), weights(whole / "rpt_PHANTOM_fold0/1"))
 
 
 def test_setting_2_removes_slices(tiny, tmp_path, caplog):

@@ -49,12 +49,16 @@ class Ranks:
     count: int = 1
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Give every process the mean of all gradients."""
-        if self.count > 1:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    self._sum(parameter.grad)
-                    parameter.grad /= self.count
+        """Give every process the mean of all gradients, which travel together: one message an update.
+
+        Everything else of a method stays each process's own, such as the statistics of batch norms that train: no
+        training step looks at them, and a checkpoint holds those of rank 0.
+        """
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.count > 1 and gradients:
+            together = self._sum(torch.cat([gradient.flatten() for gradient in gradients])) / self.count
+            for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """True on every process if the flag is set on one of them."""
