@@ -102,7 +102,7 @@ CHOICES = {
     "test.shots_of": ("slices", "scans"),
     "test.supports": ("fold", "all"),
     "train.optimiser": ("sgd", "adam"),
-    "train.precision": ("float32", "tf32", "bfloat16", "float16"),
+    **dict.fromkeys(("train.precision", "test.precision"), ("float32", "tf32", "bfloat16", "float16")),
 }
 SECTIONS = models.SECTIONS
 SEVERAL = {"episode.gamma": 2, "episode.zoom": 2, "episode.crop": 3, "test.patch": 3}  # so many numbers
@@ -223,7 +223,8 @@ def options():
         "supports": "fold",  # fold | all: the fold's support, or every tested scan in turn
         "pool": False,  # supports=all: average the probabilities over the supports
         "vote": True,  # supervoxels vote on every answer: scored beside it, as voted_* in scores.csv
-        # memory
+        # speed and memory
+        "precision": "float32",  # as train.precision
         "batch_size": 8,  # slices at once
         "patch": [0, 0, 0],  # volumes: slices, rows, columns encoded at once; 0 = all
         "memory_gb": 0.0,  # volumes: patches so small that the encoder needs no more; 0 = no bound

@@ -34,7 +34,7 @@ from util.pictures import upright
 from util.runs import folders
 from util.runs.curves import curves
 from util.runs.experiment import CommandLine, folder_of, plain
-from util.runs.processes import prepare_device
+from util.runs.processes import mixed_precision, prepare_device
 from util.volume import write_volume
 
 log = logging.getLogger("test")
@@ -46,7 +46,7 @@ def score(_run) -> float:
     """Segment and score every organ of every query scan; returns the mean Dice over organs."""
     options = plain(_run.config)
     folder = folder_of(_run)
-    device = prepare_device(options)
+    device = prepare_device(options, "test")
     dataset, root = config.DATASETS[options["dataset"]], Path(options["data_root"])
     fold = test_fold(options, dataset, root)
     members = load_methods(options, fold)
@@ -81,7 +81,9 @@ def segmenter(options: Mapping, member: TrainedMethod, scans: Scans, device: tor
     """One method with the scans as it was trained to see them."""
     test, method = options["test"], member.method.to(device)
     more = {"patch": test["patch"], "memory_gb": test["memory_gb"], "blend": options["protocol"] == "strict"}
-    return make_segmenter(method, scans.__getitem__, device, test["batch_size"], **more)
+    found = make_segmenter(method, scans.__getitem__, device, test["batch_size"], **more)
+    found.probabilities = mixed_precision(test["precision"], device)(found.probabilities)
+    return found
 
 
 def segment(options: Mapping, segmenters: Sequence[Segmenter], tasks: Sequence[Task], scans: Scans) -> list[Result]:

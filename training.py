@@ -32,12 +32,11 @@ from util.runs.earlier import earlier_checkpoint
 from util.runs.experiment import CommandLine, Interrupted, folder_of, plain
 from util.runs.losses import CsvRows, LossesLog, SacredScalars, Writer
 from util.runs.optimisation import learning_rate, make_optimiser
-from util.runs.processes import Ranks, join_ranks, prepare_device, stop_signals
+from util.runs.processes import Ranks, join_ranks, mixed_precision, prepare_device, stop_signals
 from util.tables import text_table, write_csv
 
 log = logging.getLogger("training")
 experiment = CommandLine("training", config)
-MIXED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # values of train.precision
 
 
 @experiment.main
@@ -267,8 +266,7 @@ class Trainer:
 
     def _forward(self, episode: Episode) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss; its parts, diagnostics and the share of pixels predicted, detached; the predicted masks."""
-        mixed = MIXED.get(self.train["precision"])
-        with torch.autocast(self.device.type, mixed, enabled=mixed is not None):
+        with mixed_precision(self.train["precision"], self.device):
             output = self.method(episode)
         losses = {name: value.detach() for name, value in output.losses.items()}
         watched = {**output.diagnostics, "predicted": output.masks.mean(dtype=torch.float32)}

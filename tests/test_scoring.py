@@ -84,6 +84,15 @@ def test_scores_do_not_depend_on_the_batch(tiny, trained):
     np.testing.assert_allclose(one, other, atol=2e-3)  # a voxel on the threshold may flip
 
 
+def test_half_precision_scores_alike(tiny, trained):
+    for precision in ("float32", "bfloat16"):
+        score(f"data_root={tiny}", f"runs={trained}", f"test.precision={precision}")
+    last = sorted((trained / "adnet_PHANTOM_fold0").iterdir(), key=lambda p: int(p.name))[-2:]
+    one, other = (np.array([float(row["dice"]) for row in rows_of(run)]) for run in last)
+    np.testing.assert_allclose(one, other, atol=0.05)
+    assert (one != other).any()  # it was another precision
+
+
 def test_alpnets_published_tables_show_precision_and_recall(tiny, tmp_path, capsys):
     score("method=alpnet", f"data_root={tiny}", f"runs={tmp_path}", "test.checkpoint=untrained", "protocol=published")
     headings = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "published, parts" in line]

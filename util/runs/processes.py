@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from util.errors import UserError
 
+MIXED = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # values of `precision`
 
-def prepare_device(options: dict) -> torch.device:
+
+def prepare_device(options: dict, section: str = "train") -> torch.device:
     """The device of the configuration; also sets the number of CPU threads, and how a GPU computes.
+
+    `section` holds the `precision`.
 
     Raises:
         UserError: the device is unknown or not there.
@@ -31,9 +35,14 @@ def prepare_device(options: dict) -> torch.device:
         raise UserError(f"device={name}: not available here ({str(error).splitlines()[0]}); try device=cpu") from error
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # slices of one training have one size: try all algorithms once
-        tf32 = options.get("train", {}).get("precision") == "tf32"
+        tf32 = options.get(section, {}).get("precision") == "tf32"
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
     return device
+
+
+def mixed_precision(precision: str, device: torch.device) -> torch.autocast:
+    """Where operations of the device compute in bfloat16 or float16, if `precision` says so."""
+    return torch.autocast(device.type, MIXED.get(precision), enabled=precision in MIXED)
 
 
 @dataclass(frozen=True)
