@@ -1,57 +1,56 @@
-"""What a GPU brings: steps and episodes a second of every method, in one process and a given time.
+"""What a GPU brings: steps and episodes a second of every method, in a given time.
 
 `bash benchmarks/gpu.sh` runs this among other things. A row is written as soon as it is measured, so what is there when
 the time is over stays: `speed.csv` with precision float32, tf32 or bfloat16, plain or compiled, batches of 1, 4, 16;
-`episodes.csv` with the episodes that so many processes cut and augment in a second.
+`episodes.csv` with the episodes that so many processes cut and augment in a second. Rows are measured in a process
+beside this one; one that crashes it, or takes too long, costs that row alone.
 """
 
 import argparse
 import itertools
+import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import models
 import training
+from benchmarks.methods import make_episode, make_trainer
 from dataloaders.episodes import episode_loader
 from models.parts import encoders
-from util.episode import Episode
-from util.errors import UserError
 from util.memory import peak_gib
 from util.runs.experiment import plain
-from util.runs.processes import Ranks, prepare_device
 from util.tables import append_row
 
+Row = tuple[str, int, str, bool]  # method, batch, precision, compiled
+LIMITS = {False: 60, True: 150}  # seconds for a row that is not compiled, and one that is
 
-def rows(options: argparse.Namespace) -> Iterator[tuple[str, int, str, bool]]:
-    """(method, batch, precision, compiled), what matters most first: all of ADNet, then every method, then the rest."""
+
+def rows(options: argparse.Namespace) -> Iterator[Row]:
+    """What matters most first: what a GPU is asked for, every method, ADNet in all ways, then the rest."""
     names = options.methods or [name for name in models.names() if models.method_class(name).dims == 2]
     batches = [1, 2] if options.small else [1, 4, 16]
     precisions = ["float32", "bfloat16"] if options.small else ["float32", "tf32", "bfloat16"]
-    first = list(itertools.product(["adnet"], batches, precisions, [False, True]))
+    first = [("adnet", *rest) for rest in ((1, "float32", False), (batches[-1], "bfloat16", False))]
+    first += [("adnet", 1, "float32", True)]
     second = [(name, 1, "float32", False) for name in names]
-    third = [(name, batches[-1], "bfloat16", flag) for flag in (False, True) for name in names]
+    third = [(name, batches[-1], "bfloat16", False) for name in names]
+    fourth = list(itertools.product(["adnet"], batches, precisions, [False, True]))
+    fifth = [(name, batches[-1], "bfloat16", True) for name in names]
     rest = list(itertools.product(names, batches, precisions, [False, True]))
-    return iter(dict.fromkeys([*first, *second, *third, *rest]))
+    return iter(dict.fromkeys([*first, *second, *third, *fourth, *fifth, *rest]))
 
 
-def speed(name: str, batch: int, precision: str, compile_it: bool, options: argparse.Namespace) -> dict[str, object]:
+def speed(options: argparse.Namespace, name: str, batch: int, precision: str, compile_it: bool) -> dict[str, Any]:
     """One row of speed.csv; the time of the first step, which compiles and tries algorithms, is a column of its own."""
     torch._dynamo.reset()
-    updates = {"method": name, "encoder": options.encoder, "weights": "none", "device": options.device, "threads": 0}
-    updates["train"] = {"precision": precision, "compile": compile_it, "batch_size": batch}
-    run = plain(training.experiment._create_run(config_updates=updates).config)
-    device = prepare_device(run)
-    torch.manual_seed(0)
-    arguments = models.fitted(run["model"], options.size)
-    method = models.build(name, arguments, encoder=options.encoder, weights=None, stride=run["stride"]).to(device)
-    trainer = training.Trainer(method.train(), None, run, {}, None, device, Ranks())
-    image = torch.randn(batch, 1, 1, options.size, options.size)
-    mask = torch.zeros(batch, 1, options.size, options.size)
-    mask[..., options.size // 4 : options.size // 2, options.size // 4 : options.size // 2] = 1
-    given = Episode(image, mask, image + 0.1 * torch.randn_like(image), mask.long()).to(device)
+    settings = [f"train.precision={precision}", f"train.compile={compile_it}"]
+    trainer = make_trainer(name, options.encoder, options.size, options.device, settings=settings)
+    device, given = trainer.device, make_episode(batch, options.size).to(trainer.device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -70,15 +69,74 @@ def speed(name: str, batch: int, precision: str, compile_it: bool, options: argp
     }  # fmt: skip
 
 
-def cutting(root: str, dataset: str, workers: int, count: int) -> dict[str, object]:
+def cutting(options: argparse.Namespace, workers: int, count: int) -> dict[str, Any]:
     """One row of episodes.csv: of the first `count` episodes, those after the first tenth."""
-    updates = {"dataset": dataset, "data_root": root, "encoder": "efficientnet_lite0"}
+    updates = {"dataset": options.dataset, "data_root": options.data, "encoder": "efficientnet_lite0"}
+    updates |= {"runs": str(options.out / "runs")}
     episodes = training.read_data(plain(training.experiment._create_run(config_updates=updates).config)).episodes
     start, warm = time.perf_counter(), count // 10
     for number, _ in enumerate(episode_loader(episodes, first=0, last=count, workers=workers)):
         if number == warm:
             start = time.perf_counter()
     return {"workers": workers, "episodes_per_s": round((count - warm - 1) / (time.perf_counter() - start), 1)}
+
+
+MEASURED = {"speed": speed, "cutting": cutting}
+
+
+def serve(questions: Connection, options: argparse.Namespace) -> None:
+    """Answer `(name in MEASURED, arguments)` with a row, or with the reason why there is none."""
+    while True:
+        name, arguments = questions.recv()
+        try:
+            questions.send(MEASURED[name](options, *arguments))
+        except Exception as error:  # whatever it is: the next row is another one
+            questions.send(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+
+
+class Measuring:
+    """The process that measures; a new one takes its place when it has ended or takes too long."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.process = options, None
+
+    def ask(self, seconds: float, name: str, *arguments: Any) -> dict[str, Any] | str:
+        """A row, or why there is none."""
+        if self.process is None:
+            context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+            self.answers, questions = context.Pipe()
+            self.process = context.Process(target=serve, args=(questions, self.options))
+            self.process.start()
+            questions.close()  # its own copy is the only one: a read ends when it ends
+        try:
+            self.answers.send((name, arguments))
+            if self.answers.poll(seconds):
+                return self.answers.recv()
+            reason = f"stopped after {seconds:.0f} s"
+        except (EOFError, OSError):
+            reason = "the process that measured it has ended"
+        self.end()
+        return reason
+
+    def end(self) -> None:
+        """Stop the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process = None
+
+
+def verdict(found: Mapping[Row, Mapping[str, Any]]) -> Iterator[str]:
+    """What was asked of a GPU, against the rows."""
+    asked = (("compiled, batch 1", (1, "float32", True), 2.0), ("batch 16 in bfloat16", (16, "bfloat16", False), 8.0))
+    plain_row = found.get(("adnet", 1, "float32", False))
+    for text, kind, ratio in asked:
+        row = found.get(("adnet", *kind))
+        if row and plain_row:
+            times = row["episodes_per_s"] / plain_row["episodes_per_s"]
+            yield f"asked: adnet, {text}: {times:.1f} times the episodes a second of plain float32 (asked {ratio:.0f})"
+        else:
+            yield f"asked: adnet, {text}: not measured"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,21 +155,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     end = time.monotonic() + options.seconds
     options.out.mkdir(parents=True, exist_ok=True)
-    for workers in (0, 2, 8) if options.data and not options.small else (0,) if options.data else ():
-        row = cutting(options.data, options.dataset, workers, 100 if options.small else 2000)
-        append_row(options.out / "episodes.csv", row)
-        print(row, flush=True)
-    for row in rows(options):
-        if time.monotonic() > end:
-            print("the time is over; the rest was not measured")
-            return
-        try:
-            found = speed(*row, options)
-        except (RuntimeError, UserError) as error:  # too little memory, nothing that compiles: the others still count
-            print(*row, "failed:", str(error).splitlines()[0], flush=True)
-            continue
-        append_row(options.out / "speed.csv", found)
-        print(*found.values(), flush=True)
+    measuring, found = Measuring(options), {}
+    try:
+        for workers in (0, 2, 8) if options.data and not options.small else (0,) if options.data else ():
+            row = measuring.ask(30, "cutting", workers, 100 if options.small else 2000)
+            if isinstance(row, dict):
+                append_row(options.out / "episodes.csv", row)
+            print("episodes:", workers, row, flush=True)
+        for kind in rows(options):
+            left = end - time.monotonic()
+            if left < 5:
+                print("the time is over; the rest was not measured")
+                break
+            limit = min(left / 2 if kind[-1] else left, LIMITS[kind[-1]])  # what compiles must leave time for others
+            row = measuring.ask(limit, "speed", *kind)
+            if isinstance(row, dict):
+                found[kind] = row
+                append_row(options.out / "speed.csv", row)
+            print(*(row.values() if isinstance(row, dict) else (*kind, "failed:", row)), flush=True)
+    finally:
+        measuring.end()
+    print(*verdict(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -23,18 +23,24 @@ if [[ -d $wheels ]]; then export PIP_NO_INDEX=1 PIP_FIND_LINKS; PIP_FIND_LINKS=$
 python=.venv/bin/python
 
 # stage NAME SECONDS COMMAND...: runs it for at most so long, or what is left; its output and status stay, others go on
+grace=10 # seconds to end in, when asked to; then it is killed
 stage() {
-    local name=$1 limit=$2 left=$((end - SECONDS)) start=$SECONDS; shift 2
+    local name=$1 limit=$2 left=$((end - SECONDS - grace)) start=$SECONDS; shift 2
     ((limit = limit < left ? limit : left))
     if ((limit < 5)); then echo "$name: no time left" | tee -a "$out/summary.txt"; return 1; fi
-    timeout -s TERM -k 20 "$limit" "$@" > "$out/$name.log" 2>&1
+    # a training must keep its loaders until it has written its checkpoint, so it alone is asked to end
+    local alone=(); [[ $name == train_* ]] && alone=(--foreground)
+    timeout "${alone[@]}" -s TERM -k "$grace" "$limit" "$@" > "$out/$name.log" 2>&1 < /dev/null
     local status=$?
     echo "$name: status $status after $((SECONDS - start)) s (124: stopped after its $limit s)" | tee -a "$out/summary.txt"
     return $status
 }
 
-stage setup 240 bash script/setup.sh --dev || { tail -n 5 "$out/setup.log"; exit 1; }
+stage setup 240 bash script/setup.sh --dev || stage setup_without_tools 120 bash script/setup.sh \
+    || { tail -n 5 "$out"/setup*.log; exit 1; }
 stage machine 60 "$python" -m torch.utils.collect_env
+stage device 60 "$python" -c "import sys, torch; print(torch.empty(1, device=sys.argv[1]).device)" "$device" \
+    || { tail -n 1 "$out/device.log"; echo "no $device here; rehearse with --device cpu --small"; exit 1; }
 data=${DATA:-../shared/data} dataset=CHAOST2
 if [[ ! -d $data/CHAOST2 || ${#small[@]} -gt 0 ]]; then
     data=$out/data dataset=PHANTOM
@@ -53,6 +59,7 @@ stage golden 90 env FSMIS_DEVICE="$device" NVIDIA_TF32_OVERRIDE=0 "$python" -m p
 stage devices 60 "$python" -m pytest -q -rs "${devices[@]}"
 stage speed $((seconds + 30)) "$python" -m benchmarks.gpu --out "$out" --device "$device" --encoder "$encoder" \
     --size "$size" --seconds "$seconds" --data "$data" --dataset "$dataset" "${small[@]}"
+grep '^asked' "$out/speed.log" | tee -a "$out/summary.txt"
 
 common=("dataset=$dataset" "data_root=$data" "runs=$out/runs" "device=$device")
 [[ $dataset == PHANTOM ]] && common+=(episode.min_size=20)
@@ -68,7 +75,8 @@ for method in adnet alpnet; do
     options=("method=$method" "${common[@]}" "${trained[@]}")
     [[ $method == alpnet ]] && options+=(scans.segments=supervoxels)
     stage "train_$method" "$left" "$python" training.py with "${options[@]}" train.steps=1000000 train.save_every=1000000
-    stage "test_$method" 60 "$python" test.py with "${options[@]}"
+    # asked to stop, it counts as interrupted, so it must be named
+    stage "test_$method" 60 "$python" test.py with "${options[@]}" "test.checkpoint=$out/runs/${method}_${dataset}_fold0/1"
     [[ ${#small[@]} -gt 0 ]] && break
 done
 echo "$out: $((SECONDS - begin)) s in all" | tee -a "$out/summary.txt"
