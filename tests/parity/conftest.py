@@ -45,7 +45,7 @@ def on_a_device(monkeypatch):
         return
     inside = []
 
-    def moved(match, self, *arguments, **options):
+    def moved(self, match, *arguments, **options):  # a partialmethod puts its own arguments behind self
         if inside:  # a method that calls the one it extends
             return match(self, *arguments, **options)
         inside.append(True)
