@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import models
 import supervoxels
 from dataloaders.pairings import Pairing, make_pairing
 from dataloaders.protocols import make_tasks, published_fold
-from dataloaders.scans import Scans, training_mean_and_std
+from dataloaders.scans import Scan, Scans, training_mean_and_std
 from util import checkpoints, report
 from util.bookkeeping import Bookkeeping
 from util.checkpoints import UNTRAINED, TrainedMethod
@@ -62,12 +62,22 @@ def score(_run) -> float:
         spare=fold.training(dataset.scans(root)),
     )
     segmenters = [segmenter(options, member, scans_of[member.mean_and_std], device) for member in members]
-    results = segment(options, segmenters, tasks, scans)
+    rows, shown, name_of = [], {task.organ: [] for task in tasks}, prediction_names(tasks, options)
+    pictures = folder is not None and options["test"]["save"]
+    for result in segment(options, segmenters, tasks, scans, scans_of.values()):
+        row = describe(result, name_of(result.row), options, members)
+        rows.append(row)
+        if folder is not None:
+            write_predictions(folder, row, result, scans[result.task.query])
+        if pictures:
+            shown[row["organ"]].append(largest_slice(result, scans[result.task.query]))
     log.info("peak memory %.2f GB", peak_gib(device))
-    names = prediction_files(results)
-    rows = [describe(result, name, options, members) for result, name in zip(results, names, strict=True)]
     if folder is not None:
-        write(folder, rows, results, scans, pictures=options["test"]["save"])
+        write_sources(folder / "scans.json", scans, {task.query for task in tasks})
+        for organ, file in safe_names(shown).items() if pictures else ():
+            support = next(row["support"] for row in rows if row["organ"] == organ)
+            report.draw_contours(folder / f"{file}.png", f"{organ}, support scan {support}", shown[organ])
+        report.write_scores(folder / "scores.csv", rows)
         with curves(folder, "test", options) as watched:
             for writer in watched:
                 writer.write(0, means_of(rows))
@@ -86,13 +96,15 @@ def segmenter(options: Mapping, member: TrainedMethod, scans: Scans, device: tor
     return found
 
 
-def segment(options: Mapping, segmenters: Sequence[Segmenter], tasks: Sequence[Task], scans: Scans) -> list[Result]:
-    """The results of all tasks, with a progress bar."""
+def segment(
+    options: Mapping, segmenters: Sequence[Segmenter], tasks: Sequence[Task], scans: Scans, memories: Iterable[Scans]
+) -> Iterable[Result]:
+    """The results of all tasks, one after the other, with a progress bar; scans are forgotten after their turn."""
     pool = options["test"]["pool"]
     voter = SupervoxelVoter(scans.__getitem__, supervoxels.partitions) if options["test"]["vote"] else None
-    results = evaluate(segmenters, tasks, scans.__getitem__, pool=pool, voter=voter)
+    results = evaluate(segmenters, tasks, scans.__getitem__, pool=pool, voter=voter, memories=list(memories))
     total = len({(task.query, task.organ) for task in tasks}) if pool else len(tasks)
-    return list(tqdm(results, total=total, unit="task", desc="segmenting"))
+    return tqdm(results, total=total, unit="task", desc="segmenting")
 
 
 def recorder_of(options: Mapping) -> str:
@@ -239,30 +251,21 @@ def describe(result: Result, file: str, options: Mapping, members: Sequence[Trai
     }
 
 
-def prediction_files(results: Sequence[Result]) -> list[str]:
-    """Names of the files of the predictions."""
-    files = safe_names(dict.fromkeys(result.task.organ for result in results))
-    names = [f"{files[result.task.organ]}_{result.task.query}" for result in results]
-    if len(set(names)) < len(names):  # several supports
-        names = [f"{name}_support{result.row['support']}" for name, result in zip(names, results, strict=True)]
-    return [f"{name}.nii.gz" for name in names]
+def prediction_names(tasks: Sequence[Task], options: Mapping) -> Callable[[Mapping], str]:
+    """Row -> name of the file of its prediction."""
+    organs = safe_names(dict.fromkeys(task.organ for task in tasks))
+    several = not options["test"]["pool"] and len({(task.organ, task.query) for task in tasks}) < len(tasks)
+    support = "_support{support}" if several else ""
+    return lambda row: f"{organs[row['organ']]}_{row['scan']}{support.format_map(row)}.nii.gz"
 
 
-def write(folder: Path, rows: Sequence[dict], results: Sequence[Result], scans: Scans, *, pictures: bool) -> None:
-    """Write predictions, own and voted, as NIfTI on the grids of their scans, on request a picture of each organ, and
-    at last scores.csv."""
-    write_sources(folder / "scans.json", scans, {result.task.query for result in results})
-    for row, result in zip(rows, results, strict=True):
-        scan = scans[result.task.query]
-        for kind, prediction in result.predictions.items():
-            whole = np.zeros(scan.shape, dtype=np.uint8)
-            depth, height, width = prediction.shape
-            whole[:depth, :height, :width] = prediction
-            write_volume(folder / row[f"{kind}prediction"], whole, scan.geometry)
-    for organ, file in safe_names(dict.fromkeys(row["organ"] for row in rows)).items() if pictures else ():
-        shown = [result for result in results if result.task.organ == organ]
-        draw_organ(folder / f"{file}.png", shown, scans)
-    report.write_scores(folder / "scores.csv", rows)
+def write_predictions(folder: Path, row: Mapping, result: Result, scan: Scan) -> None:
+    """Write what a method answers, and the voted answer, as NIfTI on the grid of the scan."""
+    for kind, prediction in result.predictions.items():
+        whole = np.zeros(scan.shape, dtype=np.uint8)
+        depth, height, width = prediction.shape
+        whole[:depth, :height, :width] = prediction
+        write_volume(folder / row[f"{kind}prediction"], whole, scan.geometry)
 
 
 def write_sources(file: Path, scans: Scans, numbers: Iterable[int]) -> None:
@@ -275,17 +278,13 @@ def write_sources(file: Path, scans: Scans, numbers: Iterable[int]) -> None:
     write_text(file, json.dumps({"organs": dict(dataset.organs), "scans": files}, indent=1))
 
 
-def draw_organ(file: Path, results: Sequence[Result], scans: Scans) -> None:
-    """One picture of an organ: for every query scan the slice where the organ is largest."""
-    rows = []
-    for result in results:
-        scan = scans[result.task.query]
-        truth = scan.organ(result.task.identifier)
-        z = int(truth.sum((1, 2)).argmax())
-        text = f"scan {scan.number}: Dice {result.row['dice']:.2f}; slice {z}"
-        shown = (upright(volume[z], scan.geometry) for volume in (scan.image, truth, result.prediction))
-        rows.append((text, *shown))
-    report.draw_contours(file, f"{results[0].task.organ}, support scan {results[0].row['support']}", rows)
+def largest_slice(result: Result, scan: Scan) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """A row of an organ's picture: the slice where the organ is largest, with truth and prediction `(H, W)`."""
+    truth = scan.organ(result.task.identifier)
+    z = int(truth.sum((1, 2)).argmax())
+    text = f"scan {scan.number}: Dice {result.row['dice']:.2f}; slice {z}"
+    shown = (upright(volume[z], scan.geometry).copy() for volume in (scan.image, truth, result.prediction))
+    return (text, *shown)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ neighbouring folds share a scan, the support is a position in the sorted test sc
 organ are never looked at.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -47,7 +48,7 @@ def make_tasks(
     Args:
         fold: support and query scans.
         organs: name -> id.
-        label: scan number -> labels `(D, H, W)`.
+        label: scan number -> labels `(D, H, W)`; asked once for every scan.
         pairing: how slices meet; None = in three parts.
         rotate: every tested scan supports every other one in turn, not the fold's own support alone.
         absent: also segment scans that lack the organ, where all that is found is wrong; published protocols know only
@@ -73,11 +74,21 @@ def make_tasks(
     """
     pairing = pairing or Parts()
     tested, tasks = [fold.support, *fold.query], []
+
+    @functools.cache
+    def shown_by(scan: int) -> tuple[int, dict[int, np.ndarray]]:
+        """How many slices a scan has, and which of them show an organ: labels are large, this is not."""
+        ids = label(scan)
+        return len(ids), {identifier: slices_showing(ids, identifier) for identifier in organs.values()}
+
+    def depth(scan: int) -> int:
+        return shown_by(scan)[0]
+
     wanted = pairing.shots if pairing.shots_of == "scans" else 1
     for query, (organ, identifier) in itertools.product(fold.query, organs.items()):
-        extent = slices_showing(label(query), identifier)
+        extent = shown_by(query)[1][identifier]
         for support in tested if rotate else [fold.support]:
-            shown = slices_showing(label(support), identifier)
+            shown = shown_by(support)[1][identifier]
             if (not len(extent) and not absent) or support == query:
                 continue
             if not len(shown) and support == fold.support:
@@ -88,21 +99,15 @@ def make_tasks(
             if not len(shown):
                 continue
             further = [scan for scan in (*tested, *spare) if scan not in (support, query)]
-            supports = {support: shown, **_further_supports(further, label, identifier, wanted - 1)}
+            showing = ((scan, shown_by(scan)[1][identifier]) for scan in further)  # no more are read than needed
+            others = itertools.islice(((scan, slices) for scan, slices in showing if len(slices)), wanted - 1)
+            supports = {support: shown, **dict(others)}
             if len(supports) < wanted:
                 raise UserError(
                     f"test.shots={wanted} scans: only {len(supports)} scans beside the query show the {organ}"
                 )
-            known = Query(len(label(query)), extent, {scan: len(label(scan)) for scan in supports})
+            known = Query(depth(query), extent, {scan: depth(scan) for scan in supports})
             groups = pairing.groups(pairing.annotated(supports), known)
             scored = pairing.scored(groups, known)
             tasks.append(Task(organ, identifier, tuple(supports), query, groups, scored, pairing.similar(known)))
     return tasks
-
-
-def _further_supports(
-    scans: Sequence[int], label: Callable[[int], np.ndarray], identifier: int, wanted: int
-) -> dict[int, np.ndarray]:
-    """The first scans that show the organ, with the slices that do; labels of no more scans than needed are read."""
-    showing = ((scan, slices_showing(label(scan), identifier)) for scan in scans)
-    return dict(itertools.islice(((scan, slices) for scan, slices in showing if len(slices)), wanted))

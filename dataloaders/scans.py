@@ -1,6 +1,6 @@
 """Scans in memory: read, checked against each other, normalised once."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Scan:
 
 
 class Scans:
-    """The scans of a data set by their number, each read once: `scans[3].image`, `scans.label(3)`.
+    """The scans of a data set by their number, each read once and kept: `scans[3].image`.
 
     Args:
         dataset: its description.
@@ -70,9 +70,16 @@ class Scans:
             self._known[number] = read_scan(self.dataset, self.root, number, mean_and_std=self.mean_and_std)
         return self._known[number]
 
+    def keep(self, numbers: Collection[int]) -> None:
+        """Forget all other scans."""
+        self._known = {number: scan for number, scan in self._known.items() if number in numbers}
+
     def label(self, number: int) -> np.ndarray:
-        """Organ ids `(D, H, W)` of a scan."""
-        return self[number].label
+        """Organ ids `(D, H, W)` of a scan, which is not kept."""
+        if number in self._known:
+            return self._known[number].label
+        image = read_volume(self.dataset.image_file(self.root, number))
+        return read_label(self.dataset, self.root, number, image)[:, : self.dataset.size, : self.dataset.size]
 
 
 def read_scan(

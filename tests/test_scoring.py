@@ -1,16 +1,20 @@
 """test.py as a user runs it: scores, predictions on the scan's grid, pictures, refusals."""
 
 import csv
+import gc
 import hashlib
 import json
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
+from dataloaders import scans
 from tests.commands import only_run, refused, score, train
 from util import checkpoints
 from util.evaluation.metrics import METRICS, overlap, volume_scores
+from util.evaluation.tasks import Result
 from util.runs import folders
 from util.volume import read_volume
 
@@ -147,6 +151,25 @@ def test_an_ensemble_of_checkpoints(tiny, trained):
 def test_five_annotated_scans_where_there_are_not_as_many(tiny, trained, capsys):
     line = refused(capsys, score, f"data_root={tiny}", f"runs={trained}", "test.shots=9", "test.shots_of=scans")
     assert "test.shots=9" in line
+
+
+@pytest.mark.parametrize("pairing", ["parts", "similar"])
+def test_memory_does_not_grow_with_the_queries(tiny, trained, monkeypatch, pairing):
+    """Whenever a scan is read, there are that one, the support, and the last result."""
+    images, there = [], []
+
+    def read(*arguments, **options) -> scans.Scan:
+        scan = read_scan(*arguments, **options)
+        gc.collect()
+        images.append(weakref.ref(scan.image))
+        results = sum(type(found) is Result for found in gc.get_objects())
+        there.append((sum(image() is not None for image in images), results))
+        return scan
+
+    read_scan = scans.read_scan
+    monkeypatch.setattr(scans, "read_scan", read)
+    score(f"data_root={tiny}", f"runs={trained}", f"test.pairing={pairing}", "test.save=True")
+    assert there == [(1, 0), (2, 0), (2, 1), (2, 1)]  # a query, its support, two more queries
 
 
 # ------------------------------------------------------------------------------------------------------- refusals

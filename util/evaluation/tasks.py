@@ -76,24 +76,25 @@ class Task:
         return sum(len(group.query_slices) for group in self.groups)
 
 
-class Segmenter(Protocol):
+class Memory(Protocol):
+    """What remembers scans."""
+
+    def keep(self, scans: frozenset[int]) -> None:
+        """Forget all other scans."""
+
+
+class Segmenter(Memory, Protocol):
     """What segments a task: a method with what it remembers of the scans."""
 
     def probabilities(self, task: Task) -> np.ndarray:
         """Foreground probabilities `(D, H, W)` float32; 0 on slices that are not segmented."""
 
-    def keep(self, scans: frozenset[int]) -> None:
-        """Forget all other scans."""
 
-
-class Voter(Protocol):
+class Voter(Memory, Protocol):
     """What makes another answer of a method's own: `util.evaluation.voting.SupervoxelVoter`."""
 
     def vote(self, probability: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
         """Foreground probabilities `(D, H, W)`, given those of tasks that differ in their supports only."""
-
-    def keep(self, scans: frozenset[int]) -> None:
-        """Forget all other scans."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def evaluate(
     *,
     pool: bool = False,
     voter: Voter | None = None,
+    memories: Sequence[Memory] = (),
 ) -> Iterator[Result]:
-    """Results of all tasks, one query scan after the other.
+    """Results of all tasks, one query scan after the other. Of the scans only supports outlive their turn.
 
     Args:
         segmenters: one, or several whose probabilities are averaged (an ensemble).
@@ -126,30 +128,40 @@ def evaluate(
         read_scan: number -> scan with `organ(id)`, its truth `(D, H, W)`, and `spacing` in mm along these axes.
         pool: tasks that differ in their supports only are averaged into one result.
         voter: makes a second answer of what was averaged, which is scored beside the method's own.
+        memories: what else remembers the scans, as `read_scan` does.
     """
     for query in dict.fromkeys(task.query for task in tasks):
         own = [task for task in tasks if task.query == query]
-        for remembering in [*segmenters, *filter(None, [voter])]:
-            remembering.keep(frozenset().union(*(task.scans for task in own)))
+        for memory in [*segmenters, *filter(None, [voter]), *memories]:
+            memory.keep(frozenset().union(*(task.scans for task in own)))
         for together in _pools(own) if pool else [[task] for task in own]:
-            task, scan = together[0], read_scan(query)
-            truth, probability = scan.organ(task.identifier), mean_probability(segmenters, together)
-            prediction = probability > 0.5
-            predictions = {"": prediction}
-            visits = [(prediction, task.scored_slices)]
-            if task.revisits:  # the volume shows only the last visit
-                groups = [
-                    [replace(one, groups=one.groups[at : at + 1]) for one in together] for at in range(len(task.groups))
-                ]
-                visits = [(mean_probability(segmenters, own) > 0.5, own[0].groups[0].query_slices) for own in groups]
-            supports = "+".join(str(scan) for task in together for scan in task.supports)
-            row = {"organ": task.organ, "scan": task.query, "support": supports}
-            row |= score(task, prediction, truth, scan.spacing, visits)
-            if voter:
-                voted = predictions[VOTED] = voter.vote(probability, together) > 0.5
-                scores = score(task, voted, truth, scan.spacing, [(voted, task.scored_slices)])
-                row |= {VOTED + name: scores[name] for name in METRICS}
-            yield Result(task, predictions, row)
+            yield _result(segmenters, together, read_scan, voter)
+
+
+def _result(
+    segmenters: Sequence[Segmenter], together: Sequence[Task], read_scan: Callable[[int], Any], voter: Voter | None
+) -> Result:
+    """That of one task, or of several that differ in their supports only."""
+    task, scan = together[0], read_scan(together[0].query)
+    truth, probability = scan.organ(task.identifier), mean_probability(segmenters, together)
+    prediction = probability > 0.5
+    predictions = {"": prediction}
+    visits = [(prediction, task.scored_slices)]
+    if task.revisits:  # the volume shows only the last visit
+        groups = [[replace(one, groups=one.groups[at : at + 1]) for one in together] for at in range(len(task.groups))]
+        visits = [(mean_probability(segmenters, own) > 0.5, own[0].groups[0].query_slices) for own in groups]
+    row = {"organ": task.organ, "scan": task.query, "support": support_names(together)}
+    row |= score(task, prediction, truth, scan.spacing, visits)
+    if voter:
+        voted = predictions[VOTED] = voter.vote(probability, together) > 0.5
+        scores = score(task, voted, truth, scan.spacing, [(voted, task.scored_slices)])
+        row |= {VOTED + name: scores[name] for name in METRICS}
+    return Result(task, predictions, row)
+
+
+def support_names(tasks: Sequence[Task]) -> str:
+    """The support scans of tasks that are averaged, as scores.csv calls them."""
+    return "+".join(str(scan) for task in tasks for scan in task.supports)
 
 
 def mean_probability(segmenters: Sequence[Segmenter], tasks: Sequence[Task]) -> np.ndarray:
