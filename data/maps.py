@@ -26,10 +26,10 @@ def work(options: argparse.Namespace) -> int:
         print(f"{folder}: {remove(folder)} files removed")
         return 0
     numbers = dataset.scans(options.data_root)
-    complete(dataset, options.data_root, options.segments, numbers)
+    dataset = complete(dataset, options.data_root, options.segments, numbers, folder)
     how = {"jobs": options.jobs, "backend": backend_of(options)}
     Maps(folder, dataset, options.data_root, numbers, options.segments, labels=options.labels, **how)
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.glob("*.npy"))
     print(f"{folder}: {len(numbers)} scans, {size / 2**30:.2f} GiB")
     return 0
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from dataloaders.scans import (
 from util.dataset import Dataset
 from util.errors import UserError
 from util.files import digest, whole_file, write_text
-from util.locks import Lock, claimed
+from util.locks import LOCK, Lock, claimed
 from util.mapped import MappedArray
 from util.parallel import Backend, each_scan
 from util.volume import Geometry, Volume, read_volume
@@ -212,19 +212,25 @@ class Maps:
 
 
 def remove(folder: Path) -> int:
-    """Remove all maps of a folder; returns how many files that were.
+    """Remove all maps of a folder, and segments that could not lie beside the scans; returns how many files that were.
 
     Raises:
         UserError: a process uses them.
     """
     if not folder.is_dir():
         return 0
-    with claimed(folder), claimed(folder, name=IN_USE):
+    segments = [below for below in folder.glob("super*") if below.is_dir()]
+    with ExitStack() as locks:
+        for place in (folder, *segments):
+            locks.enter_context(claimed(place))
+        locks.enter_context(claimed(folder, name=IN_USE))
         files = [*folder.glob("*.npy"), *folder.glob(f"*{RECORD}")]
+        files += [file for place in segments for file in place.iterdir() if file.name != LOCK]
         for file in files:
             file.unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()
+    for place in (*segments, folder):
+        with suppress(OSError):
+            place.rmdir()
     return len(files)
 
 

@@ -22,7 +22,8 @@ from util.errors import UserError
 from util.runs.earlier import builds_on, earlier_checkpoint
 
 log = logging.getLogger("training")
-Complete = Callable[[Dataset, Path, str, Sequence[int]], None]  # data set, its root, kind of segments, scans
+# data set, its root, kind of segments, scans, where else they may lie -> data set that knows where they lie
+Complete = Callable[[Dataset, Path, str, Sequence[int], Path], Dataset]
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def training_scans(
     if not numbers:
         raise UserError(f"{root / dataset.images}: fold {options['fold']} leaves no scan to train on")
     log.info("%s fold %d: %d training scans %s", options["dataset"], options["fold"], len(numbers), numbers)
-    complete(dataset, root, options["scans"]["segments"], numbers)
     folder = maps_folder(dataset, root, Path(options["maps"] or Path(options["runs"]) / "maps"))
+    dataset = complete(dataset, root, options["scans"]["segments"], numbers, folder)
     maps = Maps(folder, dataset, root, numbers, options["scans"]["segments"], labels=options["setting"] == 2)
     mean_and_std = maps.mean_and_std() if options["scans"]["normalise"] != "scan" else None
     return maps.scans(mean_and_std), mean_and_std, maps

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import joblib
@@ -14,7 +14,7 @@ from supervoxels.segmentation import supervoxels
 from supervoxels.superpixels import superpixels
 from util.dataset import Dataset
 from util.errors import UserError
-from util.files import utf8_name
+from util.files import hindrance, utf8_name
 from util.finding import as_failures, few, numbered
 from util.manifest import Job, open_manifest
 from util.parallel import PROCESSES, Backend, each_scan
@@ -123,20 +123,39 @@ def parameters_of(dataset: Dataset, kind: str, published: bool = False) -> Param
     return Parameters(dataset.supervoxel_size, order="published" if published else "stable")
 
 
-def complete(dataset: Dataset, root: Path, kind: str, numbers: Sequence[int]) -> None:
+def complete(dataset: Dataset, root: Path, kind: str, numbers: Sequence[int], spare: Path) -> Dataset:
     """Make the "supervoxels" or "superpixels" of a data set if some of these scans have none.
 
+    Args:
+        dataset, root, kind, numbers: what is wanted.
+        spare: folder below which they are made if nothing can be written beside the scans.
+
+    Returns:
+        The data set, which knows where they are.
+
     Raises:
-        UserError: a scan cannot be read or cut, or the folder cannot be written.
+        UserError: a scan cannot be read or cut, or neither folder can be written.
     """
-    missing = [number for number in numbers if not dataset.segment_file(root, number, kind).is_file()]
-    if not missing:
-        return
     folder = dataset.segment_folder(root, kind)
-    print(f"{folder}: no {kind} of {len(missing)} scans yet, making them", file=sys.stderr)
+    elsewhere = replace(dataset, **{kind: str((spare / folder.name).resolve())})
+    if not (missing := _missing(dataset, root, kind, numbers)):
+        return dataset
+    if not _missing(elsewhere, root, kind, numbers):
+        return elsewhere
+    said = f"{folder}: no {kind} of {missing} scans yet, making them"
+    if why := hindrance(folder):
+        dataset, folder = elsewhere, elsewhere.segment_folder(root, kind)
+        said += f" in {folder}, for nothing can be written there ({why})"
+    print(said, file=sys.stderr)
     failures = generate(root / dataset.images, folder, parameters_of(dataset, kind), wait=True)
     if lost := [number for number in numbers if number in failures]:
         raise UserError(failures[lost[0]])
+    return dataset
+
+
+def _missing(dataset: Dataset, root: Path, kind: str, numbers: Sequence[int]) -> int:
+    """How many of the scans have no segments."""
+    return sum(not dataset.segment_file(root, number, kind).is_file() for number in numbers)
 
 
 def generate_one(job: Job, sources: Mapping[str, str], parameters: Parameters | SliceParameters, threads: int) -> dict:

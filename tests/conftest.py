@@ -1,7 +1,10 @@
 """Shared places of the tests."""
 
+import contextlib
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,24 @@ def tiny(tmp_path_factory) -> Path:
     assert write_scans(root / "PHANTOM", scans=6, seed=1, size=64, slices=16, jobs=1) == {}
     assert generate(images, supervoxels, Parameters(min_size=300), jobs=1) == {}
     return root
+
+
+@contextlib.contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """A folder that nobody can write to, not even the administrator, whom permissions do not hold."""
+    if os.geteuid():
+        mode = folder.stat().st_mode
+        folder.chmod(0o555)
+        yield
+        folder.chmod(mode)
+        return
+    for step in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
+        if subprocess.run(["mount", *step], capture_output=True).returncode:
+            pytest.skip("this machine does not allow to mount a folder")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 import training
+from data import maps as maps_command
 from tests.commands import at_once, only_run, refused, resume, score, start, train
+from tests.conftest import unwritable
 from util import checkpoints
 from util.runs import folders
 from util.volume import read_volume, write_volume
@@ -262,6 +264,35 @@ def test_two_trainings_at_once_have_a_run_each_and_the_same_scans(broken, tmp_pa
     assert_same(*(weights(only_run(tmp_path / "runs", number)) for number in (1, 2)))
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"adnet_PHANTOM_fold0", "maps"}
     assert len(list((tmp_path / "runs/maps").glob("PHANTOM_*/*.npy"))) == 6
+
+
+def test_scans_that_lie_where_nothing_can_be_written_get_their_supervoxels_below_runs(broken, tmp_path):
+    """Two trainings at once share one making; a third, and one whose scans can be written to, see the same."""
+    shutil.rmtree(broken / "PHANTOM/supervoxels_5000")
+    keys = (f"data_root={broken}", f"runs={tmp_path / 'runs'}", "train.steps=2")
+    with unwritable(broken / "PHANTOM"):
+        both = [start("training.py", *keys) for _ in range(2)]
+        printed = [process.communicate(timeout=240)[0] for process in both]
+        assert [process.returncode for process in both] == [0, 0], printed
+        train(*keys)
+    assert not (broken / "PHANTOM/supervoxels_5000").exists()
+    (made,) = tmp_path.glob("runs/maps/PHANTOM_*/supervoxels_5000")
+    assert len(list(made.glob("superpix-MIDDLE_*.nii.gz"))) == 6
+    said = f"no supervoxels of 2 scans yet, making them in {made.resolve()}, for nothing can be written there"
+    assert any(said in text for text in printed) and "".join(printed).count("supervoxels: 100%") <= 1
+    assert maps_command.main(["PHANTOM", "--data-root", str(broken), "--maps", str(made.parents[1]), "--remove"]) == 0
+    assert not made.parent.exists()
+    train(f"data_root={broken}", f"runs={tmp_path / 'beside'}", "train.steps=2")
+    beside = weights(only_run(tmp_path / "beside"))
+    for number in (1, 2, 3):
+        assert_same(weights(only_run(tmp_path / "runs", number)), beside)
+
+
+def test_maps_that_can_be_written_nowhere(tiny, tmp_path, capsys):
+    (tmp_path / "maps").mkdir()
+    with unwritable(tmp_path / "maps"):
+        line = refused(capsys, train, f"data_root={tiny}", f"runs={tmp_path / 'runs'}", f"maps={tmp_path / 'maps'}")
+    assert "cannot be written" in line and "name another folder" in line and str(tmp_path / "maps") in line
 
 
 def test_no_data_at_all(tmp_path, capsys):

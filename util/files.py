@@ -40,6 +40,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def hindrance(folder: Path) -> str:
+    """Why nothing can be written to a folder, which is made if it is not there; "" if something can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe_{os.getpid()}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file, UTF-8; names that the file system holds in another encoding keep their bytes.
 

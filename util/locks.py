@@ -80,7 +80,9 @@ def claimed(folder: Path, *, name: str = LOCK, **how: bool) -> Iterator[Lock]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder / name, **how)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); check its permissions") from error
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); check its permissions, or name another folder"
+        ) from error
     try:
         yield lock
     finally:

@@ -2,13 +2,13 @@
 
 import difflib
 import math
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from util import checkpoints
 from util.errors import UserError
+from util.files import hindrance
 from util.runs import folders
 
 # what a resumed run keeps
@@ -109,15 +109,8 @@ def require_writable(folder: Path) -> None:
     Raises:
         UserError: it cannot be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe_{os.getpid()}"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{folder}: results cannot be written there ({error.strerror}); choose another folder with runs=..."
-        ) from error
+    if why := hindrance(folder):
+        raise UserError(f"{folder}: results cannot be written there ({why}); choose another folder with runs=...")
 
 
 def with_resumed(updates: dict) -> dict:
