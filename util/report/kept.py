@@ -4,16 +4,17 @@ A row is one method, fold, seed, organ and scan, with what its training cost. Ro
 report reads both.
 """
 
+import contextlib
 import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from util.errors import UserError
 from util.evaluation.metrics import COLUMNS, PREDICTIONS
 from util.files import write_text
+from util.locks import claimed
 from util.report import tables
 from util.report.gather import Comparison, RunGroup
 from util.report.scores import read_scores
@@ -32,17 +33,22 @@ SHOWN = ("dice", "voted_dice")  # scores whose means and differences a page show
 
 
 def keep(file: Path, runs: Iterable[Path]) -> int:
-    """Add the rows of tested runs to the file, or replace them; returns how many there are.
+    """Add the rows of tested runs to the file, or replace them; returns how many there are. Several may do it at once.
 
     Raises:
         UserError: a run has no scores, or was not made by one checkpoint; the file is damaged.
     """
-    rows = {tuple(row[name] for name in KEY): row for row in (read_csv(file) if file.is_file() else [])}
-    for run in runs:
-        for row in rows_of(run):
-            rows[tuple(row[name] for name in KEY)] = row
-    write_csv(file, [rows[key] for key in sorted(rows, key=_in_order)])
+    added = [row for run in runs for row in rows_of(run)]
+    with _alone(file):
+        known = read_csv(file) if file.is_file() else []
+        rows = {tuple(row[name] for name in KEY): row for row in [*known, *added]}
+        write_csv(file, [rows[key] for key in sorted(rows, key=_in_order)])
     return len(rows)
+
+
+def _alone(file: Path) -> contextlib.AbstractContextManager:
+    """Nobody else changes the file meanwhile."""
+    return claimed(file.parent, name=f".{file.name}.lock", wait=True, quiet=True)
 
 
 def _in_order(key: Sequence[str]) -> list[tuple[int, str]]:
@@ -130,11 +136,11 @@ def write_into(page: Path, comparisons: Sequence[Comparison], source: str) -> No
         UserError: the page has no such place.
     """
     begin, end = f"<!-- tables of {source} -->\n", "<!-- end of tables -->"
-    text: Any = page.read_text(encoding="utf-8")
-    head, found, rest = text.partition(begin)
-    if not found or end not in rest:
-        raise UserError(f"{page}: has no place for them; write {begin.strip()} and {end} on lines of their own")
     made = "\n".join(
         tables.markdown(table).replace("### ", "#### ", 1) for one in comparisons for table in page_tables(one)
     )
-    write_text(page, f"{head}{begin}\n{made}\n{end}{rest.partition(end)[2]}")
+    with _alone(page):
+        head, found, rest = page.read_text(encoding="utf-8").partition(begin)
+        if not found or end not in rest:
+            raise UserError(f"{page}: has no place for them; write {begin.strip()} and {end} on lines of their own")
+        write_text(page, f"{head}{begin}\n{made}\n{end}{rest.partition(end)[2]}")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.commands import at_once
 from tests.util.report.scored_runs import make_data, make_run, make_study
 from util.errors import UserError
 from util.report.__main__ import main
@@ -51,6 +52,17 @@ def test_rows_are_kept_once_and_newer_ones_replace_them(runs, tmp_path):
     assert keep(file, [again]) == 24
     worse = [row for row in read_csv(file) if row["method"] == "adnet" and row["fold"] == "0"]
     assert max(float(row["dice"]) for row in worse) < 0.5
+
+
+def test_several_who_keep_rows_at_once_lose_none(runs, tmp_path):
+    """Every one reads what is there, adds its own and writes all: without a lock the last would win."""
+    alone, both, own = tmp_path / "alone.csv", tmp_path / "both.csv", scored(runs)
+    keep(alone, own)
+    for _ in range(3):
+        both.unlink(missing_ok=True)
+        assert at_once(*[(keep, both, [run]) for run in own]) == [0] * len(own)
+        assert both.read_bytes() == alone.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.csv", "both.csv"]
 
 
 def test_a_page_gets_the_tables_at_its_marks(runs, tmp_path):
