@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from supervoxels import partitions
 from util.evaluation.metrics import VOTED
-from util.evaluation.voting import SIZES, Pieces, vote
+from util.evaluation.voting import SIZES, Pieces, stretched, vote
 from util.files import whole_file
 from util.memory import peak_gib
 from util.pictures import grey, upright
@@ -64,7 +64,7 @@ def cost(run: Path) -> str:
     image, spacing, row, _ = scan_of(run)
     probability = 0.2 + 0.6 * read_volume(run / row["prediction"]).array.astype(np.float32)
     start, before = time.process_time(), peak_gib(CPU)
-    pieces = Pieces(image, spacing, partitions)
+    pieces = Pieces(stretched(image), spacing, partitions)
     cut = time.process_time()
     vote(probability[:, : image.shape[1]], pieces, np.ones(len(SIZES)), range(len(image)))
     end = time.process_time()
@@ -82,7 +82,7 @@ def draw(run: Path, organ: str, file: Path) -> None:
     volume = read_volume(Path(files["scans"][row["scan"]]["image"]))
     truth = read_volume(Path(files["scans"][row["scan"]]["label"])).array == files["organs"][organ]
     z = int(truth.sum((1, 2)).argmax())
-    pieces = Pieces(volume.array.astype(np.float32), volume.geometry.spacing[::-1], partitions)
+    pieces = Pieces(stretched(volume.array.astype(np.float32)), volume.geometry.spacing[::-1], partitions)
     labels = pieces.parents[SIZES.index(PIECES)][pieces.finest[z]]
     own, voted = (read_volume(run / row[kind + "prediction"]).array[z] > 0 for kind in ("", VOTED))
     panels = {

@@ -159,7 +159,10 @@ def z_score(array: np.ndarray, mean_and_std: tuple[float, float] | None, file: P
         UserError: the scan is constant; `file` names it.
     """
     own = own_mean_and_std(array, file)
-    return normalised(array, *(mean_and_std or own))
+    result = np.empty(array.shape, np.float32)
+    for z, plane in enumerate(array):  # one by one, for they are float64 on the way
+        result[z] = normalised(plane, *(mean_and_std or own))
+    return result
 
 
 def normalised(array: np.ndarray, mean: float, deviation: float) -> np.ndarray:

@@ -27,9 +27,9 @@ def as_shown(volume: Volume) -> np.ndarray:
     return grey(upright(volume.array, volume.geometry))
 
 
-def grey(array: np.ndarray) -> np.ndarray:
-    """Intensities as uint8: from the 1st percentile, black, to the 99.5th, white."""
-    low, high = np.percentile(array, (1, 99.5))
+def grey(array: np.ndarray, whole: np.ndarray | None = None) -> np.ndarray:
+    """Intensities as uint8: from the 1st percentile of them, or of the whole scan, black, to the 99.5th, white."""
+    low, high = np.percentile(array if whole is None else whole, (1, 99.5))
     return ((array.astype(np.float32) - low) * (255 / max(high - low, 1e-6))).clip(0, 255).astype(np.uint8)
 
 

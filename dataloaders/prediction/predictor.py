@@ -45,6 +45,7 @@ class Predictor:
         self.members, self.organs, self.pairing = members, organs, pairing
         self.preparation = Preparation.from_plain(members[0].preparation)
         self.scans = dict(enumerate(supports))
+        self._supports: dict[tuple, Scan] = {}
         self.annotated = {number: label.array for number, (_, label) in self.scans.items()}
         self.segmenters = [
             make_segmenter(member.method, functools.partial(self._scan, member), device, memory_gb=memory_gb)
@@ -53,8 +54,17 @@ class Predictor:
         self.voter = SupervoxelVoter(functools.partial(self._scan, members[0]), cut) if cut else None
 
     def _scan(self, member: TrainedMethod, number: int) -> Scan:
+        """A scan as a method sees it; supports are kept, a query may be large."""
+        if number == QUERY:
+            return self._seen(member.mean_and_std, number, "the query")
+        key = member.mean_and_std, number
+        if key not in self._supports:
+            self._supports[key] = self._seen(*key, f"support {number + 1}")
+        return self._supports[key]
+
+    def _seen(self, mean_and_std: tuple[float, float] | None, number: int, name: str) -> Scan:
         image, label = self.scans[number]
-        array = z_score(image.array, member.mean_and_std, Path(f"support {number + 1}" if number >= 0 else "the query"))
+        array = z_score(image.array, mean_and_std, Path(name))
         return Scan(number, array, label.array, None, image.geometry, image.array.shape)
 
     def probabilities(self, image: Volume, *, prepared: bool) -> Iterator[tuple[int, np.ndarray]]:
@@ -63,6 +73,8 @@ class Predictor:
         self.scans[QUERY] = query, empty
         for remembering in [*self.segmenters, *filter(None, [self.voter])]:
             remembering.keep(frozenset(self.annotated))
+        if self.voter:
+            self.voter.pieces(QUERY)  # first, for this takes most memory, and features are not there yet
         for identifier, name in self.organs.items():
             tasks = prediction_tasks(name, identifier, self.annotated, QUERY, len(query.array), self.pairing)
             answer = mean_probability(self.segmenters, tasks)
@@ -84,10 +96,12 @@ class Predictor:
             prepared: its intensities are those of the training scans already.
             take: gets the place of every organ, from 0 on, and its probability `(D, H, W)`.
         """
-        best = np.full(image.array.shape, 0.5, np.float32)
-        labels = np.zeros(image.array.shape, np.uint8 if max(self.organs) < 256 else np.int16)
+        labels, best = None, None
         for place, (identifier, probability) in enumerate(self.probabilities(image, prepared=prepared)):
             take(place, probability)
+            if best is None:  # not earlier: the first organ takes most memory
+                best = np.full(probability.shape, 0.5, np.float32)
+                labels = np.zeros(probability.shape, np.uint8 if max(self.organs) < 256 else np.int16)
             wins = probability > best
             labels[wins], best[wins] = identifier, probability[wins]
         return labels

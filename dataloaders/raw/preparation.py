@@ -111,7 +111,8 @@ def window(array: np.ndarray, low: float, high: float, own_range: bool = False) 
         own_range: stretch the range that is left after clipping, as published: a scan without air then looks
             different from the others.
     """
-    clipped = np.clip(array, low, high).astype(np.float32)
+    clipped = array.astype(np.float32)  # first: integers would be clipped as float64
+    clipped.clip(low, high, out=clipped)
     if own_range:
         low, high = float(clipped.min()), float(clipped.max())
     clipped -= np.float32(low)
@@ -243,6 +244,7 @@ def interpolate(
     if size == array.shape[::-1] and grid.matches(geometry, 1e-9):
         return array
     image = sitk.GetImageFromArray(array)
+    del array  # the image is a copy; CT scans are large
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)

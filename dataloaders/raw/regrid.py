@@ -109,9 +109,8 @@ def onto_own_grid(array: np.ndarray, geometry: Geometry, own: Volume) -> np.ndar
 
     What was cut off in the plane has probability 0; the outermost slices reach to the end of the scan.
     """
-    framed = np.pad(array, ((0, 0), (1, 1), (1, 1)))
-    size = own.array.shape[::-1]
-    return interpolate(framed, moved(geometry, (-1, -1, 0)), size, own.geometry, edge=True)
+    size, frame = own.array.shape[::-1], ((0, 0), (1, 1), (1, 1))
+    return interpolate(np.pad(array, frame), moved(geometry, (-1, -1, 0)), size, own.geometry, edge=True)
 
 
 def _straightened(image: Volume, label: Volume, spacing: Sequence[float], towards) -> tuple[Volume, Volume]:

@@ -33,9 +33,9 @@ def make_segmenter(
 
 @dataclass(frozen=True)
 class EncodedScan:
-    """A scan and the features of its slices: tensors with D rows."""
+    """The shape `(D, H, W)` of a scan and the features of its slices: tensors with D rows."""
 
-    scan: Any
+    shape: tuple[int, ...]
     features: tuple[Tensor, ...]
 
     def rows(self, slices: Sequence[int]) -> tuple[Tensor, ...]:
@@ -67,7 +67,7 @@ class SliceInference:
     def probabilities(self, task: Task) -> np.ndarray:
         """Foreground probabilities `(D, H, W)` of a task, float32; 0 on slices that are not segmented."""
         query = self.encoded(task.query)
-        volume = np.zeros(query.scan.image.shape, dtype=np.float32)
+        volume = np.zeros(query.shape, dtype=np.float32)
         for group in self._grouped_by_similarity(task) if task.similar else task.groups:
             if group.query_slices:
                 given = self._annotated(group, task.identifier)
@@ -84,14 +84,15 @@ class SliceInference:
             scan = self.read_scan(number)
             slices = torch.from_numpy(scan.image)[:, None]
             parts = [self.method.encode(part.to(self.device)) for part in slices.split(self.batch_size)]
-            self._encoded[number] = EncodedScan(scan, tuple(torch.cat(maps) for maps in zip(*parts, strict=True)))
+            features = tuple(torch.cat(maps) for maps in zip(*parts, strict=True))
+            self._encoded[number] = EncodedScan(scan.image.shape, features)
         return self._encoded[number]
 
     def _annotated(self, group: Group, identifier: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """Features `(1, S, ...)` and masks `(1, S, H, W)` of the annotated slices."""
         shots = [(self.encoded(scan), z) for scan, z in group.support]
         features = tuple(torch.cat(maps, 1) for maps in zip(*(e.rows([z]) for e, z in shots), strict=True))
-        masks = np.stack([encoded.scan.organ(identifier)[z] for encoded, z in shots])
+        masks = np.stack([self.read_scan(scan).organ(identifier)[z] for scan, z in group.support])
         return features, torch.from_numpy(masks)[None].to(self.device, torch.float32)
 
     def _segment(

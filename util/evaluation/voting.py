@@ -35,13 +35,12 @@ class Pieces:
     """The supervoxels of a scan in all SIZES; every piece is a union of pieces of the size before.
 
     Args:
-        image: `(D, H, W)`, any intensities.
+        grey: `(D, H, W)`, intensities on 0..255, as `stretched` gives them.
         spacing: mm along these axes.
         cut: makes the partitions, as `supervoxels.partitions` does.
     """
 
-    def __init__(self, image: np.ndarray, spacing: Sequence[float], cut: Cut) -> None:
-        grey = (image - image.min()) * (255 / max(float(np.ptp(image)), 1e-9))
+    def __init__(self, grey: np.ndarray, spacing: Sequence[float], cut: Cut) -> None:
         voxels = [max(round(size * 1000 / float(np.prod(spacing))), 1) for size in SIZES]
         partitions = iter(cut(grey, min_sizes=voxels, spacing=tuple(spacing)))
         self.finest = next(partitions)
@@ -56,9 +55,11 @@ class Pieces:
         Returns:
             `(sizes, N)` for the N finest pieces, and the voxels `(N,)` that these have on the slices.
         """
-        labels, count = self.finest[slices].ravel(), self.parents[0].size
-        voxels = np.bincount(labels, minlength=count)
-        sums = np.bincount(labels, values[slices].ravel(), minlength=count)
+        voxels, sums = np.zeros(self.parents[0].size, np.int64), np.zeros(self.parents[0].size)
+        for z in slices:  # one by one: numbers of pieces become int64 on the way, and values float64
+            labels = self.finest[z].ravel()
+            voxels += np.bincount(labels, minlength=len(voxels))
+            np.add.at(sums, labels, values[z].ravel().astype(np.float64))
         means = [
             (np.bincount(parent, sums) / np.maximum(np.bincount(parent, voxels), 1))[parent] for parent in self.parents
         ]
@@ -92,7 +93,9 @@ class SupervoxelVoter:
         """Those of a scan, cut on first use."""
         if number not in self._pieces:
             scan = self.read_scan(number)
-            self._pieces[number] = Pieces(scan.image, scan.spacing, self.cut)
+            grey, spacing = stretched(scan.image), scan.spacing
+            del scan  # nobody else may hold its image, which is large
+            self._pieces[number] = Pieces(grey, spacing, self.cut)
         return self._pieces[number]
 
     def vote(self, probability: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
@@ -120,6 +123,13 @@ class SupervoxelVoter:
         return self._survival[key]
 
 
+def stretched(image: np.ndarray) -> np.ndarray:
+    """Any intensities `(D, H, W)` on 0..255; computed as they are, then float64, of which a cut makes no copy."""
+    grey = image - image.min()
+    grey *= 255 / max(float(np.ptp(image)), 1e-9)
+    return grey.astype(np.float64, copy=False)
+
+
 def vote(probability: np.ndarray, pieces: Pieces, trust: np.ndarray, slices: Sequence[int]) -> np.ndarray:
     """Join the votes of all sizes; returns a probability `(D, H, W)` float32 that is above 0.5 in the organ.
 
@@ -131,11 +141,14 @@ def vote(probability: np.ndarray, pieces: Pieces, trust: np.ndarray, slices: Seq
     """
     weights = np.array(SIZES) * trust**STRICTNESS
     means, _ = pieces.means(probability, slices)
-    joined = (weights @ means).astype(np.float32)[pieces.finest[slices]] + ANSWER * probability[slices]
-    joined /= weights.sum() + ANSWER
-    threshold = threshold_between(joined)
+    of_piece = (weights @ means).astype(np.float32)
     answer = np.zeros(probability.shape, dtype=np.float32)
-    answer[slices] = joined * (1 - threshold) / (joined * (1 - threshold) + (1 - joined) * threshold)  # -> 0.5
+    for z in slices:
+        answer[z] = (of_piece[pieces.finest[z]] + ANSWER * probability[z]) / (weights.sum() + ANSWER)
+    threshold = threshold_between(answer[slices] if len(slices) < len(answer) else answer)
+    for z in slices:
+        joined = answer[z]
+        answer[z] = joined * (1 - threshold) / (joined * (1 - threshold) + (1 - joined) * threshold)  # -> 0.5
     return without_strays(answer)
 
 
@@ -154,9 +167,11 @@ def without_strays(answer: np.ndarray) -> np.ndarray:
     What speaks for a component is the sum of its voxels' probabilities, each less 0.5: an organ is in one piece, and
     neither a large doubtful piece nor a small certain one elsewhere is it.
     """
-    components, count = ndimage.label(answer > 0.5)
+    inside = answer > 0.5
+    components, count = ndimage.label(inside)
     if count > 1:
-        evidence = ndimage.sum_labels(answer - 0.5, components, np.arange(count + 1))
-        evidence[0] = 0
-        answer[(evidence < STRAY * evidence.max())[components] & (components > 0)] = 0.5
+        components, values = components[inside], answer[inside]
+        evidence = np.bincount(components, values - 0.5)
+        values[(evidence < STRAY * evidence.max())[components]] = 0.5
+        answer[inside] = values
     return answer

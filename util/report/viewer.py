@@ -38,8 +38,8 @@ def write_viewer(
 
     places = np.zeros(max(names) + 1, np.uint8)
     places[list(names)] = np.arange(1, len(names) + 1)
-    pictures = {name: shown(places[labels]) for name, labels in layers.items()}
-    array = shown(grey(image.array))
+    pictures = {name: places[shown(labels)] for name, labels in layers.items()}
+    array = grey(shown(image.array), image.array)
     spacing = [*pixel_size(image.geometry), image.geometry.spacing[2]]
     data = {
         "shape": array.shape,

@@ -9,7 +9,7 @@ from scipy import ndimage
 from supervoxels import partitions
 from util.evaluation.metrics import METRICS, VOTED, overlap
 from util.evaluation.tasks import Group, Task, evaluate
-from util.evaluation.voting import SIZES, Pieces, SupervoxelVoter, vote, without_strays
+from util.evaluation.voting import SIZES, Pieces, SupervoxelVoter, stretched, vote, without_strays
 
 SHAPE, SPACING = (12, 96, 96), (6.0, 2.0, 2.0)
 ALL = list(range(SHAPE[0]))
@@ -84,14 +84,15 @@ def test_a_thin_ring_outlives_pieces_that_are_larger_than_itself():
     scan = drawn(RING, noise=1.5)
     own, _ = overlap(coarse(RING, 6) > 0.5, RING)
     dice, _ = overlap(voted(scan, coarse(RING, 6)), RING)
-    pieces = Pieces(scan.image, SPACING, partitions)
+    pieces = Pieces(stretched(scan.image), SPACING, partitions)
     blind = vote(coarse(RING, 6), pieces, np.ones(len(SIZES)), ALL) > 0.5  # trusts pieces of every size
     assert overlap(blind, RING)[0] < 0.5 < own < dice - 0.1
 
 
 def test_pieces_keep_a_blob_and_lose_a_ring_as_they_grow():
     blob, ring = (
-        Pieces(drawn(truth, noise=1.5).image, SPACING, partitions).survival(truth, ALL) for truth in (ELLIPSOID, RING)
+        Pieces(stretched(drawn(truth, noise=1.5).image), SPACING, partitions).survival(truth, ALL)
+        for truth in (ELLIPSOID, RING)
     )
     assert blob[0] > 0.9 and blob[SIZES.index(19.2)] > 0.8
     assert ring[0] > 0.85 and ring[SIZES.index(19.2)] < 0.2
@@ -132,7 +133,7 @@ def test_sizes_are_millilitres():
             sizes.append(np.array(min_sizes))
             return partitions(image, min_sizes=min_sizes, spacing=spacing)
 
-        Pieces(scan.image, spacing, cut)
+        Pieces(stretched(scan.image), spacing, cut)
     assert (abs(sizes[1] - 8 * sizes[0]) <= 4).all()
 
 
