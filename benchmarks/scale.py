@@ -1,12 +1,17 @@
 """What grows with the number of scans: `python benchmarks/scale.py [--scans 10 100 1000] [--shape 100 256 256]`.
 
-One phantom, changed a little for every scan, is written once; so the scans are cheap to make and differ in every byte.
+Scans are cheap: one phantom is drawn, and every scan has other noise on its first slice. So all images and all maps are
+files of their own on the disk; only labels and supervoxels are one file with many names (hard links), for the maps hold
+a copy for every scan. Each number of scans has its own folder. With --prepared N, data.maps prepares N scans at most,
+and the maps of further scans are copies of these under their own names, which costs a tenth.
+
 Measured for each number: the first preparation (data.maps), then a training (ADNet, small encoder): seconds and
 processor seconds until its first step, the largest memory of all its processes together (proportional set size: shared
-pages count once), steps per second and processor seconds per step. Then seconds per scan and memory of data.check and
-predict.py on --checked scans. --in-memory also measures how long episodes take from scans in memory and from maps.
+pages count once), steps per second and processor seconds per step. Then steps that take turns, from the fewest scans
+held in memory, from their maps, and from the maps of all. At last seconds per scan and memory of data.check and
+predict.py on --checked scans.
 
-Processor seconds are those of all processes and do not depend on what else the machine does. The files stay in --work
+Processor seconds are those of all processes and hardly depend on what else the machine does. The files stay in --work
 for another call; remove the folder at the end.
 """
 
@@ -14,6 +19,7 @@ import argparse
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,52 +31,79 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import config
+import models
+import training as trainings
 from data.phantom import phantom_scan
-from dataloaders.episodes import TrainingEpisodes
-from dataloaders.maps import Maps, maps_folder
-from dataloaders.samplers import NeighboursSampler
+from dataloaders import maps
 from dataloaders.scans import read_scan
+from dataloaders.training_set import make_episodes, make_sampler
 from supervoxels.folder import Parameters
 from util.dataset import from_file
+from util.episode import Episode
+from util.files import write_text
+from util.runs.experiment import resolved
+from util.runs.processes import Ranks, prepare_device
 from util.tables import text_table
 from util.volume import Volume, write_volume
 
 ROOT, MIB = Path(__file__).resolve().parents[1], 1 << 20
-EPISODE = dict(augment="one", gamma=(0.5, 1.5), rotation=5.0, shift=5.0, shear=5.0, zoom=(0.9, 1.2), elastic=10.0,
-               bias_field=0.0, noise=0.0)  # fmt: skip
+CHANGED = 1  # slices of every scan with noise of their own
 
 
-def write_scans(home: Path, count: int, shape: tuple[int, int, int], min_size: int) -> Path:
+def write_scans(work: Path, name: str, count: int, shape: tuple[int, int, int], min_size: int) -> Path:
     """Scans 1 to `count` with labels and supervoxels, those that are there left; returns the data set's file."""
-    images, segments = home / "scale_normalized", home / f"supervoxels_{min_size}"
-    depth, side, _ = shape
-    base, first = home / "base", segments / "superpix-MIDDLE_1.nii.gz"
-    if not first.is_file():
-        scan = phantom_scan(1, 1, side, depth)
-        write_volume(base / "label.nii.gz", scan.label, scan.geometry)
+    home, base, depth = work / name, work / "base", shape[0]
+    first = {kind: base / f"{kind}.nii.gz" for kind in ("label", "segments")}
+    if not first["segments"].is_file():
+        scan = phantom_scan(1, 1, shape[1], depth)
+        write_volume(first["label"], scan.label, scan.geometry)
         write_volume(base / "image.nii", scan.image, scan.geometry)
         labels = Parameters(min_size).labels(Volume(scan.image, scan.geometry), 1)
-        write_volume(first, labels, scan.geometry)
-    content = bytearray((base / "image.nii").read_bytes())
-    voxels = np.frombuffer(content, np.int16, int(np.prod(shape)), len(content) - 2 * int(np.prod(shape)))
-    original = voxels.copy()
-    images.mkdir(exist_ok=True)
+        write_volume(first["segments"], labels, scan.geometry)
+    content, size = (base / "image.nii").read_bytes(), int(np.prod(shape))
+    begin, middle = len(content) - 2 * size, len(content) - 2 * size * (depth - CHANGED) // depth
+    original, same = np.frombuffer(content[begin:middle], np.int16), gzip.compress(content[middle:], 1)
     for number in range(1, count + 1):
-        image = images / f"image_{number}.nii.gz"
+        image = base / f"image_{number}.nii.gz"
         if not image.is_file():
-            voxels[:] = original + (original > 0) * np.int16(number % 97) + (np.arange(len(voxels)) % 1009 == number)
-            image.write_bytes(gzip.compress(bytes(content), 1))
-        for link, target in (
-            (images / f"label_{number}.nii.gz", base / "label.nii.gz"),
-            (segments / f"superpix-MIDDLE_{number}.nii.gz", first),
+            own = original + (original > 0) * np.random.default_rng(number).integers(0, 20, original.size, np.int16)
+            image.write_bytes(gzip.compress(content[:begin] + own.tobytes(), 1) + same)  # two members, one file
+        for place, target in (
+            (f"images/image_{number}", image),
+            (f"images/label_{number}", first["label"]),
+            (f"supervoxels_{min_size}/superpix-MIDDLE_{number}", first["segments"]),
         ):
+            link = home / f"{place}.nii.gz"
+            link.parent.mkdir(parents=True, exist_ok=True)
             if not link.exists():
                 os.link(target, link)
     organs = {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}
-    about = {"images": images.name, "modality": "MR", "supervoxel_size": min_size, "organs": organs}
-    file = home / f"scale_{count}.json"
+    about = {"images": "images", "modality": "MR", "supervoxel_size": min_size, "organs": organs}
+    file = home / f"{name}.json"
     file.write_text(json.dumps({**about, "folds": [{"support": 1, "query": [2]}]}))
     return file
+
+
+def copy_maps(file: Path, prepared: int, count: int, work: Path) -> None:
+    """Give scans above `prepared` the maps of those up to it, as files and entries of their own."""
+    dataset, _ = from_file(file)
+    folder = maps.maps_folder(dataset, work, work / "maps")
+    known = maps.Maps(folder, dataset, work, range(1, prepared + 1), "supervoxels")
+    record = json.loads((folder / maps.RECORD).read_text("utf-8"))
+    for number in range(1, count + 1):
+        for kind in known.kinds:
+            like = record["entries"][known._key(1 + (number - 1) % prepared, kind)]
+            seen = maps._seen(maps.source_file(dataset, work, number, kind))
+            entry = {**like, "source": {**like["source"], "stamp": seen}}
+            if number > prepared:
+                entry["arrays"] = {}
+                for name, array in like["arrays"].items():
+                    own = folder / f"{name.rsplit('_', 2)[0]}_{number}_{name.rsplit('_', 1)[1]}"
+                    shutil.copyfile(folder / name, own)
+                    entry["arrays"][own.name] = {**array, "stamp": maps._seen(own)}
+            record["entries"][known._key(number, kind)] = entry
+    write_text(folder / maps.RECORD, json.dumps(record))
 
 
 def measured(command: list, done: Callable[[], object] = lambda: None) -> dict:
@@ -95,30 +128,34 @@ def measured(command: list, done: Callable[[], object] = lambda: None) -> dict:
         if (new := done()) != value:
             value = new
             events.append((time.perf_counter() - began, sum(spent.values()), new))
-        time.sleep(0.2)
+        time.sleep(0.5)
     if process.returncode:
         raise SystemExit(process.stderr.read())
     wall = time.perf_counter() - began
     return {"wall": wall, "cpu": sum(spent.values()), "peak": peak / MIB, "events": events}
 
 
-def training(file: Path, options: argparse.Namespace, runs: Path) -> dict:
+def keys(file: Path, options: argparse.Namespace) -> list[str]:
+    """The words of a training after `with`."""
+    return [
+        "method=adnet",
+        "encoder=efficientnet_lite0",
+        f"dataset={file}",
+        f"runs={options.work / 'runs'}",
+        f"maps={options.work / 'maps'}",
+        "threads=1",
+        f"workers={options.workers}",
+        f"train.steps={options.steps}",
+        "train.log_every=1",
+        "episode.min_size=50",
+    ]
+
+
+def training(file: Path, options: argparse.Namespace) -> dict:
     """A row: what a training of some steps takes."""
-    folder = runs / f"adnet_{file.stem}_fold0"
+    folder = options.work / "runs" / f"adnet_{file.stem}_fold0"
     before = len(list(folder.glob("[0-9]*")))
-    keys = {
-        "method": "adnet",
-        "encoder": "efficientnet_lite0",
-        "dataset": file,
-        "runs": runs,
-        "maps": options.work / "maps",
-        "threads": 1,
-        "workers": options.workers,
-        "train.steps": options.steps,
-        "train.log_every": 1,
-        "episode.min_size": 50,
-    }
-    command = [sys.executable, "training.py", "with", *(f"{key}={value}" for key, value in keys.items())]
+    command = [sys.executable, "training.py", "with", *keys(file, options)]
 
     def steps() -> int:
         metrics = folder / str(before + 1) / "metrics.csv"
@@ -137,21 +174,46 @@ def training(file: Path, options: argparse.Namespace, runs: Path) -> dict:
     }
 
 
-def episodes(file: Path, count: int, options: argparse.Namespace) -> list[dict]:
-    """Rows: processor milliseconds of an episode from scans in memory and from maps."""
-    dataset, _ = from_file(file)
-    numbers = list(range(3, count + 1))
-    mapped = Maps(maps_folder(dataset, options.work, options.work / "maps"), dataset, options.work, numbers,
-                  "supervoxels")  # fmt: skip
-    memory = [read_scan(dataset, options.work, number, labels=False, segments="supervoxels") for number in numbers]
-    rows = []
-    for name, scans in {"in memory": memory, "maps": mapped.scans()}.items():
-        made = TrainingEpisodes(scans, NeighboursSampler((scan.areas for scan in scans), min_size=50), EPISODE, 1)
-        began = time.process_time()
-        for number in range(100):
-            made[number]
-        rows.append({"scans": name, "CPU ms per episode": f"{10 * (time.process_time() - began):.1f}"})
-    return rows
+def in_turns(fewest: Path, most: Path, options: argparse.Namespace) -> list[dict]:
+    """Rows: steps from scans in memory, from their maps, and from the maps of many, which take turns in one process.
+
+    Whatever else the machine does meets all alike.
+    """
+    trainers, spent = {}, {}
+    for name, file in {"in memory": fewest, "maps": fewest, "maps of all": most}.items():
+        run = resolved(keys(file, options), config)
+        device, data = prepare_device(run), trainings.read_data(run)
+        episodes = data.episodes
+        if name == "in memory":
+            dataset, habits = config.DATASETS[run["dataset"]], models.method_class(run["method"]).published
+            scans = [
+                read_scan(dataset, Path(run["data_root"]), number, labels=False, segments="supervoxels")
+                for number in data.numbers
+            ]
+            episodes = make_episodes(run, scans, make_sampler(run["episode"], scans, habits, None))
+        method = trainings.build_method(run, data)
+        trainers[name] = trainings.Trainer(method, episodes, run, {}, None, device, Ranks())
+        spent[name] = {"scans": len(data.numbers), "cut": [], "whole": [], "wall": []}
+    for number in range(options.steps):
+        for name in list(trainers)[number % 3 :] + list(trainers)[: number % 3]:
+            trainer, wall, began = trainers[name], time.perf_counter(), time.process_time()
+            episode = Episode.stack([trainer.episodes[number]])
+            spent[name]["cut"].append(time.process_time() - began)
+            spent[name]["wall"].append(time.perf_counter() - wall)
+            trainer.train_step(episode)
+            spent[name]["whole"].append(time.process_time() - began)
+    usual = {name: float(np.median(of["whole"][2:])) for name, of in spent.items()}
+    return [
+        {
+            "scans": of["scans"],
+            "held": name,
+            "CPU s/step": f"{usual[name]:.3f}",
+            "of it in memory": f"{usual[name] / usual['in memory']:.3f}",
+            "CPU ms/episode": f"{1000 * np.median(of['cut'][2:]):.1f}",
+            "ms/episode": f"{1000 * np.mean(of['wall'][2:]):.1f}",
+        }
+        for name, of in spent.items()
+    ]
 
 
 def main() -> None:
@@ -161,32 +223,38 @@ def main() -> None:
     command.add_argument("--scans", type=int, nargs="+", default=[10, 100, 1000])
     command.add_argument("--shape", type=int, nargs=3, default=[100, 256, 256], help="slices, rows, columns")
     command.add_argument("--min-size", type=int, default=5000, help="smallest supervoxel")
-    command.add_argument("--steps", type=int, default=40)
+    command.add_argument("--steps", type=int, default=60)
     command.add_argument("--workers", type=int, default=2, help="processes that make episodes")
+    command.add_argument("--prepared", type=int, metavar="N", help="scans that data.maps prepares, at most (all)")
     command.add_argument("--checked", type=int, default=10, help="scans that are checked and predicted")
-    command.add_argument("--in-memory", action="store_true", help="compare episodes of the smallest number")
     options = command.parse_args()
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, files = [], []
     for count in sorted(options.scans):
         began = time.process_time()
-        file = write_scans(options.work, count, tuple(options.shape), options.min_size)
-        print(f"{count} scans are there, {time.process_time() - began:.1f} CPU s", flush=True)
-        maps = ["data.maps", file, "--maps", options.work / "maps", "--backend", "threading", "--jobs", "2"]
-        first = measured([sys.executable, "-m", *map(str, maps)])
-        row = {"scans": count, "new maps, CPU s": f"{first['cpu']:.1f}", "maps MiB": f"{first['peak']:.0f}"}
-        rows.append(row | training(file, options, options.work / "runs"))
+        prepared = min(count, options.prepared or count)
+        about = (options.work, f"scale_{count}")
+        file = write_scans(*about, prepared, tuple(options.shape), options.min_size)
+        words = ["data.maps", file, "--maps", options.work / "maps", "--backend", "threading", "--jobs", "2"]
+        print(f"{prepared} scans are there, {time.process_time() - began:.1f} CPU s", flush=True)
+        first = measured([sys.executable, "-m", *map(str, words)])
+        if prepared < count:
+            write_scans(*about, count, tuple(options.shape), options.min_size)
+            copy_maps(file, prepared, count, options.work)
+            print(f"{count} scans are there, {time.process_time() - began:.1f} CPU s", flush=True)
+        files.append(file)
+        row = {"scans": count, "mapped": prepared, "CPU s": f"{first['cpu']:.1f}", "their MiB": f"{first['peak']:.0f}"}
+        rows.append(row | training(file, options))
         print(text_table(rows), flush=True)
-        if options.in_memory and count == min(options.scans):
-            print(text_table(episodes(file, count, options)), flush=True)
+    print(text_table(in_turns(files[0], files[-1], options)), flush=True)
     if options.checked:
         checks(file, options)
 
 
 def checks(file: Path, options: argparse.Namespace) -> None:
     """Print what data.check and predict.py take, for half of the scans and for all."""
-    images, rows = options.work / "scale_normalized", []
+    images, rows = file.parent / "images", []
     run = max((options.work / "runs").glob("adnet_scale_*_fold0/*/checkpoints/*.pt"), key=os.path.getmtime)
     given = ["--support-image", images / "image_1.nii.gz", "--support-label", images / "label_1.nii.gz"]
     for count in (max(options.checked // 2, 1), options.checked):
