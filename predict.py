@@ -30,7 +30,7 @@ from dataloaders.pairings import make_pairing
 from dataloaders.prediction.archive import Finish, segment
 from dataloaders.prediction.colours import write_colours
 from dataloaders.prediction.predictor import Predictor
-from dataloaders.prediction.queries import RECORD, find_queries, image_files, jobs, read_support
+from dataloaders.prediction.queries import RECORD, find_queries, jobs, one_scan, read_support
 from dataloaders.prediction.segmentation import hindrance
 from dataloaders.raw.preparation import Plan
 from dataloaders.raw.regrid import Preparation, observe, onto_training_grid
@@ -299,7 +299,7 @@ def settings(options: argparse.Namespace, members: Sequence[TrainedMethod], orga
     same = ("pairing", "parts", "shots", "voting", "largest_component", "fill_holes", "prepared", "trust_label_voxels")
     return {
         "checkpoints": [member.sha256 for member in members],
-        "supports": [sorted(map(digest, image_files(file))) for file in options.support_image],
+        "supports": [sorted(map(digest, one_scan(file)[0])) for file in options.support_image],
         "support labels": [digest(file) for file in options.support_label],
         "organs": {str(identifier): name for identifier, name in organs.items()},
         **{name: getattr(options, name) for name in same},

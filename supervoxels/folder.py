@@ -116,11 +116,11 @@ def generate(
     return failures
 
 
-def parameters_of(dataset: Dataset, kind: str, published: bool = False) -> Parameters | SliceParameters:
+def parameters_of(dataset: Dataset, kind: str) -> Parameters | SliceParameters:
     """Those of a data set's "supervoxels" or "superpixels"."""
     if kind == "superpixels":
-        return SliceParameters(dataset.patient_threshold, published=published)
-    return Parameters(dataset.supervoxel_size, order="published" if published else "stable")
+        return SliceParameters(dataset.patient_threshold)
+    return Parameters(dataset.supervoxel_size)
 
 
 def complete(dataset: Dataset, root: Path, kind: str, numbers: Sequence[int], spare: Path) -> Dataset:

@@ -49,8 +49,8 @@ def require_distinct(files: Mapping[str, str], what: str = "names") -> None:
         owners[key] = owner
 
 
-def distinct_labels(pairs: Sequence[tuple[str, int]], option: str = "--organs") -> dict[str, int]:
-    """Names with their label ids, as the command line gave them.
+def distinct_labels(pairs: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Names with their label ids, as `--organs` gave them.
 
     Raises:
         UserError: a name or an id stands twice, or a name cannot be a file name.
@@ -60,9 +60,9 @@ def distinct_labels(pairs: Sequence[tuple[str, int]], option: str = "--organs") 
         twice = next((pair for pair in pairs if values.count(pair[at]) > 1), None)
         if twice:
             both = " ".join(f"{name}={number}" for name, number in pairs if (name, number)[at] == twice[at])
-            raise UserError(f"{option} {both}: one name stands for one label id; change one")
+            raise UserError(f"--organs {both}: one name stands for one label id; change one")
     for name, number in pairs:
         if re.fullmatch(r"label \d+", name) and name != f"label {number}":
-            raise UserError(f"{option} {name}={number}: this is what label {name[6:]} is called; choose another name")
+            raise UserError(f"--organs {name}={number}: this is what label {name[6:]} is called; choose another name")
     safe_names(name for name, _ in pairs)
     return dict(pairs)

@@ -126,7 +126,7 @@ def read_support(
     Raises:
         UserError: a file cannot be read, image and label do not lie on one grid, or nothing is labelled.
     """
-    files, left_out = _one_scan(image_file)
+    files, left_out = one_scan(image_file)
     source = Source(files, _one_file(label_file))
     image, label = read_source(source, None, trust_voxels)
     warn([*left_out, *doubts(source, (image, label), trust_voxels)])
@@ -141,16 +141,12 @@ def read_support(
     return result
 
 
-def image_files(path: Path) -> tuple[Path, ...]:
-    """The files of one image: itself, or the DICOM series in a folder.
+def one_scan(path: Path) -> tuple[tuple[Path, ...], list[str]]:
+    """The files of one image, itself or the DICOM series in a folder, and remarks on what else lies there.
 
     Raises:
         UserError: the folder holds several scans or none.
     """
-    return _one_scan(path)[0]
-
-
-def _one_scan(path: Path) -> tuple[tuple[Path, ...], list[str]]:
     if not path.is_dir():
         return _one_file(path), []
     found, there = _scans_in(path, None)

@@ -82,9 +82,9 @@ def mean_and_deviation(values: pandas.Series) -> str:
     return f"{values.mean(skipna=False):.3f}{deviation}"
 
 
-def support_spread(rows: Rows, score: str = "dice") -> str:
+def support_spread(rows: Rows) -> str:
     """A text table of what the choice of the support scan makes: one row per organ, over the means of each support."""
-    means = as_frame(rows).dropna(subset=[score]).groupby(["organ", "support"], sort=False)[score].mean()
+    means = as_frame(rows).dropna(subset=["dice"]).groupby(["organ", "support"], sort=False)["dice"].mean()
     return text_table(
         [
             {

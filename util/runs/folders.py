@@ -94,14 +94,14 @@ def differences(one: Mapping, other: Mapping, ignored: frozenset[str]) -> Iterat
             yield key
 
 
-def is_alive(run: Path, seconds: float = 30) -> bool:
+def is_alive(run: Path) -> bool:
     """True if a run says it is running and gave a sign of life lately (Sacred does every 10 seconds)."""
     entry = _record(run)
     beat = entry.get("heartbeat") or entry.get("start_time")
     if entry.get("status") != "RUNNING" or not beat:
         return False
     try:
-        return (datetime.now(UTC) - datetime.fromisoformat(beat).replace(tzinfo=UTC)).total_seconds() < seconds
+        return (datetime.now(UTC) - datetime.fromisoformat(beat).replace(tzinfo=UTC)).total_seconds() < 30
     except (TypeError, ValueError):  # a damaged record gives no sign of life
         return False
 

@@ -36,19 +36,14 @@ class CsvRows:
 
 
 class SacredScalars:
-    """Gives every tenth row to Sacred, which writes all of them again at every heartbeat.
+    """Gives every tenth row to Sacred, whose `run.log_scalar` writes all of them again at every heartbeat."""
 
-    Args:
-        run: has `log_scalar(name, value, step)`.
-        every: rows from one that is given to the next.
-    """
-
-    def __init__(self, run: Any, every: int = 10) -> None:
-        self.run, self.every, self._rows = run, every, 0
+    def __init__(self, run: Any) -> None:
+        self.run, self._rows = run, 0
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values, or skip the row."""
-        if self._rows % self.every == 0:
+        if self._rows % 10 == 0:
             for name, value in values.items():
                 self.run.log_scalar(name, value, step)
         self._rows += 1

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from dataloaders.prediction.queries import image_files
+from dataloaders.prediction.queries import one_scan
 from dataloaders.raw import dicom
 from dataloaders.raw.sources import find_series
 from tests.dicom_files import STEP, change, one_slice, pixels, write, write_series
@@ -118,7 +118,7 @@ def test_several_series_in_a_folder_are_several_scans(tmp_path):
     change(tmp_path / "p/x/a1", SeriesNumber=3)
     assert set(find_series(tmp_path)[0]) == {tmp_path / name for name in ("p_x_series3_a1", "p_x_series3_b1", "q")}
     with pytest.raises(UserError, match=r"p: holds 2 scans, one is expected"):
-        image_files(tmp_path / "p")
+        one_scan(tmp_path / "p")
 
 
 def test_what_is_no_slice_is_left_out_and_said(tmp_path, capsys):
@@ -293,7 +293,7 @@ def test_echoes_in_folders_of_their_own_are_scans_of_their_own(tmp_path):
 
 def test_a_single_slice_is_as_good_as_in_nifti(tmp_path, capsys):
     file = write(one_slice(ARRAY[0], number=13), tmp_path / "p/a.dcm")
-    volume, _ = dicom.read_series(image_files(tmp_path / "p"))
+    volume, _ = dicom.read_series(one_scan(tmp_path / "p")[0])
     assert volume.array.shape == (1, 8, 10) and volume.geometry.spacing == (1.5, 2.0, STEP)
     assert same(found(tmp_path), p=ARRAY[:1])
     assert "a.dcm: is a series of a single file" in capsys.readouterr().out
