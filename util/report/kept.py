@@ -9,6 +9,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from util.errors import UserError
@@ -18,7 +19,7 @@ from util.locks import claimed
 from util.report import tables
 from util.report.gather import Comparison, RunGroup
 from util.report.scores import read_scores
-from util.report.statistics import ALL, compare
+from util.report.statistics import ALL, FEWEST, compare
 from util.report.tables import Table
 from util.runs import folders
 from util.tables import read_csv, write_csv
@@ -96,12 +97,50 @@ def _with_earlier(run: Path) -> Iterator[Path]:
 
 
 def page_tables(comparison: Comparison) -> list[Table]:
-    """What was run, means of every organ, and paired tests, of the method's own answers and of the voted ones."""
-    means = tables.summary(comparison)
-    known = [name for name in SHOWN if name in comparison.scores]
-    several = len(comparison.groups) > 1
-    found = [cost_table(comparison), *(tables.organ_scores(means, name) for name in known)]
-    return found + [tables.differences(compare(comparison.groups, [ALL], name), name) for name in known if several]
+    """What was run; then, of groups with the same runs, means of every organ, and paired tests where there are enough
+    scans for one, of the method's own answers and of the voted ones."""
+    found = [cost_table(comparison)]
+    for where, part in side_by_side(comparison):
+        means = tables.summary(part)
+        known = [name for name in SHOWN if name in part.scores]
+        shown = [tables.organ_scores(means, name) for name in known]
+        tested = [(name, [d for d in compare(part.groups, [ALL], name) if d.scans >= FEWEST]) for name in known]
+        shown += [tables.differences(differences, name) for name, differences in tested if differences]
+        found += [replace(table, title=f"{table.title}, {where}") for table in shown]
+    return found
+
+
+def side_by_side(comparison: Comparison) -> list[tuple[str, Comparison]]:
+    """Groups that differ in method and length alone, over the runs (fold, seed) that all of them have, the most runs
+    first; and which runs these are. A group without any partner stands alone."""
+    found = []
+    conditions = [
+        tuple(value for name, value in group.identity.items() if name != "steps") for group in comparison.groups
+    ]
+    for condition in dict.fromkeys(conditions):
+        alike = [group for group, own in zip(comparison.groups, conditions, strict=True) if own == condition]
+        for runs in sorted(dict.fromkeys(map(_runs, alike)), key=len, reverse=True):
+            part = [
+                replace(group, rows=[row for row in group.rows if (row["fold"], row["seed"]) in runs])
+                for group in alike
+                if _runs(group) >= runs
+            ]
+            if len(part) > 1 or len(alike) == 1:
+                found.append((_named(part[0]), Comparison(comparison.dataset, part)))
+    return found
+
+
+def _runs(group: RunGroup) -> frozenset[tuple[str, str]]:
+    return frozenset((row["fold"], row["seed"]) for row in group.rows)
+
+
+def _named(group: RunGroup) -> str:
+    """The setting, folds and seeds of a group's rows."""
+    words = [f"setting {group.identity['setting']}"] if group.identity["setting"] else []
+    for column in ("fold", "seed"):
+        values = group.values(column)
+        words.append(f"{column}{'s' * (len(values) > 1)} {', '.join(values)}")
+    return ", ".join(words)
 
 
 def cost_table(comparison: Comparison) -> Table:

@@ -6,7 +6,8 @@ from tests.commands import at_once
 from tests.util.report.scored_runs import make_data, make_run, make_study
 from util.errors import UserError
 from util.report.__main__ import main
-from util.report.kept import HEADER, cost_of, keep, rows_of
+from util.report.gather import Comparison, RunGroup
+from util.report.kept import HEADER, cost_of, keep, rows_of, side_by_side
 from util.tables import read_csv
 
 
@@ -75,6 +76,24 @@ def test_a_page_gets_the_tables_at_its_marks(runs, tmp_path):
         assert text.startswith("before\n") and text.endswith("<!-- end of tables -->\nafter\n") and "stale" not in text
         assert "| adnet | 0, 1 | 1 | 60 | 0 |" in text and "adnet − qnet" in text
         assert text.count("#### ") == 3
+
+
+def test_methods_stand_side_by_side_over_the_runs_that_all_of_them_have():
+    def group(label, runs, setting="1", steps="60"):
+        rows = [{"fold": fold, "seed": seed} for fold, seed in runs]
+        return RunGroup(label, label, {"setting": setting, "steps": steps}, rows)
+
+    both, more = [("0", "1"), ("1", "1")], [("0", "1"), ("1", "1"), ("0", "2")]
+    groups = [group("a", both), group("b", both[:1]), group("c", more, steps="90"), group("d", both, setting="2")]
+    found = [
+        (where, {one.label: len(one.rows) for one in part.groups})
+        for where, part in side_by_side(Comparison("SET", groups))
+    ]
+    assert found == [
+        ("setting 1, folds 0, 1, seed 1", {"a": 2, "c": 2}),
+        ("setting 1, fold 0, seed 1", {"a": 1, "b": 1, "c": 1}),
+        ("setting 2, folds 0, 1, seed 1", {"d": 2}),
+    ]
 
 
 def test_a_page_without_a_place_for_tables_is_refused(runs, tmp_path, capsys):
