@@ -319,7 +319,9 @@ def command_line() -> argparse.ArgumentParser:
     )
     command.add_argument("--query", **several, metavar="PATH", help="scans to segment: files, or folders of any depth")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    command.add_argument("--organs", type=named_label, nargs="+", default=[], metavar="NAME=ID", help="(default: all)")
+    command.add_argument(
+        "--organs", type=named_label, nargs="+", default=[], metavar="NAME=ID", help="only these (default: all)"
+    )
     command.add_argument(
         "--pairing",
         choices=("similar", "position", "whole", "propagate", "volume"),
@@ -340,7 +342,12 @@ def command_line() -> argparse.ArgumentParser:
     )
     command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1")
     command.add_argument("--threads", type=at_least(0), default=0, help="CPU threads (default: as many as cores)")
-    command.add_argument("--memory-gb", type=float, default=0.0, help="3D methods: patches, so that this is enough")
+    command.add_argument(
+        "--memory-gb",
+        type=float,
+        default=0.0,
+        help="3D methods: patches, so that this is enough (default: 0, no bound)",
+    )
     command.add_argument("--overwrite", action="store_true", help="segment again what OUT holds")
     command.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes that share the scans")
     add_backend(command.add_argument)

@@ -137,7 +137,14 @@ def main(arguments: list[str] | None = None) -> int:
         "slices only; scans already there are kept, so an interrupted run goes on.",
         "python -m data.phantom",
     )
-    command.add_argument("out", metavar="OUT", nargs="?", default="data/PHANTOM", type=Path, help="folder to write to")
+    command.add_argument(
+        "out",
+        metavar="OUT",
+        nargs="?",
+        default="data/PHANTOM",
+        type=Path,
+        help="folder to write to (default: data/PHANTOM)",
+    )
     command.add_argument("--scans", type=at_least(1), default=12, help="number of patients (default: 12)")
     command.add_argument("--seed", type=at_least(0), default=1, help="another seed, other patients (default: 1)")
     command.add_argument("--size", type=at_least(16), default=256, help="rows and columns over 320 x 320 mm")

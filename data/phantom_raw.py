@@ -157,7 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("out", metavar="OUT", type=Path, help="folder to write to")
     command.add_argument("--scans", type=int, default=3, help="number of patients (default: 3)")
     command.add_argument("--seed", type=int, default=1, help="another seed, other patients (default: 1)")
-    command.add_argument("--shape", type=int, nargs=3, metavar=("SLICES", "ROWS", "COLUMNS"), help="voxels of a scan")
+    help_text = f"voxels of a scan (default: {', '.join(' '.join(map(str, shape)) for shape in SHAPES.values())})"
+    command.add_argument("--shape", type=int, nargs=3, metavar=("SLICES", "ROWS", "COLUMNS"), help=help_text)
     command.add_argument("--jobs", type=jobs, default=-1, help="scans computed at once (default: one per core)")
     options = command.parse_args(arguments)
     if not 1 <= options.scans <= SCANS[options.kind]:

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Set-up, lint and all tests. Arguments go to pytest: bash script/check.sh tests/parity
+# Set-up, lint and all tests, in JOBS processes (default: 2).
+# usage: bash script/check.sh [pytest's arguments]     such as tests/models -k odds (default: all tests)
 set -euo pipefail
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then sed -n '2,/^set/s/^# //p' "$0"; exit 0; fi
 cd "$(dirname "$0")/.."
 bash script/setup.sh --dev
 .venv/bin/ruff check .

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main job from end to end on the embedded phantom: scans, supervoxels, training, test, a table and a picture.
-# usage: bash script/demo.sh [key=value ...]     such as train.steps=1000
+# usage: bash script/demo.sh [key=value ...]     such as train.steps=1000 (default: 700)
 set -euo pipefail
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then sed -n '2,/^set/s/^# //p' "$0"; exit 0; fi
 cd "$(dirname "$0")/.."
 start=$SECONDS
 bash script/setup.sh

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Makes or reuses .venv, installs requirements, compiles the extension. About a second when nothing changed.
 # usage: bash script/setup.sh [--dev]        --dev: test tools too
-#   PYTHON=python3.12 bash script/setup.sh   another interpreter (3.11 or newer) for a new .venv
+#   PYTHON=python3.12 bash script/setup.sh   another interpreter for a new .venv (default: python3; 3.11 to 3.13)
 set -euo pipefail
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then sed -n '2,/^set/s/^# //p' "$0"; exit 0; fi
 cd "$(dirname "$0")/.."
 
 wanted=requirements.txt
@@ -12,8 +13,8 @@ fail() { echo "error: $*" >&2; exit 1; }
 
 if [[ ! -x .venv/bin/python ]]; then
     python=${PYTHON:-python3}
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-        || fail "$python is missing or older than 3.11; install Python 3.11 or newer, or name one with PYTHON=..."
+    "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+        || fail "$python is missing, or not 3.11, 3.12 or 3.13; install one of them, or name it with PYTHON=..."
     echo "making .venv"
     "$python" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt-get install python3-venv"
 fi

@@ -22,12 +22,14 @@ def command_line(converter: Converter, about: str) -> argparse.ArgumentParser:
         default=Path("data") / converter.name,
         help=f"folder to write to (default: data/{converter.name})",
     )
-    add_options(command)
+    add_options(command, converter.plan)
     return command
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """What every preparation command understands."""
+def add_options(command: argparse.ArgumentParser, plan: Plan | None = None) -> None:
+    """What every preparation command understands; `plan` has the defaults, None: they are guessed."""
+    spacing = "guessed" if plan is None else " ".join(map(str, plan.spacing)) if plan.spacing else "as stored"
+    size = "guessed" if plan is None else plan.size or "as stored"
     command.add_argument(
         "--published",
         action="store_true",
@@ -48,8 +50,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="prepare scans whose header contradicts itself or tells no orientation, too, as viewers show them",
     )
-    command.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help="mm of the prepared voxels")
-    command.add_argument("--size", type=int, metavar="PIXELS", help="rows and columns of the prepared slices")
+    help_text = f"mm of the prepared voxels (default: {spacing})"
+    command.add_argument("--spacing", type=float, nargs=3, metavar=("X", "Y", "Z"), help=help_text)
+    help_text = f"rows and columns of the prepared slices (default: {size})"
+    command.add_argument("--size", type=int, metavar="PIXELS", help=help_text)
     command.add_argument(
         "--jobs", type=jobs, default=-1, help="scans at once; the result is the same (default: one per core)"
     )

@@ -37,6 +37,10 @@ def test_help():
     for script in (*scripts, "train_visa_stage1.sh", "train_visa_stage2.sh"):
         done = bash(script, "--help")
         assert done.returncode == 0 and "FOLDS" in done.stdout and "key=value" in done.stdout
+    for script in ("check.sh", "demo.sh", "setup.sh"):  # and nothing is done
+        done = bash(script, "--help")
+        assert done.returncode == 0 and f"bash script/{script}" in done.stdout and "default: " in done.stdout
+        assert not done.stderr and len(done.stdout.splitlines()) < 5
 
 
 def test_missing_data_set_says_what_to_do(tmp_path):

@@ -1,6 +1,8 @@
 """How commands start."""
 
+import argparse
 import getpass
+import importlib
 import os
 import pwd
 import subprocess
@@ -83,3 +85,29 @@ def test_help_tells_every_default_once():
     assert lines == [
         "--jobs JOBS at once (default: 1)", "--rest REST of them (default: none)", "--all of them", "--out OUT folder"
     ]  # fmt: skip
+
+
+COMMANDS = (
+    "data.chaost2", "data.sabs", "data.cmr", "data.custom", "data.phantom", "data.phantom_raw", "data.check",
+    "data.maps", "supervoxels.generate", "util.report.__main__", "util.shipped", "script.reproduce.__main__", "predict",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_says_what_it_does_and_what_it_is_otherwise(command, monkeypatch):
+    seen = []
+
+    def parse_args(self, *_):
+        seen.append(self)
+        raise SystemExit
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, parse_args)
+    with pytest.raises(SystemExit):
+        importlib.import_module(command).main([])
+    (built,) = seen
+    told = built.formatter_class(command)
+    for action in built._actions:
+        assert action.help, f"{command} {action.dest}"
+        if action.default not in (None, False, True, [], argparse.SUPPRESS):
+            assert "default" in told._get_help_string(action), f"{command} {action.dest}"
