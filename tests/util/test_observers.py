@@ -25,6 +25,78 @@ STARTS = 10
 
 
 @pytest.fixture(scope="module")
+def s3():
+    """`s3://BUCKET/FOLDER` on a server of this test's own, which speaks Amazon's language over HTTP."""
+    for package in ("boto3", "moto"):
+        pytest.importorskip(package, reason=f"{package} is not installed (pip install boto3 'moto[server]')")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in zip(names, (f"http://{host}:{port}", "tester", "secret", "eu-west-1"), strict=True):
+            patch.setenv(name, value)
+        yield "s3://sacred/runs"
+    server.stop()
+
+
+def s3_objects() -> dict[str, dict]:
+    """Name -> content of the JSON files in the bucket."""
+    import boto3
+
+    objects = boto3.resource("s3").Bucket("sacred").objects.all()
+    return {one.key: json.load(one.get()["Body"]) for one in objects if one.key.endswith(".json")}
+
+
+@pytest.fixture(scope="module")
+def mongo():
+    """A database in memory behind the names of MongoDB's client; no MongoDB server is in Debian or on PyPI."""
+    for package in ("pymongo", "mongomock"):
+        pytest.importorskip(package, reason=f"{package} is not installed (pip install pymongo mongomock)")
+    import mongomock.gridfs
+
+    mongomock.gridfs.enable_gridfs_integration()
+    client = mongomock.MongoClient()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pymongo.MongoClient", lambda *_, **__: client)
+        yield client
+
+
+@pytest.mark.parametrize("store", ["mongo", "s3"])
+def test_trainings_and_tests_end_well_in_stores_elsewhere(store, tiny, tmp_path, request):
+    place = request.getfixturevalue(store)
+    option = ("-m", "127.0.0.1:27017:sacred") if store == "mongo" else ("-S", place)
+    common = ("with", *SMALL, f"data_root={tiny}", f"runs={tmp_path / 'runs'}")
+    training.experiment.run_commandline(["training.py", *option, *common])
+    testing.experiment.run_commandline(["test.py", *option, *common])
+    trained, tested = only_run(tmp_path / "runs"), only_run(tmp_path / "runs", 2)
+    assert (trained / "checkpoints/step_000003.pt").is_file() and (tested / "scores.csv").is_file()
+    if store == "mongo":
+        rows = list(place["sacred"]["runs"].find().sort("_id"))
+        names = [name for row in rows for name, _ in row["experiment"]["sources"]]
+        assert [row["_id"] for row in rows] == [1, 2] and names == ["training.py", "test.py"]
+    else:
+        rows = [s3_objects()[f"runs/{number}/run.json"] for number in (1, 2)]
+    results = [json.loads((run / "run.json").read_text("utf-8"))["result"] for run in (trained, tested)]
+    assert [row["status"] for row in rows] == ["COMPLETED"] * 2
+    assert [row["result"] for row in rows] == pytest.approx(results)
+
+
+def test_ten_runs_at_once_in_s3(s3, tmp_path):
+    start_at_once("-S", "s3://sacred/many", "with", f"runs={tmp_path / 'runs'}")
+    status = {key: one["status"] for key, one in s3_objects().items() if key.startswith("many") and "run.json" in key}
+    assert status == {f"many/{number + 1}/run.json": "COMPLETED" for number in range(STARTS)}
+
+
+def test_a_typed_number_does_not_keep_mongodb_from_counting(mongo, tmp_path):
+    for words in (("--id", 7), ()):
+        run_with("-m", "127.0.0.1:27017:typed", *words, "with", f"runs={tmp_path}")
+    assert [row["_id"] for row in mongo["typed"]["runs"].find().sort("_id")] == [7, 8]
+
+
+@pytest.fixture(scope="module")
 def stores(tiny, tmp_path_factory):
     """A training and a test with every observer that needs no server; the second folder is in use already."""
     for package in ("sqlalchemy", "tinydb", "tinydb_serialization", "hashfs", "tensorboard"):
@@ -128,16 +200,18 @@ def start_at_once(*words: object) -> None:
 
 
 def test_ten_runs_that_start_at_once_have_numbers_of_their_own(tmp_path):
-    pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed (requirements-dev.txt)")
-    start_at_once(
-        "-F", tmp_path / "second", "-s", f"sqlite:///{tmp_path / 'runs.db'}", "with", f"runs={tmp_path / 'runs'}"
-    )
+    for package in ("sqlalchemy", "tinydb", "tinydb_serialization", "hashfs"):
+        pytest.importorskip(package, reason=f"{package} is not installed (requirements-dev.txt)")
+    added = ("-F", tmp_path / "second", "-s", f"sqlite:///{tmp_path / 'runs.db'}", "-t", tmp_path / "tiny")
+    start_at_once(*added, "with", f"runs={tmp_path / 'runs'}")
     numbers = {str(number + 1) for number in range(STARTS)}
     assert {run.name for run in folders.numbered(only_run(tmp_path / "runs").parent)} == numbers
     assert {run.name for run in folders.numbered(tmp_path / "second")} == numbers
     with sqlite3.connect(tmp_path / "runs.db") as store:
         rows = store.execute("select run_id, status from run").fetchall()
     assert len({row[0] for row in rows}) == STARTS and {row[1] for row in rows} == {"COMPLETED"}
+    written = json.loads((tmp_path / "tiny/metadata.json").read_text("utf-8"))["runs"].values()
+    assert len({run["_id"] for run in written}) == STARTS and {run["status"] for run in written} == {"COMPLETED"}
 
 
 def postgres_tool(name: str) -> str | None:
@@ -198,12 +272,42 @@ def run_with(*words: object) -> None:
     program.run_commandline(["training.py", *map(str, words)])
 
 
-def test_a_store_that_cannot_be_reached_is_one_sentence(tmp_path, capsys, monkeypatch):
+def test_a_store_that_cannot_be_reached_is_one_sentence(tmp_path, capsys, caplog, monkeypatch):
     pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed (requirements-dev.txt)")
-    monkeypatch.setattr("util.runs.experiment.SQL_ATTEMPTS", 2)
+    monkeypatch.setattr("util.runs.experiment.ATTEMPTS", 2)
     words = ("-s", f"sqlite:///{tmp_path}/no/folder/runs.db", "with", f"runs={tmp_path}")
-    assert "SqlObserver cannot write the run down: " in refused(capsys, run_with, *words)
+    with caplog.at_level("WARNING"):
+        assert "SqlObserver cannot write the run down: " in refused(capsys, run_with, *words)
     assert folders.status(only_run(tmp_path)) == "FAILED"
+    assert "observer" not in caplog.text  # what has not begun is not told of an end
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "package"),
+    [
+        ("--sql", "nonsense", "sqlalchemy"),
+        ("--tiny_db", "FILE/folder", "tinydb"),
+        ("--mongo_db", "not a name", "pymongo"),
+        ("--s3", "bucket", "boto3"),
+        ("--beat-interval", "often", "sacred"),
+    ],
+)
+def test_what_an_option_cannot_mean_is_one_sentence(flag, value, package, tmp_path, capsys):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    (tmp_path / "file").touch()
+    words = (f"{flag}={value.replace('FILE', str(tmp_path / 'file'))}", "with", f"runs={tmp_path}")
+    line = refused(capsys, run_with, *words)
+    assert line.replace("_", "-").startswith(f"error: {flag}: ".replace("_", "-")) and "--help" in line
+
+
+def test_help_is_about_the_program_and_tells_how_to_see_the_defaults(capsys, monkeypatch):
+    for module in (training, testing):
+        monkeypatch.setattr(sys, "argv", [module.__file__])
+        with pytest.raises(SystemExit):
+            module.experiment.run_commandline([module.__file__, "--help"])
+        told = capsys.readouterr().out
+        assert module.__doc__ in told
+        assert "print_config shows every option with its default" in told and "../" not in told
 
 
 def test_a_store_whose_package_is_not_there(tmp_path, capsys, monkeypatch):

@@ -1,18 +1,20 @@
 """The one place that knows Sacred: a program's command line, its configuration, its numbered run folder.
 
-Users' own observers (`-F`, `-s`, `-t`, `-m`) get every run beside that folder, each under a number of its own.
+Users' own observers (`-F`, `-s`, `-t`, `-m`, `-S`) get every run beside that folder, each under a number of its own.
 """
 
 import copy
 import functools
+import itertools
 import json
 import os
 import random
 import signal
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,20 +24,30 @@ warnings.filterwarnings("ignore", message="The ``declarative_base", module="sacr
 
 from sacred import SETTINGS, Experiment
 from sacred.arg_parser import get_config_updates
-from sacred.observers import FileStorageObserver, RunObserver, SqlObserver
+from sacred.dependencies import gather_sources_and_dependencies
+from sacred.observers import (
+    FileStorageObserver,
+    MongoObserver,
+    RunObserver,
+    S3Observer,
+    SqlObserver,
+    TinyDbObserver,
+)
 from sacred.run import Run
 from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt
 
 from util.commands import start
 from util.dataset import from_file
 from util.errors import UserError
+from util.locks import claimed
 from util.runs import checks
 from util.runs.folders import latest_checkpoint, numbered, run_folder
 from util.runs.processes import held_signals
 
 SETTINGS.CAPTURE_MODE = "no"  # capturing file descriptors fights with progress bars and worker processes
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
-SQL_ATTEMPTS = 20
+SETTINGS.DISCOVER_SOURCES = "none"  # the program alone: TinyDB opens every source of every run at once
+ATTEMPTS = 20
 
 # what observers import when they are asked for -> what is installed then
 OBSERVER_PACKAGES = {
@@ -91,6 +103,14 @@ class CommandLine(Experiment):
         self.config(tables.options)
         self.config_hook(lambda config, command_name, logger: self._observe(config, command_name))
 
+    def main(self, function: Callable) -> Callable:
+        """The program's command: `--help` and observers tell of its module, not of this one."""
+        program = vars(sys.modules[function.__module__])
+        self.doc = f"{program['__doc__']}\n\nThe command print_config shows every option with its default."
+        self.base_dir = str(Path(program["__file__"]).resolve().parent)
+        self.mainfile, self.sources, self.dependencies = gather_sources_and_dependencies(program, False, self.base_dir)
+        return super().main(function)
+
     def _create_run(self, command_name=None, config_updates=None, *args, **kwargs):
         checks.check_typed(config_updates or {}, self.tables.SECTIONS)
         try:
@@ -100,12 +120,19 @@ class CommandLine(Experiment):
             if package is None:
                 raise
             raise UserError(f"this observer needs a package that is not here: pip install {package}") from error
+        except Exception as error:  # every store fails in its own ways
+            flag = _refused_option(error)
+            if flag is None:
+                raise
+            raise UserError(f"{flag}: {_short(error)}; --help shows the form that this option has") from error
         checks.check_types(run.config_modifications.typechanged)
         self.tables.check(run.config, run.config_modifications.modified)
         if not _is_first():
             run.observers = []
         for observer in run.observers:
             observer.started_event = functools.partial(_start, observer, run)
+            if isinstance(observer, TinyDbObserver):
+                observer.save = functools.partial(_save_alone, observer)
         run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
         run._start_heartbeat = held_signals()(run._start_heartbeat)  # a thread half started cannot be stopped
         return run
@@ -153,29 +180,71 @@ def _is_first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def _refused_option(error: Exception) -> str | None:
+    """The option of Sacred (`--sql`) that could not be followed, if that is what the error is about."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        if module.startswith("sacred.") and name.endswith("_option"):
+            return f"--{name.removesuffix('_option')}"
+    return None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or "no more is known"
+
+
 def _start(observer: RunObserver, run: Run, **facts: Any) -> str | int | None:
     """Let an observer begin a run, under a number of its own unless `--id` was typed.
 
     Sacred gives all observers the number that the first of them chose, which in another store may be taken, and the
-    facts as the ones before changed them. SQL stores choose their numbers without a lock, and make their tables when
-    the first run comes: whoever is late tries again.
+    facts as the ones before changed them.
 
     Raises:
         UserError: the observer cannot write the run down.
     """
-    facts["_id"] = run.meta_info["options"].get("--id")
-    for left in reversed(range(SQL_ATTEMPTS if isinstance(observer, SqlObserver) else 1)):
+    try:
+        return _started(observer, run.meta_info["options"].get("--id"), facts)
+    except BaseException:  # neither this one nor those behind it have begun, so none is told of the end
+        run.observers = list(itertools.takewhile(lambda other: other is not observer, run.observers))
+        raise
+
+
+def _started(observer: RunObserver, number: str | None, facts: dict) -> str | int | None:
+    """Begin; SQL stores choose numbers without a lock and make their tables at the first run: who is late, retries."""
+    if isinstance(observer, MongoObserver) and (number or "").isdigit():
+        number = int(number)  # it counts on from the largest, and to it every text is larger than every number
+    for left in reversed(range(ATTEMPTS)):
         try:
-            return type(observer).started_event(observer, **copy.deepcopy(facts))
-        except FileExistsError as error:
-            raise UserError(f"--id={facts['_id']}: {error.filename} is there; leave the option out") from error
+            own = _number_in_s3(observer) if isinstance(observer, S3Observer) and number is None else number
+            return type(observer).started_event(observer, **copy.deepcopy(facts | {"_id": own}))
         except Exception as error:  # every store fails in its own ways
-            if not left:
-                text = " ".join(str(error).split())[:200] or "no more is known"
-                raise UserError(f"{type(observer).__name__} cannot write the run down: {text}") from error
-            observer.session.rollback()
+            if isinstance(error, FileExistsError) and number is not None:
+                there = error.filename or "this number"
+                raise UserError(f"--id={number}: {there} is there; leave the option out") from error
+            late = isinstance(error, FileExistsError) or "BucketAlready" in str(error)
+            if not left or not (late or isinstance(observer, SqlObserver)):
+                raise UserError(f"{type(observer).__name__} cannot write the run down: {_short(error)}") from error
+            if isinstance(observer, SqlObserver):
+                observer.session.rollback()
             time.sleep(random.uniform(0, 0.3))
     return None
+
+
+def _number_in_s3(observer: S3Observer) -> int:
+    """A number that no other run has: an object of its name is written only where there is none."""
+    for number in itertools.count(observer._determine_run_dir(None)):  # makes the bucket, too
+        try:
+            observer.s3.Object(observer.bucket, f"{observer.basedir}/_numbers/{number}").put(IfNoneMatch="*")
+            return number
+        except observer.s3.meta.client.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
+                raise
+
+
+def _save_alone(observer: TinyDbObserver) -> None:
+    """One process at a time: TinyDB reads its file, changes it and writes it whole."""
+    with claimed(Path(observer.root), wait=True, quiet=True):
+        type(observer).save(observer)
 
 
 def with_dataset_file(updates: dict, tables: ModuleType) -> dict:
