@@ -17,7 +17,7 @@ import pytest
 
 import test as testing
 import training
-from tests.commands import SMALL, only_run, refused
+from tests.commands import SMALL, only_run, refused, train
 from util.runs import curves, folders
 from util.runs.experiment import CommandLine
 
@@ -168,6 +168,32 @@ def test_a_writer_that_cannot_be_had_is_said_before_anything_starts(tmp_path, ca
     assert "choose of tensorboard, wandb, mlflow" in refused(capsys, train, "log=tensorbord")
     monkeypatch.setattr(curves.TensorBoard, "package", "no_such_package")
     assert "pip install no_such_package" in refused(capsys, train, "log='tensorboard, mlflow'")
+
+
+def test_a_service_that_fails_on_the_way_costs_its_curves_and_not_the_training(tiny, tmp_path, capsys, monkeypatch):
+    class Failing:
+        package = "numpy"
+
+        def __init__(self, *_):
+            assert not refusing, "no account"
+
+        def write(self, step, values):
+            raise ConnectionError("gone")
+
+        def picture(self, *_):
+            pytest.fail("it was asked again")
+
+    refusing = []
+    monkeypatch.setitem(curves.CURVES, "failing", Failing)
+    common = (f"data_root={tiny}", "log=failing", "train.log_every=1")
+    train(*common, f"runs={tmp_path / 'a'}")
+    told = capsys.readouterr().err
+    assert told.count("warning: log=failing: gone; ") == 1
+    assert folders.status(only_run(tmp_path / "a")) == "COMPLETED"
+    refusing.append(True)
+    assert "log=failing: the run cannot be shown there: no account" in refused(
+        capsys, train, *common, f"runs={tmp_path / 'b'}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ many starts at once

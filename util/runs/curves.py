@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from util.commands import warn
 from util.episode import Episode
 from util.errors import UserError
 from util.pictures import grey
@@ -112,7 +113,50 @@ class MLflow:
 CURVES = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
 
 
-def chosen(text: str) -> list[type]:
+class Spared:
+    """A writer whose service may fail: a run cannot begin without it, but goes on, and this is told once.
+
+    Args:
+        name: of CURVES.
+        about: what the writer is made with.
+
+    Raises:
+        UserError: the service takes no run.
+    """
+
+    def __init__(self, name: str, *about: Any) -> None:
+        self.name = name
+        try:
+            self.writer: Curves | None = CURVES[name](*about)
+        except Exception as error:  # every service fails in its own ways
+            raise UserError(f"log={name}: the run cannot be shown there: {_short(error)}") from error
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to every curve."""
+        self._try("write", step, values)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Show a picture `(H, W, 3)`, uint8."""
+        self._try("picture", step, name, image)
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        self._try("close")
+
+    def _try(self, call: str, *arguments: Any) -> None:
+        try:
+            if self.writer:
+                getattr(self.writer, call)(*arguments)
+        except Exception as error:
+            warn([f"log={self.name}: {_short(error)}; from here on nothing goes there, metrics.csv has all"])
+            self.writer = None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def chosen(text: str) -> list[str]:
     """The writers that `log=` names, with commas between.
 
     Raises:
@@ -124,7 +168,7 @@ def chosen(text: str) -> list[type]:
             raise UserError(f"log={text}: unknown; choose of {', '.join(CURVES)}, or several with commas between")
         if importlib.util.find_spec(CURVES[name].package) is None:
             raise UserError(f"log={name}: its package is not here; pip install {CURVES[name].package}")
-    return [CURVES[name] for name in names]
+    return names
 
 
 @contextlib.contextmanager
@@ -138,8 +182,8 @@ def curves(folder: Path | None, kind: str, options: Mapping[str, Any]) -> Iterat
     """
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(contextlib.closing(writer(folder, kind, options)))
-            for writer in (chosen(options["log"]) if folder else ())
+            stack.enter_context(contextlib.closing(Spared(name, folder, kind, options)))
+            for name in (chosen(options["log"]) if folder else ())
         ]
 
 
