@@ -144,7 +144,7 @@ def test_tensorboard_shows_the_rows_of_metrics_csv_pictures_and_the_scores(store
 
 
 @pytest.mark.parametrize("log", ["wandb", "mlflow"])
-def test_other_services_get_the_same_offline(log, tiny, tmp_path, monkeypatch):
+def test_other_services_get_the_same_offline(log, tiny, tmp_path, monkeypatch, capsys):
     pytest.importorskip(log, reason=f"{log} is not installed; it is no requirement")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -152,6 +152,7 @@ def test_other_services_get_the_same_offline(log, tiny, tmp_path, monkeypatch):
     training.experiment.run_commandline(
         ["training.py", "with", *SMALL, f"data_root={tiny}", f"runs={tmp_path / 'runs'}", f"log={log}"]
     )
+    assert "warning: log=" not in capsys.readouterr().err and list(tmp_path.rglob("episode_*.png"))
     if log == "wandb":
         assert list(only_run(tmp_path / "runs").glob("wandb/offline-run-*/*.wandb"))
     else:

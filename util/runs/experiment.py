@@ -21,6 +21,7 @@ from typing import Any
 
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred 0.8 needs it; setuptools is pinned
 warnings.filterwarnings("ignore", message="The ``declarative_base", module="sacred")  # it works with SQLAlchemy 2
+warnings.filterwarnings("ignore", message="Object of type <", module="sacred")  # ... though it says this of new rows
 
 from sacred import SETTINGS, Experiment
 from sacred.arg_parser import get_config_updates
