@@ -34,6 +34,7 @@ from util.runs.losses import CsvRows, LossesLog, SacredScalars, Writer
 from util.runs.optimisation import learning_rate, make_optimiser
 from util.runs.processes import Ranks, join_ranks, mixed_precision, prepare_device, stop_signals
 from util.tables import text_table, write_csv
+from util.volume import Geometry
 
 log = logging.getLogger("training")
 experiment = CommandLine("training", config)
@@ -59,7 +60,7 @@ def train(_run) -> float:
             _run.info["resumed_from"] = options["resume"]
         rows = [CsvRows(folder / "metrics.csv")] if folder else []
         with curves(folder, "training", options) as watched:
-            loss = trainer.run([*rows, SacredScalars(_run)], stop, watched)
+            loss = trainer.run([*rows, SacredScalars(_run)], stop, watched, data.scans[0].geometry)
     if folder:
         leave_flows(method, data, options["episode"]["reach"], folders.latest_checkpoint(folder))
     return loss
@@ -195,13 +196,16 @@ class Trainer:
         if self.train["compile"]:
             self.forward = compiled(self._forward, self.device)
 
-    def run(self, writers: Sequence[Writer], stop: list, watched: Sequence[Curves] = ()) -> float:
+    def run(
+        self, writers: Sequence[Writer], stop: list, watched: Sequence[Curves] = (), geometry: Geometry | None = None
+    ) -> float:
         """Train to the last step and return the last mean loss.
 
         Args:
             writers: of the losses.
             stop: becomes non-empty when the run is asked to stop.
             watched: writers that get the losses, too, and now and then a picture of an episode.
+            geometry: of the scans, to show the pictures upright.
 
         Raises:
             Interrupted: after a stop; a checkpoint was written.
@@ -225,7 +229,7 @@ class Trainer:
                 if losses_log.add(self.step, losses, learning_rate(self.step, self.train), last=self.step == steps):
                     bar.set_postfix_str(losses_log.text, refresh=False)
                 if watched and (self.step % shown == 0 or self.step == steps):
-                    picture = episode_picture(episode, self.predicted)
+                    picture = episode_picture(episode, self.predicted, geometry)
                     for writer in watched:
                         writer.picture(self.step, "episode", picture)
                 stopping = self.ranks.any(bool(stop), self.device) and self.step < steps

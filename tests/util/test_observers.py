@@ -14,12 +14,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import test as testing
 import training
 from tests.commands import SMALL, only_run, refused, train
+from util.episode import Episode
 from util.runs import curves, folders
 from util.runs.experiment import CommandLine
+from util.volume import Geometry
 
 STARTS = 10
 
@@ -141,6 +144,16 @@ def test_tensorboard_shows_the_rows_of_metrics_csv_pictures_and_the_scores(store
     pictures = trained.Images("episode")
     assert [picture.step for picture in pictures] == [1, 2, 3] and pictures[0].width == 2 * pictures[0].height
     assert {"test/dice/liver", "test/voted_dice_volume/right kidney"} <= set(tested.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(("rows", "top"), [(1, True), (-1, False)])
+def test_pictures_of_episodes_show_the_front_up(rows, top):
+    images, masks = torch.zeros(1, 1, 1, 12, 16), torch.zeros(1, 1, 12, 16, dtype=torch.int64)
+    masks[..., 1:5, 3:9] = 1  # in the first rows: the front of the body if rows run to its back
+    geometry = Geometry((1.0, 1.0, 1.0), direction=(1, 0, 0, 0, rows, 0, 0, 0, 1))
+    picture = curves.episode_picture(Episode(images, masks, images, masks), masks == 1, geometry)
+    outlined = picture.any((1, 2))
+    assert picture.shape == (12, 32, 3) and outlined[:6].any() == top and outlined[6:].any() != top
 
 
 @pytest.mark.parametrize("log", ["wandb", "mlflow"])

@@ -16,7 +16,8 @@ import numpy as np
 from util.commands import warn
 from util.episode import Episode
 from util.errors import UserError
-from util.pictures import grey
+from util.pictures import grey, upright
+from util.volume import Geometry
 
 PICTURES = 20  # of a training
 ANSWER, PREDICTION = (255, 200, 0), (0, 160, 255)
@@ -196,21 +197,23 @@ def flat(options: Mapping[str, Any]) -> dict[str, Any]:
     return pairs
 
 
-def episode_picture(episode: Episode, predicted: np.ndarray) -> np.ndarray:
+def episode_picture(episode: Episode, predicted: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Support and query of the first task beside each other, uint8 `(H, 2W, 3)`; of volumes, the largest slice.
 
     Args:
         episode: with answers.
         predicted: masks `(B, Q, *)`.
+        geometry: of the scans; the front of the body is shown up.
 
     Masks and answers are outlined in yellow, the prediction in blue.
     """
-    support = _plane(episode.support_images[0, 0, 0], episode.support_masks[0, 0] == 1)
-    return np.hstack([support, _plane(episode.query_images[0, 0, 0], episode.query_masks[0, 0] == 1, predicted[0, 0])])
+    support = episode.support_images[0, 0, 0], episode.support_masks[0, 0] == 1
+    query = episode.query_images[0, 0, 0], episode.query_masks[0, 0] == 1, predicted[0, 0]
+    return np.hstack([_plane(geometry, *parts) for parts in (support, query)])
 
 
-def _plane(image: Any, mask: Any, predicted: Any = None) -> np.ndarray:
-    planes = [np.asarray(part.float().cpu()) for part in (image, mask, predicted) if part is not None]
+def _plane(geometry: Geometry, *parts: Any) -> np.ndarray:
+    planes = [upright(np.asarray(part.float().cpu()), geometry) for part in parts]
     if planes[0].ndim == 3:
         largest = int(planes[1].sum((1, 2)).argmax())
         planes = [plane[largest] for plane in planes]
