@@ -54,8 +54,11 @@ if [[ ${#small[@]} -gt 0 ]]; then
     golden=(tests/parity/test_adnet.py) devices=(tests/models/test_devices.py -k adnet) seconds=90
     encoder=efficientnet_lite0 size=64
 fi
+# side by side, as most of their time goes into making inputs on the CPU
+jobs=$(($(nproc) / 4))
 # TF32 would differ from the golden numbers in the fourth digit
-stage golden 90 env FSMIS_DEVICE="$device" NVIDIA_TF32_OVERRIDE=0 "$python" -m pytest -q -rs "${golden[@]}"
+stage golden 90 env FSMIS_DEVICE="$device" NVIDIA_TF32_OVERRIDE=0 OMP_NUM_THREADS=2 \
+    "$python" -m pytest -q -rs -n "$jobs" "${golden[@]}"
 stage devices 60 "$python" -m pytest -q -rs "${devices[@]}"
 stage speed $((seconds + 30)) "$python" -m benchmarks.gpu --out "$out" --device "$device" --encoder "$encoder" \
     --size "$size" --seconds "$seconds" --data "$data" --dataset "$dataset" "${small[@]}"
