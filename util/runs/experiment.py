@@ -125,7 +125,7 @@ class CommandLine(Experiment):
             flag = _refused_option(error)
             if flag is None:
                 raise
-            raise UserError(f"{flag}: {_short(error)}; --help shows the form that this option has") from error
+            raise UserError(f"{flag}: cannot be followed ({_short(error)}); --help shows its form") from error
         checks.check_types(run.config_modifications.typechanged)
         self.tables.check(run.config, run.config_modifications.modified)
         if not _is_first():
