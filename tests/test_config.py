@@ -112,5 +112,5 @@ def test_every_method_has_a_printable_configuration():
     for method in models.names():
         experiment = CommandLine("probe", config)
         experiment.main(lambda: None)
-        run = experiment._create_run(config_updates={"method": method})
+        run = experiment._create_run("print_config", config_updates={"method": method})
         assert run.config["model"] == plain(models.defaults(method))

@@ -87,7 +87,7 @@ def test_layers_over_pixels_take_their_size_from_the_scans(tiny, tmp_path):
     ],
 )
 def test_published_schedules(method, rates):
-    run = training.experiment._create_run(config_updates={"method": method})
+    run = training.experiment._create_run("print_config", config_updates={"method": method})
     for step, rate in rates.items():
         assert training.learning_rate(step, run.config["train"]) == pytest.approx(rate, rel=1e-3)
 

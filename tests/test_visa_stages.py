@@ -164,7 +164,7 @@ def test_the_registration_network_on_maps_of_another_stride(data, tmp_path, caps
 def configuration(*updates: str) -> dict:
     changes = dict(update.split("=") for update in updates)
     typed = {key: int(value) if value.isdigit() else value for key, value in changes.items()}
-    return training.experiment._create_run(config_updates={"method": "visa", **typed}).config
+    return training.experiment._create_run("print_config", config_updates={"method": "visa", **typed}).config
 
 
 @pytest.mark.parametrize(

@@ -215,5 +215,5 @@ def known_keys() -> dict[str, set[str]]:
     """Keys of the sections as the options define them for a method without a recipe of its own."""
     experiment = CommandLine("probe", config)
     experiment.main(lambda: None)
-    run = experiment._create_run()
+    run = experiment._create_run("print_config")
     return {section: set(run.config[section]) for section in models.SECTIONS}
