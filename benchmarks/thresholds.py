@@ -7,7 +7,9 @@ the range of nine tenths of the slices.
 """
 
 import argparse
+import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +21,18 @@ import config
 import models
 from dataloaders.scans import read_scan
 from util import checkpoints
+from util.commands import guarded
 from util.dataset import choose_fold
+from util.errors import UserError
 from util.report.figures import PALETTE, read_curve
 
-FAMILY = ("qnet", "rpt", "pami", "gmrd")  # their `encode` gives the thresholds of the images at last
+ROWS = 20  # of metrics.csv, whose mean is drawn
+FAMILY = ("qnet", "rpt", "pami")  # their `encode` gives the thresholds `(N,)` of the images at last
 
 
 @torch.inference_mode()
 def evaluated(file: Path, root: Path) -> tuple[int, np.ndarray]:
-    """Step of a checkpoint, and its thresholds of all slices of the query scans."""
+    """Step of a checkpoint, and its thresholds `(slices,)` of the query scans."""
     content = checkpoints.load_checkpoint(file)
     trained = models.restore(content, file)
     dataset, fold = trained.options["dataset"], trained.options["fold"]
@@ -38,36 +43,47 @@ def evaluated(file: Path, root: Path) -> tuple[int, np.ndarray]:
     return content["step"], torch.cat(found).numpy()
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of trainings of " + ", ".join(FAMILY))
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data (default: data)")
-    parser.add_argument("--picture", type=Path, default=Path("thresholds.png"), help="(default: thresholds.png)")
-    options = parser.parse_args()
+def draw(runs: Sequence[Path], root: Path, picture: Path) -> int:
+    """Draw the runs, print the numbers; returns 0.
+
+    Raises:
+        UserError: a run has no thresholds, or too few rows.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    for run, colour in zip(options.runs, PALETTE, strict=False):
+    for run, colour in zip(runs, itertools.cycle(PALETTE), strict=False):
         steps, values = read_curve(run / "metrics.csv", "t")
-        smooth = np.convolve(values, np.ones(20) / 20, mode="valid")
-        files = sorted((run / "checkpoints").glob("step_*.pt"))
+        if len(values) < ROWS:
+            raise UserError(f"{run}: has {len(values)} rows with t; name longer trainings of {', '.join(FAMILY)}")
+        smooth = np.convolve(values, np.ones(ROWS) / ROWS, mode="valid")
         method = run.resolve().parent.name.split("_")[0]
-        axis.plot(steps[19:], smooth, color=colour, label=f"{method}, training")
-        for file in files:
-            step, found = evaluated(file, options.data_root)
+        axis.plot(steps[ROWS - 1 :], smooth, color=colour, label=f"{method}, training")
+        for file in sorted((run / "checkpoints").glob("step_*.pt")):
+            step, found = evaluated(file, root)
             low, high = np.quantile(found, (0.05, 0.95))
             axis.errorbar(step, found.mean(), [[found.mean() - low], [high - found.mean()]], fmt="o", color=colour)
-            print(f"{method}, step {step}: t {values[-20:].mean():.2f} in the last rows of training, in evaluation "
+            print(f"{method}, step {step}: t {values[-ROWS:].mean():.2f} in the last rows of training, in evaluation "
                   f"{found.mean():.2f} ({low:.2f} to {high:.2f})")  # fmt: skip
     axis.set(xlabel="step", ylabel="threshold t; points: evaluation")
     axis.legend(fontsize=8)
-    figure.savefig(options.picture)
-    print(options.picture)
+    figure.savefig(picture)
+    print(picture)
+    return 0
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of trainings of " + ", ".join(FAMILY))
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data (default: data)")
+    parser.add_argument("--picture", type=Path, default=Path("thresholds.png"), help="(default: thresholds.png)")
+    options = parser.parse_args()
+    return guarded(lambda: draw(options.runs, options.data_root, options.picture))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
