@@ -3,12 +3,17 @@
 import csv
 import gc
 import hashlib
+import itertools
 import json
+import os
+import signal
 import weakref
 
 import numpy as np
 import pytest
 import torch
+from sacred.observers import FileStorageObserver
+from sacred.utils import IntervalTimer
 
 from dataloaders import scans
 from tests.commands import only_run, refused, score, train
@@ -233,8 +238,6 @@ def test_support_without_the_organ(broken, tmp_path, capsys):
 
 def test_a_test_that_is_killed_says_so(tiny, trained):
     """SIGTERM while scoring: the run's status is INTERRUPTED, not RUNNING for ever."""
-    import signal
-
     from tests.commands import start
     from tests.test_training import wait_for
 
@@ -252,19 +255,21 @@ def test_a_test_that_is_killed_says_so(tiny, trained):
     assert folders.status(new) == "INTERRUPTED"
 
 
-def test_a_signal_while_sacred_starts_its_thread_is_no_crash(tiny, trained, monkeypatch):
-    """Sacred joins its thread when a run ends, which fails for one that was interrupted just before it began."""
-    import os
-    import signal
-    import threading
+@pytest.mark.parametrize(
+    "owner, step, times",
+    [(FileStorageObserver, "save_json", 2), (IntervalTimer, "start", 1)],
+    ids=["between run.json and config.json", "before the thread that Sacred joins at the end"],
+)
+def test_a_signal_while_a_run_begins_is_in_its_status(tiny, trained, monkeypatch, owner, step, times):
+    """SIGTERM just before a step of the start is taken for the n-th time."""
+    original, calls = getattr(owner, step), itertools.count(1)
 
-    from sacred.utils import IntervalTimer
+    def killed(*args) -> None:
+        if next(calls) == times:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(*args)
 
-    def start(thread: threading.Thread) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Thread.start(thread)
-
-    monkeypatch.setattr(IntervalTimer, "start", start)
+    monkeypatch.setattr(owner, step, killed)
     before = set((trained / "adnet_PHANTOM_fold0").iterdir())
     with pytest.raises(SystemExit) as left:
         score(f"data_root={tiny}", f"runs={trained}")

@@ -135,7 +135,8 @@ class CommandLine(Experiment):
             if isinstance(observer, TinyDbObserver):
                 observer.save = functools.partial(_save_alone, observer)
         run._final_call = run._safe_call  # an observer that fails at the end (disk full) is a line, not a traceback
-        run._start_heartbeat = held_signals()(run._start_heartbeat)  # a thread half started cannot be stopped
+        for name in ("_emit_started", "_start_heartbeat"):  # what has half begun is not told of the end
+            setattr(run, name, held_signals()(getattr(run, name)))
         return run
 
     def run_commandline(self, argv=None):
