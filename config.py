@@ -101,6 +101,7 @@ CHOICES = {
     "test.pairing": ("parts", "whole", "volume", "position", "similar", "propagate"),
     "test.shots_of": ("slices", "scans"),
     "test.supports": ("fold", "all"),
+    "test.backend": ("loky", "dask"),
     "train.optimiser": ("sgd", "adam"),
     **dict.fromkeys(("train.precision", "test.precision"), ("float32", "tf32", "bfloat16", "float16")),
 }
@@ -119,6 +120,7 @@ MINIMA = {
     "test.shots": 1,
     "test.batch_size": 1,
     "test.memory_gb": 0,
+    "test.jobs": 0,
     "seed": 0,
     "threads": 0,
     "workers": 0,
@@ -131,6 +133,7 @@ ONLY_WITH = {
         ("episode.sampler", "neighbouring"),
     ),
     "test.pool": ("test.supports", "all"),
+    "test.scheduler": ("test.backend", "dask"),
 }
 
 
@@ -228,6 +231,9 @@ def options():
         "batch_size": 8,  # slices at once
         "patch": [0, 0, 0],  # volumes: slices, rows, columns encoded at once; 0 = all
         "memory_gb": 0.0,  # volumes: patches so small that the encoder needs no more; 0 = no bound
+        "jobs": 1,  # query scans at once, each in a process; 0 = as many as cores
+        "backend": "loky",  # loky | dask (pip install distributed)
+        "scheduler": "",  # dask: a running cluster that sees the same folders, tcp://host:8786; "": this machine
         # record
         "save": False,  # one picture per organ
         **_recipe["test"],

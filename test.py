@@ -3,11 +3,12 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -30,15 +31,19 @@ from util.evaluation.voting import SupervoxelVoter
 from util.files import write_text
 from util.memory import peak_gib
 from util.names import safe_names
+from util.parallel import PROCESSES, Backend, each_scan
 from util.pictures import upright
 from util.runs import folders
 from util.runs.curves import curves
-from util.runs.experiment import CommandLine, folder_of, plain
+from util.runs.experiment import CommandLine, folder_of, plain, with_dataset_file
 from util.runs.processes import mixed_precision, prepare_device
 from util.volume import write_volume
 
 log = logging.getLogger("test")
 experiment = CommandLine("test", config)
+
+
+Scored = tuple[dict[str, Any], tuple | None]  # a row of scores.csv; a row of the organ's picture, if they are wanted
 
 
 @experiment.main
@@ -50,8 +55,7 @@ def score(_run) -> float:
     dataset, root = config.DATASETS[options["dataset"]], Path(options["data_root"])
     fold = test_fold(options, dataset, root)
     members = load_methods(options, fold)
-    scans_of = {member.mean_and_std: Scans(dataset, root, member.mean_and_std) for member in members}
-    scans = scans_of[members[0].mean_and_std]
+    scans = Scans(dataset, root)
     tasks = make_tasks(
         fold,
         dataset.chosen(options["organs"]),
@@ -61,20 +65,15 @@ def score(_run) -> float:
         absent=options["protocol"] == "strict",
         spare=fold.training(dataset.scans(root)),
     )
-    segmenters = [segmenter(options, member, scans_of[member.mean_and_std], device) for member in members]
-    rows, shown, name_of = [], {task.organ: [] for task in tasks}, prediction_names(tasks, options)
-    pictures = folder is not None and options["test"]["save"]
-    for result in segment(options, segmenters, tasks, scans, scans_of.values()):
-        row = describe(result, name_of(result.row), options, members)
+    rows, shown = [], {task.organ: [] for task in tasks}
+    work = Work(options, members, facts(options, members), prediction_names(tasks, options), folder)
+    for row, picture in segment(work, tasks):
         rows.append(row)
-        if folder is not None:
-            write_predictions(folder, row, result, scans[result.task.query])
-        if pictures:
-            shown[row["organ"]].append(largest_slice(result, scans[result.task.query]))
+        shown[row["organ"]].append(picture)
     log.info("peak memory %.2f GB", peak_gib(device))
     if folder is not None:
         write_sources(folder / "scans.json", scans, {task.query for task in tasks})
-        for organ, file in safe_names(shown).items() if pictures else ():
+        for organ, file in safe_names(shown).items() if work.pictures else ():
             support = next(row["support"] for row in rows if row["organ"] == organ)
             report.draw_contours(folder / f"{file}.png", f"{organ}, support scan {support}", shown[organ])
         report.write_scores(folder / "scores.csv", rows)
@@ -87,6 +86,90 @@ def score(_run) -> float:
     return report.overall_mean(rows, recorder=recorder_of(options))
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is to be done with every query scan, here or in another process.
+
+    Attributes:
+        options: the configuration.
+        members: the method, and those it is averaged with; of those with a file the network may be left out.
+        facts: columns that all rows of scores.csv share.
+        name_of: row -> name of the file of its prediction.
+        folder: of the run; None = nothing is written.
+    """
+
+    options: Mapping
+    members: Sequence[TrainedMethod]
+    facts: Mapping[str, Any]
+    name_of: Callable[[Mapping], str]
+    folder: Path | None
+
+    @property
+    def pictures(self) -> bool:
+        """Whether pictures are wanted."""
+        return self.folder is not None and self.options["test"]["save"]
+
+    def do(self, tasks: Sequence[Task]) -> Iterator[Scored]:
+        """Segment and score, one query scan after the other; scans are forgotten after their turn."""
+        options, test = self.options, self.options["test"]
+        device = prepare_device(options, "test")
+        dataset, root = config.DATASETS[options["dataset"]], Path(options["data_root"])
+        scans_of = {member.mean_and_std: Scans(dataset, root, member.mean_and_std) for member in self.members}
+        scans = scans_of[self.members[0].mean_and_std]
+        segmenters = [segmenter(options, member, scans_of[member.mean_and_std], device) for member in self.members]
+        voter = SupervoxelVoter(scans.__getitem__, supervoxels.partitions) if test["vote"] else None
+        memories = list(scans_of.values())
+        for result in evaluate(segmenters, tasks, scans.__getitem__, pool=test["pool"], voter=voter, memories=memories):
+            row = {**result.row, **self.facts}
+            row |= {f"{kind}prediction": f"predictions/{kind}{self.name_of(row)}" for kind in result.predictions}
+            scan = scans[result.task.query]
+            if self.folder is not None:
+                write_predictions(self.folder, row, result, scan)
+            yield row, largest_slice(result, scan) if self.pictures else None
+
+    def in_processes(self, tasks: Sequence[Task]) -> Iterator[Scored]:
+        """The same with several query scans at once."""
+        options, test = self.options, self.options["test"]
+        jobs = test["jobs"] or -1
+        threads = options["threads"] or max(1, joblib.cpu_count() // joblib.effective_n_jobs(jobs))
+        options = {**options, "threads": threads, "data_root": str(Path(options["data_root"]).resolve())}
+        members = [replace(one, method=None, file=one.file.resolve()) if one.file else one for one in self.members]
+        work = replace(self, options=options, members=members, folder=self.folder and self.folder.resolve())
+        own = {
+            query: [task for task in tasks if task.query == query]
+            for query in dict.fromkeys(task.query for task in tasks)
+        }
+        image_file = config.DATASETS[options["dataset"]].image_file
+        for _, done in each_scan(
+            do_query,
+            {query: (work, tasks) for query, tasks in own.items()},
+            jobs,
+            file=lambda work, tasks: image_file(Path(options["data_root"]), tasks[0].query),
+            backend=Backend(test["backend"], test["scheduler"] or None),
+            silent=True,
+        ):
+            if done.failure:
+                raise UserError(done.failure)
+            yield from done.result
+
+
+def do_query(work: Work, tasks: Sequence[Task]) -> list[Scored]:
+    """One query scan in a process of its own, which may know nothing of data sets that are named by a file."""
+    with_dataset_file({"dataset": work.options["dataset"]}, config)
+    files = [one.file for one in work.members if one.method is None]
+    networks = {file: models.read(file, changed=file.stat().st_mtime_ns) for file in files}
+    members = [one if one.method else replace(one, method=networks[one.file]) for one in work.members]
+    return list(replace(work, members=members).do(tasks))
+
+
+def segment(work: Work, tasks: Sequence[Task]) -> Iterable[Scored]:
+    """Do the work with a progress bar, in this process or in several."""
+    test = work.options["test"]
+    here = test["jobs"] == 1 and test["backend"] == PROCESSES.name
+    total = len({(task.query, task.organ) for task in tasks}) if test["pool"] else len(tasks)
+    return tqdm((work.do if here else work.in_processes)(tasks), total=total, unit="task", desc="segmenting")
+
+
 def segmenter(options: Mapping, member: TrainedMethod, scans: Scans, device: torch.device) -> Segmenter:
     """One method with the scans as it was trained to see them."""
     test, method = options["test"], member.method.to(device)
@@ -94,17 +177,6 @@ def segmenter(options: Mapping, member: TrainedMethod, scans: Scans, device: tor
     found = make_segmenter(method, scans.__getitem__, device, test["batch_size"], **more)
     found.probabilities = mixed_precision(test["precision"], device)(found.probabilities)
     return found
-
-
-def segment(
-    options: Mapping, segmenters: Sequence[Segmenter], tasks: Sequence[Task], scans: Scans, memories: Iterable[Scans]
-) -> Iterable[Result]:
-    """The results of all tasks, one after the other, with a progress bar; scans are forgotten after their turn."""
-    pool = options["test"]["pool"]
-    voter = SupervoxelVoter(scans.__getitem__, supervoxels.partitions) if options["test"]["vote"] else None
-    results = evaluate(segmenters, tasks, scans.__getitem__, pool=pool, voter=voter, memories=list(memories))
-    total = len({(task.query, task.organ) for task in tasks}) if pool else len(tasks)
-    return tqdm(results, total=total, unit="task", desc="segmenting")
 
 
 def recorder_of(options: Mapping) -> str:
@@ -236,18 +308,16 @@ def shared_mean_and_std(options: Mapping, fold: Fold) -> tuple[float, float] | N
     return training_mean_and_std(dataset, root, numbers)
 
 
-def describe(result: Result, file: str, options: Mapping, members: Sequence[TrainedMethod]) -> dict[str, Any]:
-    """A row of scores.csv: the scores, what they were obtained with, and the files of the predictions."""
+def facts(options: Mapping, members: Sequence[TrainedMethod]) -> dict[str, Any]:
+    """What all rows of scores.csv share: what the scores were obtained with."""
     test = options["test"]
     known = {**test, **options, **{key: members[0].options[key] for key in ("encoder", "setting", "seed")}}
     columns = ("method", "encoder", "dataset", "setting", "fold", "seed", "protocol", "pairing", "shots", "shots_of")
     return {
-        **result.row,
         **{column: known[column] for column in columns},
         "supports": "pooled" if test["pool"] else test["supports"],
         "checkpoint": "+".join(member.name for member in members),
         "checkpoint_sha256": "+".join(member.sha256 for member in members),
-        **{f"{kind}prediction": f"predictions/{kind}{file}" for kind in result.predictions},
     }
 
 

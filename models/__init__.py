@@ -1,5 +1,6 @@
 """The methods: one file each, the file name is the method's name. Adding a method is adding its file."""
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -9,7 +10,7 @@ from typing import Any
 
 from models.parts import encoders
 from models.parts.base import FewShotMethod
-from util.checkpoints import TrainedMethod, load_weights
+from util.checkpoints import TrainedMethod, load_checkpoint, load_weights
 from util.errors import UserError
 
 SECTIONS = ("train", "scans", "episode", "test", "model")
@@ -113,6 +114,16 @@ def build(
     strides = method.encoder_strides
     strides = tuple(s * (stride or strides[-1]) // strides[-1] for s in strides)
     return method(encoders.build(encoder, strides, weights, method.dims), **arguments)
+
+
+@functools.lru_cache(maxsize=8)
+def read(path: Path, changed: int) -> FewShotMethod:
+    """The method of a checkpoint in evaluation mode; a process reads a file once, unless it has `changed` since.
+
+    Raises:
+        UserError: as `load_checkpoint` and `restore`.
+    """
+    return restore(load_checkpoint(path), path).method
 
 
 def restore(content: Mapping[str, Any], path: Path) -> TrainedMethod:

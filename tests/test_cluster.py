@@ -1,4 +1,4 @@
-"""A Dask cluster of two workers makes what one process makes: preparation, supervoxels, check, predictions."""
+"""A Dask cluster of two workers makes what one process makes: preparation, supervoxels, check, predictions, scores."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 import predict
 from data import check, phantom_raw, sabs
 from supervoxels import generate
-from tests.commands import only_run, train
+from tests.commands import only_run, score, train
 from util.parallel import Backend, each_scan
 
 distributed = pytest.importorskip("distributed", reason="the optional package distributed is not installed")
@@ -60,6 +60,22 @@ def test_predictions(cluster, tiny, tmp_path, capsys):
         assert predict.main([str(word) for word in (*call, "--out", tmp_path / name, *how)]) == 0
         assert "6 scans: 6 segmented, 0 were there, 0 failed" in capsys.readouterr().out
     assert files(tmp_path / "alone") == files(tmp_path / "cluster") == files(tmp_path / "loky")
+
+
+def test_scores(cluster, tiny, tmp_path):
+    """All supports and an ensemble, so that every query has several tasks of several networks; pictures, too."""
+    runs = tmp_path / "runs"
+    train(f"data_root={tiny}", f"runs={runs}")
+    common = [f"data_root={tiny}", f"runs={runs}", "threads=1", "test.supports=all", "test.save=True"]
+    common += [f"test.checkpoint={only_run(runs)}", f"test.ensemble=['{only_run(runs)}']"]
+    dask = ["test.jobs=2", "test.backend=dask", f"test.scheduler={cluster[3]}"]
+    for how in ([], ["test.jobs=2"], dask):
+        score(*common, *how)
+    alone, *others = (files(only_run(runs, number)) for number in (2, 3, 4))
+    same = [name for name in alone if name not in ("run.json", "config.json")]
+    assert len([name for name in same if name.endswith(".nii.gz")]) == 2 * 4 * 3 * 3 and "liver.png" in same
+    for other in others:
+        assert other.keys() == alone.keys() and all(other[name] == alone[name] for name in same)
 
 
 def test_a_scheduler_without_dask_and_one_that_is_not_there_are_refused(tmp_path, capsys):

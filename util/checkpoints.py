@@ -41,14 +41,14 @@ class TrainedMethod:
     """A method with its weights, and how it came to them.
 
     Attributes:
-        method: the network, in evaluation mode.
+        method: the network, in evaluation mode; None where only the name of its file travels to another process.
         options: of its training run.
         file: its checkpoint; None = untrained.
         mean_and_std: mean and standard deviation that normalised its scans, None = each scan's own.
         preparation: of its training scans, as plain values; None in checkpoints of older versions.
     """
 
-    method: torch.nn.Module
+    method: torch.nn.Module | None
     options: Mapping[str, Any]
     file: Path | None = None
     mean_and_std: tuple[float, float] | None = None

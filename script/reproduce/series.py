@@ -16,7 +16,7 @@ NOT_TRAINED = frozenset({"resume", "runs", "maps", "device", "threads", "workers
                          "train.log_every", "data_root", "log"})  # fmt: skip
 NOT_TESTED = frozenset({"resume", "runs", "maps", "device", "threads", "workers", "train", "episode", "scans", "model",
                         "seed", "weights", "data_root", "test.checkpoint", "test.save", "test.batch_size",
-                        "log"})  # fmt: skip
+                        "test.jobs", "test.backend", "test.scheduler", "log"})  # fmt: skip
 # what every training of a fold has in common, whatever its method
 SHARED = {"dataset", "data_root", "runs", "maps", "setting", "organs", "device", "threads", "workers"}
 REPORTED = "runs.txt"
