@@ -82,9 +82,13 @@ class SliceInference:
         """A scan with its features, encoded on first use."""
         if number not in self._encoded:
             scan = self.read_scan(number)
-            slices = torch.from_numpy(scan.image)[:, None]
-            parts = [self.method.encode(part.to(self.device)) for part in slices.split(self.batch_size)]
-            features = tuple(torch.cat(maps) for maps in zip(*parts, strict=True))
+            slices, features, start = torch.from_numpy(scan.image)[:, None], (), 0
+            for part in slices.split(self.batch_size):
+                maps = self.method.encode(part.to(self.device))
+                features = features or tuple(rows_like(one, len(slices)) for one in maps)
+                for whole, one in zip(features, maps, strict=True):  # not joined at the end: that takes twice as much
+                    whole[start : start + len(part)] = one
+                start += len(part)
             self._encoded[number] = EncodedScan(scan.image.shape, features)
         return self._encoded[number]
 
@@ -135,6 +139,13 @@ class SliceInference:
         deepest = self.encoded(number).features[-1]
         vectors = deepest.flatten(2).mean(2) if deepest.ndim > 2 else deepest
         return torch.nn.functional.normalize(vectors.float() - vectors.float().mean(0), dim=1)
+
+
+def rows_like(part: Tensor, count: int) -> Tensor:
+    """An empty tensor of `count` rows such as `part` has, in the same order in memory."""
+    last = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((count, *part.shape[1:]), dtype=part.dtype, device=part.device, memory_format=layout)
 
 
 def anchored(carried: np.ndarray, annotated: np.ndarray) -> np.ndarray:
