@@ -79,7 +79,7 @@ def score(_run) -> float:
         report.write_scores(folder / "scores.csv", rows)
         with curves(folder, "test", options) as watched:
             for writer in watched:
-                writer.write(0, means_of(rows))
+                writer.write(members[0].step, means_of(rows))  # where the training's curves end
     show(rows, options)
     if folder is not None:
         print(f"\n{folder / 'scores.csv'}")

@@ -144,6 +144,5 @@ def restore(content: Mapping[str, Any], path: Path) -> TrainedMethod:
             f"({type(error).__name__}: {error}); train again"
         ) from error
     load_weights(method, content, path)
-    return TrainedMethod(
-        method.eval(), content["config"], path, content["intensities"], preparation=content.get("preparation")
-    )
+    known = {"preparation": content.get("preparation"), "step": content["step"]}
+    return TrainedMethod(method.eval(), content["config"], path, content["intensities"], **known)

@@ -83,6 +83,7 @@ def test_print_config_shows_what_would_run_and_writes_nothing(tmp_path, capsys, 
     training.experiment.run_commandline(["training.py", "print_config", "with", "dataset=CMR", "train.steps=7"])
     printed = capsys.readouterr().out
     assert "threshold_weight" in printed and "steps = " in printed and list(tmp_path.iterdir()) == []
+    assert "_recipe" not in printed and "_variants" not in printed  # what only the making of the options needs
 
 
 @pytest.mark.parametrize(

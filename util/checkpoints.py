@@ -46,6 +46,7 @@ class TrainedMethod:
         file: its checkpoint; None = untrained.
         mean_and_std: mean and standard deviation that normalised its scans, None = each scan's own.
         preparation: of its training scans, as plain values; None in checkpoints of older versions.
+        step: updates it was trained with.
     """
 
     method: torch.nn.Module | None
@@ -53,6 +54,7 @@ class TrainedMethod:
     file: Path | None = None
     mean_and_std: tuple[float, float] | None = None
     preparation: Mapping[str, Any] | None = None
+    step: int = 0
 
     @property
     def name(self) -> str:

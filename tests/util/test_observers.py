@@ -144,6 +144,7 @@ def test_tensorboard_shows_the_rows_of_metrics_csv_pictures_and_the_scores(store
     pictures = trained.Images("episode")
     assert [picture.step for picture in pictures] == [1, 2, 3] and pictures[0].width == 2 * pictures[0].height
     assert {"test/dice/liver", "test/voted_dice_volume/right kidney"} <= set(tested.Tags()["scalars"])
+    assert [event.step for event in tested.Scalars("test/dice/liver")] == [3]  # where the curves of the training end
 
 
 @pytest.mark.parametrize(("rows", "top"), [(1, True), (-1, False)])

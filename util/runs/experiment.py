@@ -128,6 +128,8 @@ class CommandLine(Experiment):
             raise UserError(f"{flag}: cannot be followed ({_short(error)}); --help shows its form") from error
         checks.check_types(run.config_modifications.typechanged)
         self.tables.check(run.config, run.config_modifications.modified)
+        for key in [key for key in run.config if key.startswith("_")]:
+            del run.config[key]  # what its making left behind
         if not _is_first():
             run.observers = []
         for observer in run.observers:
@@ -281,5 +283,5 @@ def resolved(updates: Sequence[str], tables: ModuleType) -> dict:
 
 
 def plain(options: Mapping) -> dict:
-    """The configuration as plain dictionaries, lists and values, without what its making left behind (`_recipe`)."""
-    return {key: value for key, value in json.loads(json.dumps(options)).items() if not key.startswith("_")}
+    """The configuration as plain dictionaries, lists and values."""
+    return json.loads(json.dumps(options))
