@@ -202,6 +202,7 @@ def options():
         "elastic": 10.0,  # strength of the elastic displacement; 0 = none
         "bias_field": 0.0,  # largest coefficient of a smooth factor; 0 = none
         "noise": 0.0,  # largest deviation, in those of the scan; 0 = none
+        "on_device": False,  # slices are changed where the network is: on a GPU fewer workers feed it
         # only sampler=crops
         "crop": [10, 215, 215],  # slices, rows, columns
         "shift_slices": 1.0,  # slices, either way

@@ -14,6 +14,7 @@ from tqdm import tqdm
 import config
 import models
 from data.parts.plans import plan_of
+from dataloaders.device_augmentation import Unchanged
 from dataloaders.episodes import TrainingEpisodes, episode_loader, lost_workers
 from dataloaders.flows import flows_folder, write_flows
 from dataloaders.raw.regrid import observe
@@ -223,8 +224,9 @@ class Trainer:
             disable=self.ranks.rank > 0,
         )
         with lost_workers():
-            for episode in bar:
-                losses = self.train_step(episode.to(self.device))
+            for batch in bar:
+                episode = batch.to(self.device)
+                losses = self.train_step(episode)
                 self.step += 1
                 if losses_log.add(self.step, losses, learning_rate(self.step, self.train), last=self.step == steps):
                     bar.set_postfix_str(losses_log.text, refresh=False)
@@ -241,7 +243,7 @@ class Trainer:
                     raise Interrupted(f"stopped at step {self.step} of {steps}; go on with resume={self.folder}")
         return losses_log.means.get("loss", float("nan"))
 
-    def _batches(self) -> Iterator[Episode]:
+    def _batches(self) -> Iterator[Episode | Unchanged]:
         return episode_loader(
             self.episodes,
             first=self.step,

@@ -69,16 +69,18 @@ def speed(options: argparse.Namespace, name: str, batch: int, precision: str, co
     }  # fmt: skip
 
 
-def cutting(options: argparse.Namespace, workers: int, count: int) -> dict[str, Any]:
-    """One row of episodes.csv: of the first `count` episodes, those after the first tenth."""
+def cutting(options: argparse.Namespace, workers: int, on_device: bool, count: int) -> dict[str, Any]:
+    """One row of episodes.csv: of the first `count` batches of 16, those after the first tenth."""
     updates = {"dataset": options.dataset, "data_root": options.data, "encoder": "efficientnet_lite0"}
-    updates |= {"runs": str(options.out / "runs")}
+    updates |= {"runs": str(options.out / "runs"), "episode": {"on_device": on_device}}
     episodes = training.read_data(plain(training.experiment._create_run(config_updates=updates).config)).episodes
-    start, warm = time.perf_counter(), count // 10
-    for number, _ in enumerate(episode_loader(episodes, first=0, last=count, workers=workers)):
+    start, warm, device = time.perf_counter(), count // 10, torch.device(options.device)
+    for number, batch in enumerate(episode_loader(episodes, first=0, last=count, batch_size=16, workers=workers)):
+        batch.to(device).query_images[0, 0, 0, 0, 0].item()  # waits until it is there
         if number == warm:
             start = time.perf_counter()
-    return {"workers": workers, "episodes_per_s": round((count - warm - 1) / (time.perf_counter() - start), 1)}
+    rate = 16 * (count - warm - 1) / (time.perf_counter() - start)
+    return {"workers": workers, "on_device": on_device, "episodes_per_s": round(rate, 1)}
 
 
 MEASURED = {"speed": speed, "cutting": cutting}
@@ -157,11 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     measuring, found = Measuring(options), {}
     try:
-        for workers in (0, 2, 8) if options.data and not options.small else (0,) if options.data else ():
-            row = measuring.ask(30, "cutting", workers, 100 if options.small else 2000)
+        many = (0, 1, 8) if options.data and not options.small else (0,) if options.data else ()
+        for workers, on_device in itertools.product(many, (False, True)):
+            row = measuring.ask(30, "cutting", workers, on_device, 8 if options.small else 100)
             if isinstance(row, dict):
                 append_row(options.out / "episodes.csv", row)
-            print("episodes:", workers, row, flush=True)
+            print("episodes:", *(row.values() if isinstance(row, dict) else (workers, on_device, row)), flush=True)
         for kind in rows(options):
             left = end - time.monotonic()
             if left < 5:

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from dataloaders.augmentation import BiasField, Change, Gamma, Noise, draw_changes
-from dataloaders.episodes import TrainingEpisodes
+from dataloaders.episodes import TrainingEpisodes, View
 from dataloaders.samplers import Choice, CropsSampler
 from dataloaders.scans import Scan
 from dataloaders.volume_augmentation import Affine, ColumnSlice, Still
 from util.errors import UserError
 
-View = tuple[np.ndarray, np.ndarray]  # an image and its mask
 # the order in which changes are drawn and applied, by `episode.warp`
 VOLUMES = {"affine": (Gamma, Affine, BiasField, Noise), "published": (Gamma, ColumnSlice, BiasField, Noise)}
 
@@ -36,6 +35,10 @@ class CropEpisodes(TrainingEpisodes):
         self.crop, self.kinds = tuple(options["crop"]), VOLUMES[options["warp"]]
         if len(self.crop) != 3 or min(self.crop) < 1:
             raise UserError(f"episode.crop={list(self.crop)}: slices, rows and columns are expected")
+        if options["on_device"]:
+            raise UserError(
+                "episode.on_device: changes slices; crops of volumes are changed by the processes that cut them"
+            )
         if options["elastic"]:
             raise UserError(
                 f"episode.elastic={options['elastic']:g}: volumes are warped without it; set episode.elastic=0"

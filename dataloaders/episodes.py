@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataloaders.augmentation import SLICES, apply_changes, draw_changes
+from dataloaders.augmentation import SLICES, Change, apply_changes, draw_changes
+from dataloaders.device_augmentation import Unchanged
 from dataloaders.flows import Carrier
 from dataloaders.samplers import Choice, Sampler
 from dataloaders.scans import Scan
 from util.episode import IGNORE, Episode
 from util.errors import UserError
+
+View = tuple[np.ndarray, np.ndarray]  # an image and its mask
 
 
 class TrainingEpisodes(Dataset):
@@ -32,6 +35,8 @@ class TrainingEpisodes(Dataset):
         carrier: takes the superpixels of realistic tasks to their queries; None = their labels are unknown (255).
         lost_labels: lose the label of a synthetic query unless the superpixel has number 1, as stage 2 of VISA-FSS was
             published [visa V2].
+
+    With `episode.on_device` slices come as they are, with the changes that were drawn for them (`Unchanged`).
     """
 
     def __init__(
@@ -46,36 +51,44 @@ class TrainingEpisodes(Dataset):
         self.scans, self.sampler, self.options, self.seed = scans, sampler, options, seed
         self.carrier, self.lost_labels = carrier, lost_labels
 
-    def __getitem__(self, number: int) -> Episode:
+    def __getitem__(self, number: int) -> Episode | Unchanged:
         """Episode `number`: images `(1, 1|Q, 1, *)`, masks `(1, 1|Q, *)`."""
         generator = np.random.default_rng((self.seed, number))
         choice = self.sampler.draw(generator)
-        views = self._carried(choice) if choice.carried else self._augmented(choice, generator)
+        later: list[tuple[Change, ...]] = []
+        if choice.carried:
+            views = self._carried(choice)
+        elif self.options["on_device"]:
+            views, later = self._drawn(choice, generator)
+        else:
+            views = self._augmented(choice, generator)
         images, masks = (
             torch.from_numpy(np.stack(arrays).astype(np.float32, copy=False))[None]
             for arrays in zip(*views, strict=True)
         )
-        return Episode(
+        episode = Episode(
             support_images=images[:, :1, None],
             support_masks=masks[:, :1],
             query_images=images[:, 1:, None],
             query_masks=masks[:, 1:].to(torch.uint8),
             neighbours=torch.tensor([float(choice.carried)]),
         )
+        return Unchanged(episode, later or [()] * len(views)) if self.options["on_device"] else episode
 
-    def _augmented(self, choice: Choice, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _augmented(self, choice: Choice, generator: np.random.Generator) -> list[View]:
         """Image and mask of the support and of every query, each changed by chance."""
-        scan, queries = self.scans[choice.scan], choice.query_slices
-        changes = draw_changes(generator, scan, self.options, SLICES[self.options["augment"]], len(queries))
-        views = [
-            apply_changes(own, scan.image[z], (scan.segments[z] == choice.segment).astype(np.float32))
-            for z, own in zip((choice.support_slice, *queries), changes, strict=True)
-        ]
+        return [apply_changes(own, *view) for view, own in zip(*self._drawn(choice, generator), strict=True)]
+
+    def _drawn(self, choice: Choice, generator: np.random.Generator) -> tuple[list[View], list[tuple[Change, ...]]]:
+        """Image and mask of the support and of every query as they are, and the changes of each."""
+        scan, slices = self.scans[choice.scan], (choice.support_slice, *choice.query_slices)
+        changes = draw_changes(generator, scan, self.options, SLICES[self.options["augment"]], len(slices) - 1)
+        views = [(scan.image[z], (scan.segments[z] == choice.segment).astype(np.float32)) for z in slices]
         if self.lost_labels and choice.segment != 1:
             views[1:] = [(image, np.zeros_like(mask)) for image, mask in views[1:]]
-        return views
+        return views, changes
 
-    def _carried(self, choice: Choice) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _carried(self, choice: Choice) -> list[View]:
         """Image and mask of the support as they are, and of every query with the superpixel carried there."""
         scan, z = self.scans[choice.scan], choice.support_slice
         mask = (scan.segments[z] == choice.segment).astype(np.float32)
@@ -96,7 +109,7 @@ def episode_loader(
     rank: int = 0,
     ranks: int = 1,
     pin_memory: bool = False,
-) -> Iterator[Episode]:
+) -> Iterator[Episode | Unchanged]:
     """Batches of steps `first` to `last - 1`; step s of rank r holds episodes (s * ranks + r) * batch_size onwards."""
     starts = ((step * ranks + rank) * batch_size for step in range(first, last))
     loader = DataLoader(
@@ -113,10 +126,10 @@ def episode_loader(
         yield episode.pin_memory() if pin_memory else episode
 
 
-def _stack_arrays(episodes: Sequence[Episode]) -> Episode:
+def _stack_arrays(episodes: Sequence[Episode] | Sequence[Unchanged]) -> Episode | Unchanged:
     """A batch of NumPy arrays. Workers send these through a pipe; tensors would need shared memory, which is scarce in
     containers, and a worker that gets none sends nothing and says nothing."""
-    return Episode.stack(episodes).map(Tensor.numpy)
+    return type(episodes[0]).stack(episodes).map(Tensor.numpy)
 
 
 @contextlib.contextmanager
