@@ -139,7 +139,7 @@ def _alone(*call: Any) -> Done:
         # two jobs, since one would be this very process
         return joblib.Parallel(n_jobs=2)([joblib.delayed(attempt)(*call)])[0]
     except BrokenProcessPool:
-        return Done(failure=f"{call[-1]}: its process was killed, perhaps for want of memory; try again, fewer --jobs")
+        return Done(failure=f"{call[-1]}: its process was killed, perhaps for want of memory; try again with fewer at once")
 
 
 def attempt(work: Callable, arguments: tuple, file: str) -> Done:
@@ -152,6 +152,6 @@ def attempt(work: Callable, arguments: tuple, file: str) -> Done:
     except UserError as error:
         return Done(failure=str(error))
     except MemoryError:
-        return Done(failure=f"{file}: not enough memory; run again with fewer --jobs")
+        return Done(failure=f"{file}: not enough memory; run again with fewer at once")
     except Exception as error:
         return Done(failure=f"{file}: unexpected {type(error).__name__}: {error}")
