@@ -139,7 +139,9 @@ def _alone(*call: Any) -> Done:
         # two jobs, since one would be this very process
         return joblib.Parallel(n_jobs=2)([joblib.delayed(attempt)(*call)])[0]
     except BrokenProcessPool:
-        return Done(failure=f"{call[-1]}: its process was killed, perhaps for want of memory; try again with fewer at once")
+        return Done(
+            failure=f"{call[-1]}: its process was killed, perhaps for want of memory; try again with fewer at once"
+        )
 
 
 def attempt(work: Callable, arguments: tuple, file: str) -> Done:

@@ -19,7 +19,7 @@ from util.locks import claimed
 from util.report import tables
 from util.report.gather import Comparison, RunGroup
 from util.report.scores import read_scores
-from util.report.statistics import ALL, FEWEST, compare
+from util.report.statistics import ALL, FEWEST, Difference, compare, spread
 from util.report.tables import Table
 from util.runs import folders
 from util.tables import read_csv, write_csv
@@ -97,17 +97,23 @@ def _with_earlier(run: Path) -> Iterator[Path]:
 
 
 def page_tables(comparison: Comparison) -> list[Table]:
-    """What was run; then, of groups with the same runs, means of every organ, and paired tests where there are enough
-    scans for one, of the method's own answers and of the voted ones."""
+    """What was run; then, of groups with the same runs, means of every organ, and paired tests of the best with every
+    other where there are enough scans for one, of the method's own answers and of the voted ones."""
     found = [cost_table(comparison)]
     for where, part in side_by_side(comparison):
         means = tables.summary(part)
         known = [name for name in SHOWN if name in part.scores]
         shown = [tables.organ_scores(means, name) for name in known]
-        tested = [(name, [d for d in compare(part.groups, [ALL], name) if d.scans >= FEWEST]) for name in known]
+        tested = [(name, [d for d in with_the_best(part, name) if d.scans >= FEWEST]) for name in known]
         shown += [tables.differences(differences, name) for name, differences in tested if differences]
         found += [replace(table, title=f"{table.title}, {where}") for table in shown]
     return found
+
+
+def with_the_best(comparison: Comparison, score: str) -> list[Difference]:
+    """The differences between the group with the highest mean and every other."""
+    best = max(comparison.groups, key=lambda group: spread(group, ALL, score).mean)
+    return compare([(best, other) for other in comparison.groups if other is not best], [ALL], score)
 
 
 def side_by_side(comparison: Comparison) -> list[tuple[str, Comparison]]:

@@ -1,5 +1,6 @@
 """A whole report: tables and figures as files, and one HTML page that needs nothing but a browser."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -48,7 +49,10 @@ def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warni
         headlines = [name for name in dict.fromkeys([score, *HEADLINES]) if name in comparison.scores]
         # over all organs, and organ by organ: two tables, corrected each by itself
         found = {
-            name: [compare(comparison.groups, organs, name) for organs in ([ALL], comparison.organs)]
+            name: [
+                compare(itertools.combinations(comparison.groups, 2), organs, name)
+                for organs in ([ALL], comparison.organs)
+            ]
             for name in headlines
         }
         rows += [asdict(difference) for both in found.values() for part in both for difference in part]

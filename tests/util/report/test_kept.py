@@ -1,13 +1,16 @@
 """Rows that are kept of measured runs: what they say, that they replace older ones, and the tables made of them."""
 
+import numpy as np
 import pytest
 
 from tests.commands import at_once
 from tests.util.report.scored_runs import make_data, make_run, make_study
+from tests.util.report.test_statistics import group
 from util.errors import UserError
 from util.report.__main__ import main
 from util.report.gather import Comparison, RunGroup
-from util.report.kept import HEADER, cost_of, keep, rows_of, side_by_side
+from util.report.kept import HEADER, cost_of, keep, rows_of, side_by_side, with_the_best
+from util.report.statistics import holm
 from util.tables import read_csv
 
 
@@ -74,17 +77,18 @@ def test_a_page_gets_the_tables_at_its_marks(runs, tmp_path):
         assert main([str(file), "--into", str(page)]) == 0
         text = page.read_text("utf-8")
         assert text.startswith("before\n") and text.endswith("<!-- end of tables -->\nafter\n") and "stale" not in text
-        assert "| adnet | 0, 1 | 1 | 60 | 0 |" in text and "adnet − qnet" in text
+        assert "| adnet | 0, 1 | 1 | 60 | 0 |" in text and "qnet − adnet" in text
         assert text.count("#### ") == 3
 
 
 def test_methods_stand_side_by_side_over_the_runs_that_all_of_them_have():
-    def group(label, runs, setting="1", steps="60"):
+    def runs_of(label, runs, setting="1", steps="60"):
         rows = [{"fold": fold, "seed": seed} for fold, seed in runs]
         return RunGroup(label, label, {"setting": setting, "steps": steps}, rows)
 
     both, more = [("0", "1"), ("1", "1")], [("0", "1"), ("1", "1"), ("0", "2")]
-    groups = [group("a", both), group("b", both[:1]), group("c", more, steps="90"), group("d", both, setting="2")]
+    groups = [runs_of("a", both), runs_of("b", both[:1]), runs_of("c", more, steps="90")]
+    groups.append(runs_of("d", both, setting="2"))
     found = [
         (where, {one.label: len(one.rows) for one in part.groups})
         for where, part in side_by_side(Comparison("SET", groups))
@@ -94,6 +98,15 @@ def test_methods_stand_side_by_side_over_the_runs_that_all_of_them_have():
         ("setting 1, fold 0, seed 1", {"a": 1, "b": 1, "c": 1}),
         ("setting 2, folds 0, 1, seed 1", {"d": 2}),
     ]
+
+
+def test_only_the_best_is_compared_with_all_and_the_correction_spans_these():
+    random = np.random.default_rng(1)
+    values = {name: random.normal(at, 0.1, 8) for name, at in {"low": 0.2, "best": 0.8, "middle": 0.5}.items()}
+    groups = [group(name, lambda o, scan, *_, n=name: values[n][scan]) for name in values]
+    found = with_the_best(Comparison("SET", groups), "dice")
+    assert [(d.first, d.second) for d in found] == [("best", "low"), ("best", "middle")]
+    assert [d.p_holm for d in found] == pytest.approx(holm([d.p for d in found]))
 
 
 def test_a_page_without_a_place_for_tables_is_refused(runs, tmp_path, capsys):
