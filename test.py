@@ -30,7 +30,7 @@ from util.evaluation.tasks import Result, Segmenter, Task, evaluate
 from util.evaluation.voting import SupervoxelVoter
 from util.files import write_text
 from util.memory import peak_gib
-from util.names import safe_names
+from util.names import safe_names, stretches
 from util.parallel import PROCESSES, Backend, each_scan
 from util.pictures import upright
 from util.runs import folders
@@ -277,8 +277,8 @@ def load_method(options: Mapping, fold: Fold, path: Path, method: str | None = N
         log.warning("%s was trained on %s: this is a test across data sets", path, trained["dataset"])
     elif seen := sorted(numbers & fold.tested):
         raise UserError(
-            f"{path}: was trained on scans {seen} of this fold (its own fold is {trained['fold']}); test it on that "
-            "fold, or train on this one"
+            f"{path}: was trained on scans {stretches(seen)} of this fold (its own fold is {trained['fold']}); test it "
+            "on that fold, or train on this one"
         )
     warn_of_leak(options, trained, path)
     log.info("checkpoint %s: %s on %s, %d steps", path, content["method"], content["encoder"], content["step"])

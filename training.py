@@ -26,6 +26,7 @@ from util import checkpoints
 from util.dataset import choose_fold
 from util.episode import Episode
 from util.errors import UserError
+from util.names import stretches
 from util.runs import folders
 from util.runs.compilation import compiled
 from util.runs.curves import PICTURES, Curves, curves, episode_picture
@@ -307,7 +308,7 @@ class Trainer:
         content = checkpoints.load_checkpoint(path)
         if content["training_scans"] != self.about["training_scans"]:
             raise UserError(
-                f"{path}: was trained on scans {content['training_scans']}, this run trains on others; "
+                f"{path}: was trained on scans {stretches(content['training_scans'])}, this run trains on others; "
                 "resume with the same dataset and fold"
             )
         if content["step"] >= self.train["steps"]:

@@ -19,6 +19,7 @@ from dataloaders.scans import Scan
 from util.bookkeeping import Bookkeeping
 from util.dataset import Dataset, Fold, require_scans
 from util.errors import UserError
+from util.names import stretches
 from util.runs.earlier import builds_on, earlier_checkpoint
 
 log = logging.getLogger("training")
@@ -99,7 +100,7 @@ def training_scans(
     numbers = fold.training(found)
     if not numbers:
         raise UserError(f"{root / dataset.images}: fold {options['fold']} leaves no scan to train on")
-    log.info("%s fold %d: %d training scans %s", options["dataset"], options["fold"], len(numbers), numbers)
+    log.info("%s fold %d: %d training scans: %s", options["dataset"], options["fold"], len(numbers), stretches(numbers))
     folder = maps_folder(dataset, root, Path(options["maps"] or Path(options["runs"]) / "maps"))
     dataset = complete(dataset, root, options["scans"]["segments"], numbers, folder)
     maps = Maps(folder, dataset, root, numbers, options["scans"]["segments"], labels=options["setting"] == 2)

@@ -211,7 +211,7 @@ def test_checkpoint_that_was_trained_on_the_test_scans(tiny, tmp_path, capsys, t
     del content["format"]
     checkpoints.save_checkpoint(tmp_path / "leak.pt", {**content, "training_scans": [2, 5, 6]})
     line = refused(capsys, score, f"data_root={tiny}", f"runs={tmp_path}", f"test.checkpoint={tmp_path / 'leak.pt'}")
-    assert "trained on scans [2]" in line
+    assert "trained on scans 2 of this fold" in line
 
 
 def test_label_on_another_grid(broken, tmp_path, capsys):

@@ -31,6 +31,23 @@ def safe_names(names: Iterable[str]) -> dict[str, str]:
     return files
 
 
+def stretches(numbers: Iterable[int]) -> str:
+    """Numbers of scans in a sentence, however many they are.
+
+    Examples:
+        >>> stretches([2, 3, 5, 8, 9, 10])
+        '2, 3, 5, 8-10'
+    """
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    parts = (f"{one[0]}-{one[-1]}" if len(one) > 2 else ", ".join(map(str, one)) for one in found)
+    return ", ".join(parts)
+
+
 def require_distinct(files: Mapping[str, str], what: str = "names") -> None:
     """Refuse file names that are one on some file system: case and the way to write accents do not count.
 
