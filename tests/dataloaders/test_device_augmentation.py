@@ -81,8 +81,8 @@ def test_a_training_is_the_same(tiny, tmp_path):
         common = [f"data_root={tiny}", f"runs={tmp_path / str(on)}", "train.batch_size=2", "log=tensorboard"]
         train(*common, f"episode.on_device={on}")
     rows = [list(csv.DictReader((only_run(tmp_path / str(on)) / "metrics.csv").open())) for on in (False, True)]
-    for name in ("loss", "query", "align", "t", "predicted", "gradient_norm"):
-        assert float(rows[0][-1][name]) == pytest.approx(float(rows[1][-1][name]), rel=5e-3)  # a pixel of a mask may differ
+    for name in ("loss", "query", "align", "t", "predicted", "gradient_norm"):  # a pixel of a mask may differ
+        assert float(rows[0][-1][name]) == pytest.approx(float(rows[1][-1][name]), rel=5e-3)
 
 
 def test_volumes_are_refused(tiny, tmp_path, capsys):
