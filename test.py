@@ -122,10 +122,10 @@ class Work:
         for result in evaluate(segmenters, tasks, scans.__getitem__, pool=test["pool"], voter=voter, memories=memories):
             row = {**result.row, **self.facts}
             row |= {f"{kind}prediction": f"predictions/{kind}{self.name_of(row)}" for kind in result.predictions}
-            scan = scans[result.task.query]
+            query = result.task.query  # its scan has no name here, which would keep it while the next one is read
             if self.folder is not None:
-                write_predictions(self.folder, row, result, scan)
-            yield row, largest_slice(result, scan) if self.pictures else None
+                write_predictions(self.folder, row, result, scans[query])
+            yield row, largest_slice(result, scans[query]) if self.pictures else None
 
     def in_processes(self, tasks: Sequence[Task]) -> Iterator[Scored]:
         """The same with several query scans at once."""

@@ -141,11 +141,14 @@ def _runs(group: RunGroup) -> frozenset[tuple[str, str]]:
 
 
 def _named(group: RunGroup) -> str:
-    """The setting, folds and seeds of a group's rows."""
+    """The setting, folds and seeds of a group's rows; folds with the same seeds stand together."""
     words = [f"setting {group.identity['setting']}"] if group.identity["setting"] else []
-    for column in ("fold", "seed"):
-        values = group.values(column)
-        words.append(f"{column}{'s' * (len(values) > 1)} {', '.join(values)}")
+    seeds_of: dict[str, dict[str, None]] = {}
+    for fold, seed in sorted(_runs(group)):
+        seeds_of.setdefault(fold, {})[seed] = None
+    for seeds in dict.fromkeys(map(tuple, seeds_of.values())):
+        folds = [fold for fold, own in seeds_of.items() if tuple(own) == seeds]
+        words += [f"{word}{'s' * (len(of) > 1)} {', '.join(of)}" for word, of in (("fold", folds), ("seed", seeds))]
     return ", ".join(words)
 
 

@@ -98,6 +98,8 @@ def test_methods_stand_side_by_side_over_the_runs_that_all_of_them_have():
         ("setting 1, fold 0, seed 1", {"a": 1, "b": 1, "c": 1}),
         ("setting 2, folds 0, 1, seed 1", {"d": 2}),
     ]
+    ((where, _),) = side_by_side(Comparison("SET", [runs_of("c", more)]))
+    assert where == "setting 1, fold 0, seeds 1, 2, fold 1, seed 1"
 
 
 def test_only_the_best_is_compared_with_all_and_the_correction_spans_these():
