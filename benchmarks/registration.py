@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config
 import models
-from dataloaders.flows import Carrier, flows_of, offsets, sample
+from dataloaders.augmentation import sample
+from dataloaders.flows import Carrier, flows_of, offsets
 from dataloaders.scans import Scan, read_scan
 from util import checkpoints
 from util.dataset import choose_fold

@@ -146,21 +146,17 @@ class Warp(Change):
         """Affine (bilinear, border 0, the mean of a z-scored scan), then elastic."""
         size, flags = image.shape[::-1], cv2.INTER_LINEAR
         image = cv2.warpAffine(image, self.matrix(image.shape)[:2], size, flags=flags, borderValue=0)
-        return image if self.noise is None else sample(image, *self.places)
+        return image if self.noise is None else sample(image, self.displacement, cv2.BORDER_REFLECT)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Interpolated, then rounded; 0.5 becomes 0."""
         return np.rint(self.image(mask))
 
-    def displacement(self) -> tuple[np.ndarray, np.ndarray]:
-        """The elastic displacement of rows and of columns, each `(H, W)` float32, in pixels."""
-        columns, rows = (cv2.GaussianBlur(2 * field - 1, (21, 21), 5.0) * self.elastic for field in self.noise)
-        return rows.astype(np.float32), columns.astype(np.float32)
-
     @functools.cached_property
-    def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Columns and rows where the elastic part samples: made once, for the image and its mask."""
-        return displaced(*self.displacement())
+    def displacement(self) -> np.ndarray:
+        """The elastic displacement of rows, then columns, `(2, H, W)` float32, in pixels: one for image and mask."""
+        columns, rows = (cv2.GaussianBlur(2 * field - 1, (21, 21), 5.0) * self.elastic for field in self.noise)
+        return np.stack((rows, columns)).astype(np.float32)
 
     def matrix(self, shape: tuple[int, int]) -> np.ndarray:
         """Forward map `(3, 3)` float32 on (x, y, 1): zoom after shear after shift after rotation.
@@ -218,20 +214,11 @@ def apply_changes(changes: Sequence[Change], image: np.ndarray, mask: np.ndarray
     return image, mask
 
 
-def displace(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Sample `image` at (row + rows, column + columns), see `sample`."""
-    return sample(image, *displaced(rows, columns))
+def sample(image: np.ndarray, displacement: np.ndarray, border: int) -> np.ndarray:
+    """`image` `(H, W)` at every pixel plus its displacement `(2, H, W)` (rows, columns), bilinear.
 
-
-def displaced(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns, then rows of pixels `(H, W)` after a displacement."""
-    y, x = np.indices(rows.shape, dtype=np.float32)
-    return x + columns, y + rows
-
-
-def sample(image: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The image at these places, bilinear, reflecting at the border.
-
-    OpenCV interpolates float32 exactly and float64 in fixed point; the published code uses SciPy, which is exact.
+    `border` is OpenCV's. It interpolates float32 exactly and float64 in fixed point; the published code uses SciPy,
+    which is exact.
     """
-    return cv2.remap(image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    rows, columns = np.indices(image.shape, dtype=np.float32) + displacement.astype(np.float32)
+    return cv2.remap(image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderMode=border)

@@ -119,7 +119,7 @@ CHANGED: dict[type[Change], Callable] = {Gamma: gamma, Warp: warp, BiasField: bi
 
 
 def _displaced(changes: Sequence[Warp], x: Tensor, y: Tensor) -> Tensor:
-    """Columns and rows `(N, 2, H, W)` where the elastic part samples, as `Warp.places`."""
+    """Columns and rows `(N, 2, H, W)` where the elastic part samples, as `Warp.displacement` says."""
     field = 2 * _on(x, np.stack([one.noise for one in changes])) - 1
     weights = _on(x, cv2.getGaussianKernel(21, 5.0).ravel())
     field = functional.pad(field, (10, 10, 10, 10), mode="reflect").flatten(0, 1)[:, None]

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dataloaders.augmentation import sample
 from dataloaders.scans import Scan
 from util.errors import UserError
 from util.files import whole_file
@@ -110,12 +111,3 @@ class Carrier:
         for z in range(source, target, step):
             mask = sample(mask, self.tables[scan][row, z], cv2.BORDER_CONSTANT)
         return (mask >= 0.5).astype(np.float32)
-
-
-def sample(image: np.ndarray, displacement: np.ndarray, border: int) -> np.ndarray:
-    """`image` `(H, W)` at every pixel plus its displacement `(2, H, W)` (rows, columns), bilinear.
-
-    `border` is OpenCV's: 0 beyond (masks), or the nearest pixel (flows).
-    """
-    rows, columns = np.indices(image.shape, dtype=np.float32) + displacement.astype(np.float32)
-    return cv2.remap(image.astype(np.float32), columns, rows, cv2.INTER_LINEAR, borderMode=border)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.flows import sample
+from dataloaders.augmentation import sample
 from models.parts.encoders import Images
 from models.registration import Registration, roughness
 from models.visa import VISA, continuity_loss

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
@@ -60,10 +61,11 @@ def test_elastic(cases, recipe):
     pattern = recipe.test_pattern(256, 256)
     for index, draw in enumerate(facts["geometry"]["draws"]):
         key = f"geometry/{index}_"
-        rows, columns = geometric(draw).displacement()
+        displacement = geometric(draw).displacement
+        rows, columns = displacement
         np.testing.assert_allclose(rows[::2, ::2], arrays[key + "elastic_row_disp"], **TOLERANCE)
         np.testing.assert_allclose(columns[::2, ::2], arrays[key + "elastic_col_disp"], **TOLERANCE)
-        moved = augmentation.displace(pattern, rows, columns)
+        moved = augmentation.sample(pattern, displacement, cv2.BORDER_REFLECT)
         np.testing.assert_allclose(moved[::4, ::4], arrays[key + "elastic_only_image"], **TOLERANCE)
 
 
