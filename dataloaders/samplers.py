@@ -95,7 +95,9 @@ class SliceSampler:
         self, areas: Iterable[np.ndarray], *, min_size: int = 1, excluded: Sequence[np.ndarray] | None = None
     ) -> None:
         self._slices: list[tuple[int, int, np.ndarray]] = []
+        self._depths = []
         for scan, usable in enumerate(_usable_areas(areas, excluded)):
+            self._depths.append(usable.shape[1])
             large = usable[1:] >= max(min_size, 1)
             for z in np.flatnonzero(large.any(0)):
                 self._slices.append((scan, int(z), (np.flatnonzero(large[:, z]) + 1).astype(np.int32)))
@@ -106,6 +108,53 @@ class SliceSampler:
         """One task."""
         scan, z, segments = self._slices[generator.integers(len(self._slices))]
         return Choice(scan, int(generator.choice(segments)), z, (z,))
+
+
+class NeighbouringSampler(SliceSampler):
+    """A superpixel of a slice, asked for on neighbouring slices, or now and then on other views of the same slice
+    [visa 6.2] [visa 7.2].
+
+    Slices without a neighbour to ask are not drawn; a neighbour behind a removed slice is none: what carries the
+    superpixel there would have to look at it.
+
+    Args:
+        realistic: probability of a task between neighbours; the others are synthetic, as in SliceSampler.
+        reach: farthest neighbour, in slices (the paper's m).
+        queries: "one": one neighbour, drawn uniformly; "all": the 2 reach neighbours, ascending; slices that lack one
+            are not drawn. A synthetic task has as many queries.
+
+    Raises:
+        UserError: no slice is left.
+    """
+
+    def __init__(
+        self,
+        areas: Iterable[np.ndarray],
+        *,
+        min_size: int = 1,
+        excluded: Sequence[np.ndarray] | None = None,
+        realistic: float = 0.5,
+        reach: int = 3,
+        queries: str = "one",
+    ) -> None:
+        super().__init__(areas, min_size=min_size, excluded=excluded)
+        self.realistic, self.together = realistic, queries == "all"
+        self.count = 2 * reach if self.together else 1
+        least = 0 if realistic == 0 and not self.together else self.count
+        usable = [~removed for removed in excluded or [np.zeros(depth, bool) for depth in self._depths]]
+        asked = [(*entry, neighbours(usable[entry[0]], entry[1], reach)) for entry in self._slices]
+        self._asked = [entry for entry in asked if len(entry[-1]) >= least]
+        if not self._asked:
+            raise UserError(f"no slice of the training scans has its neighbours; lower episode.reach={reach}")
+
+    def draw(self, generator: np.random.Generator) -> Choice:
+        """One task."""
+        scan, z, segments, around = self._asked[generator.integers(len(self._asked))]
+        segment = int(generator.choice(segments))
+        if generator.random() >= self.realistic:
+            return Choice(scan, segment, z, (z,) * self.count)
+        queries = around if self.together else (int(generator.choice(around)),)
+        return Choice(scan, segment, z, tuple(queries), carried=True)
 
 
 class CropsSampler:
@@ -173,6 +222,17 @@ def _usable_areas(areas: Iterable[np.ndarray], excluded: Sequence[np.ndarray] | 
     """Areas of every scan, 0 on excluded slices."""
     for scan, table in enumerate(areas):
         yield table if excluded is None else np.where(excluded[scan], 0, table)
+
+
+def neighbours(usable: np.ndarray, z: int, reach: int) -> list[int]:
+    """Slices within `reach` of z, ascending, with nothing but usable ones `(D,)` between."""
+    found = []
+    for step in (-1, 1):
+        for other in range(z + step, z + step * (reach + 1), step):
+            if not 0 <= other < len(usable) or not usable[other]:
+                break
+            found.append(other)
+    return sorted(found)
 
 
 def window_sums(counts: np.ndarray, depth: int) -> np.ndarray:

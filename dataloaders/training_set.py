@@ -13,8 +13,7 @@ from dataloaders.episodes import TrainingEpisodes
 from dataloaders.exclusion import excluded_slices, removal_table
 from dataloaders.flows import Carrier, read_flows
 from dataloaders.maps import Maps, maps_folder
-from dataloaders.neighbouring import NeighbouringSampler
-from dataloaders.samplers import CropsSampler, NeighboursSampler, Sampler, SliceSampler
+from dataloaders.samplers import CropsSampler, NeighbouringSampler, NeighboursSampler, Sampler, SliceSampler
 from dataloaders.scans import Scan
 from util.bookkeeping import Bookkeeping
 from util.dataset import Dataset, Fold, require_scans

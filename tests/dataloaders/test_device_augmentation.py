@@ -9,8 +9,7 @@ import torch
 from dataloaders.augmentation import SLICES
 from dataloaders.device_augmentation import Unchanged
 from dataloaders.episodes import TrainingEpisodes, episode_loader
-from dataloaders.neighbouring import NeighbouringSampler
-from dataloaders.samplers import NeighboursSampler
+from dataloaders.samplers import NeighbouringSampler, NeighboursSampler
 from dataloaders.scans import Scan
 from tests.commands import only_run, refused, train
 from tests.models.test_devices import NoWaiting

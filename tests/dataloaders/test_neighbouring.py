@@ -6,7 +6,7 @@ import torch
 
 from dataloaders.episodes import TrainingEpisodes
 from dataloaders.flows import Carrier, flows_folder, flows_of, offsets, read_flows, write_flows
-from dataloaders.neighbouring import NeighbouringSampler, neighbours
+from dataloaders.samplers import NeighbouringSampler, neighbours
 from dataloaders.scans import Scan
 from models.parts.encoders import Images
 from models.registration import Registration, warp
