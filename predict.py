@@ -27,7 +27,7 @@ import config
 import models
 import supervoxels
 from dataloaders.pairings import make_pairing
-from dataloaders.prediction.archive import Finish, segment
+from dataloaders.prediction.archive import Segmentation
 from dataloaders.prediction.colours import write_colours
 from dataloaders.prediction.predictor import Predictor
 from dataloaders.prediction.queries import RECORD, find_queries, jobs, one_scan, read_support
@@ -177,8 +177,9 @@ def predict(options: argparse.Namespace, *, silent: bool = False) -> dict[str, s
             pairing = make_pairing(options.pairing, parts=options.parts, shots=options.shots)
             cut = supervoxels.partitions if options.voting else None
             predictor = Predictor(members, supports, organs, pairing, device, options.memory_gb, cut)
-            finish = Finish(options.largest_component, options.fill_holes, options.prepared)
-            failures, done = segment(predictor, todo, manifest, finish, silent=silent)
+            cleaning = {"largest_component": options.largest_component, "fill_holes": options.fill_holes}
+            work = Segmentation(predictor, manifest, prepared=options.prepared, cleaning=cleaning, silent=silent)
+            failures, done = work.run(todo)
     there = len(queries) - done - len(failures)
     say(f"{len(queries)} scans: {done} segmented, {there} were there, {len(failures)} failed")
     say(f"{manifest.file}, look at {options.out}/*.png, or *.html in a browser")

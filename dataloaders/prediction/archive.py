@@ -32,21 +32,6 @@ Ready = tuple[dict[str, str], Volume, list[Path]]  # digests of the sources, the
 AXIAL = (1.0, 1.0, 1.0)  # columns run to the left, rows to the back, slices to the head
 
 
-@dataclass(frozen=True)
-class Finish:
-    """What is done to the labels of a scan, and what is known of its values.
-
-    Attributes:
-        largest_component: the largest piece of every organ is kept.
-        fill_holes: what an organ encloses becomes part of it.
-        prepared: intensities are as in the training scans already.
-    """
-
-    largest_component: bool = False
-    fill_holes: bool = False
-    prepared: bool = False
-
-
 @dataclass
 class Claim:
     """A scan that this process works on."""
@@ -57,27 +42,31 @@ class Claim:
     read: Future
 
 
-def segment(
-    predictor: Predictor, todo: Mapping[str, Job], manifest: SharedManifest, finish: Finish, *, silent: bool = False
-) -> tuple[dict[str, str], int]:
-    """Segment what is not on record; returns what went wrong by name, and how many scans were segmented.
+class Segmentation:
+    """The work on one archive, with its progress and what went wrong.
 
-    Scans that another process has are left to it; at the end it is waited for, and what it did not finish is done.
+    Args:
+        predictor: segments.
+        manifest: the archive's record.
+        prepared: intensities are as in the training scans already.
+        cleaning: what is done to the labels of a scan, see `cleaned`.
+        silent: without a bar.
     """
-    # a log file wants a line now and then, not a film
-    bar = tqdm(unit="organ", smoothing=0, mininterval=0.1 if sys.stderr.isatty() else 60, disable=silent)
-    return _Segmentation(predictor, manifest, finish, bar).run(todo)
 
-
-class _Segmentation:
-    """The work on one archive, with its progress and what went wrong."""
-
-    def __init__(self, predictor: Predictor, manifest: SharedManifest, finish: Finish, bar: tqdm) -> None:
-        self.predictor, self.manifest, self.finish, self.bar = predictor, manifest, finish, bar
+    def __init__(
+        self, predictor: Predictor, manifest: SharedManifest, *, prepared: bool, cleaning: Mapping, silent: bool
+    ) -> None:
+        self.predictor, self.manifest, self.prepared, self.cleaning = predictor, manifest, prepared, cleaning
+        # a log file wants a line now and then, not a film
+        self.bar = tqdm(unit="organ", smoothing=0, mininterval=0.1 if sys.stderr.isatty() else 60, disable=silent)
         self.failures: dict[str, str] = {}
         self.done = 0
 
     def run(self, todo: Mapping[str, Job]) -> tuple[dict[str, str], int]:
+        """Segment what is not on record; returns what went wrong by name, and how many scans were segmented.
+
+        Scans that another process has are left to it; at the end it is waited for, and what it did not finish is done.
+        """
         organs = len(self.predictor.organs)
         with self.bar, ThreadPoolExecutor(1) as self.reader, ThreadPoolExecutor(1) as self.writer:
             self.bar.reset(len(todo) * organs)
@@ -105,7 +94,7 @@ class _Segmentation:
             if lock is None:
                 waiting[name] = job
                 continue
-            claim = Claim(name, job, lock, self.reader.submit(attempt, self._read, (name, job), str(job.sources[0])))
+            claim = self._claim(name, job, lock)
             if ahead:
                 yield ahead
             ahead = claim
@@ -113,8 +102,10 @@ class _Segmentation:
             yield ahead
         for name, job in waiting.items():
             self.bar.set_description(f"waiting for {name}, which another process has")
-            lock = self.manifest.claim(name, wait=True)
-            yield Claim(name, job, lock, self.reader.submit(attempt, self._read, (name, job), str(job.sources[0])))
+            yield self._claim(name, job, self.manifest.claim(name, wait=True))
+
+    def _claim(self, name: str, job: Job, lock: Lock) -> Claim:
+        return Claim(name, job, lock, self.reader.submit(attempt, self._read, (name, job), str(job.sources[0])))
 
     def _read(self, name: str, job: Job) -> Ready | None:
         """None if the scan is done."""
@@ -123,10 +114,9 @@ class _Segmentation:
             return None
         self.manifest.forget(name, job)
         image, slices = read_image(job.sources)
-        preparation = self.predictor.preparation
         warn(f"{job.sources[0]}: {doubt}" for doubt in image.doubts)
-        values, prepared = (preparation.plan, preparation.values), self.finish.prepared
-        require_training_values(image, *values, job.sources[0], prepared=prepared)
+        known = self.predictor.preparation
+        require_training_values(image, known.plan, known.values, job.sources[0], prepared=self.prepared)
         return sources, image, slices
 
     def _labels(self, job: Job, image: Volume) -> np.ndarray:
@@ -138,7 +128,7 @@ class _Segmentation:
                 write_like(probability_files[place], probability, image.geometry, job.sources[0])
             self.bar.update()
 
-        return self.predictor.labels(image, prepared=self.finish.prepared, take=take)
+        return self.predictor.labels(image, prepared=self.prepared, take=take)
 
     def _finish(self, claim: Claim, ready: Ready | None, done: Done) -> None:
         """Write and put on record, or note what went wrong; in any case others may have the scan."""
@@ -157,21 +147,17 @@ class _Segmentation:
         self, name: str, job: Job, sources: Mapping[str, str], image: Volume, slices: Sequence[Path], labels: np.ndarray
     ) -> None:
         labels_file, picture, page, *more = job.outputs
-        organs, finish = self.predictor.organs, self.finish
-        labels = cleaned(labels, largest_component=finish.largest_component, fill_holes=finish.fill_holes)
+        organs, members = self.predictor.organs, self.predictor.members
+        labels = cleaned(labels, **self.cleaning)
         shown = [Volume(array, image.geometry) for array in (image.array, labels)]
         if self.predictor.preparation.axial:  # other planes are shown as the method saw them
             shown = [along_axes(volume, AXIAL) for volume in shown]
         draw_sheet(picture, *shown, organs)
         write_viewer(page, name, shown[0], {"prediction": shown[1].array}, organs)
         for file in (file for file in more if file.suffix == ".dcm"):
-            write_segmentation(file, slices, labels, organs, *self._made_by())
+            made_by = "+".join(str(member.options["method"]) for member in members)
+            write_segmentation(file, slices, labels, organs, made_by, "+".join(member.sha256 for member in members))
         write_like(labels_file, labels, image.geometry, job.sources[0])
         voxel = float(np.prod(image.geometry.spacing)) / 1000
         millilitres = {organ: round(int((labels == i).sum()) * voxel, 3) for i, organ in organs.items()}
         self.manifest.add(name, job.record(sources, millilitres=millilitres))
-
-    def _made_by(self) -> tuple[str, str]:
-        """Methods and checkpoints."""
-        members = self.predictor.members
-        return "+".join(str(member.options["method"]) for member in members), "+".join(m.sha256 for m in members)

@@ -26,7 +26,7 @@ class Predictor:
         members: trained methods whose probabilities are averaged; their scans were prepared alike.
         supports: prepared image and label of every annotated scan; the average is over them, too.
         organs: id in the labels -> name.
-        pairing: how query slices meet annotated slices.
+        pairing: how query slices meet annotated slices; "parts" cannot, it asks for the organ's extent in the query.
         device: where the methods live.
         memory_gb: of 3D methods, for the patches they look at; 0 = no bound.
         cut: makes the supervoxels that vote, see `SupervoxelVoter`; None = the methods' own answer.
@@ -55,17 +55,16 @@ class Predictor:
 
     def _scan(self, member: TrainedMethod, number: int) -> Scan:
         """A scan as a method sees it; supports are kept, a query may be large."""
-        if number == QUERY:
-            return self._seen(member.mean_and_std, number, "the query")
         key = member.mean_and_std, number
-        if key not in self._supports:
-            self._supports[key] = self._seen(*key, f"support {number + 1}")
-        return self._supports[key]
-
-    def _seen(self, mean_and_std: tuple[float, float] | None, number: int, name: str) -> Scan:
+        if key in self._supports:
+            return self._supports[key]
         image, label = self.scans[number]
-        array = z_score(image.array, mean_and_std, Path(name))
-        return Scan(number, array, label.array, None, image.geometry, image.array.shape)
+        name = "the query" if number == QUERY else f"support {number + 1}"
+        array = z_score(image.array, member.mean_and_std, Path(name))
+        scan = Scan(number, array, label.array, None, image.geometry, image.array.shape)
+        if number != QUERY:
+            self._supports[key] = scan
+        return scan
 
     def probabilities(self, image: Volume, *, prepared: bool) -> Iterator[tuple[int, np.ndarray]]:
         """Organ id and its probability `(D, H, W)`, float32, on the query's own grid; one organ after the other."""
@@ -76,11 +75,23 @@ class Predictor:
         if self.voter:
             self.voter.pieces(QUERY)  # first, for this takes most memory, and features are not there yet
         for identifier, name in self.organs.items():
-            tasks = prediction_tasks(name, identifier, self.annotated, QUERY, len(query.array), self.pairing)
+            tasks = self._tasks(name, identifier, len(query.array))
             answer = mean_probability(self.segmenters, tasks)
             if self.voter:
                 answer = self.voter.vote(answer, tasks)
             yield identifier, onto_own_grid(answer, query.geometry, image)
+
+    def _tasks(self, organ: str, identifier: int, depth: int) -> list[Task]:
+        """Tasks that segment an organ in a query of `depth` slices: one for every support that shows it."""
+        tasks = []
+        for support, label in self.annotated.items():
+            shown = slices_showing(label, identifier)
+            if len(shown):
+                known = Query(depth, None, {support: len(label)})
+                groups = self.pairing.groups(self.pairing.annotated({support: shown}), known)
+                similar = self.pairing.similar(known)
+                tasks.append(Task(organ, identifier, (support,), QUERY, groups, (), similar=similar))
+        return tasks
 
     def labels(
         self,
@@ -105,25 +116,3 @@ class Predictor:
             wins = probability > best
             labels[wins], best[wins] = identifier, probability[wins]
         return labels
-
-
-def prediction_tasks(
-    organ: str, identifier: int, labels: Mapping[int, np.ndarray], query: int, depth: int, pairing: Pairing
-) -> list[Task]:
-    """Tasks that segment an organ whose truth is not known: one for every support that shows it.
-
-    Args:
-        organ: its name.
-        identifier: its id in the labels.
-        labels: support scan number -> labels `(D, H, W)`.
-        query: number of the query scan, `depth`: its slices.
-        pairing: how slices meet; "parts" is not possible, as it asks for the organ's extent in the query.
-    """
-    tasks = []
-    for support, label in labels.items():
-        shown = slices_showing(label, identifier)
-        if len(shown):
-            known = Query(depth, None, {support: len(label)})
-            groups, similar = pairing.groups(pairing.annotated({support: shown}), known), pairing.similar(known)
-            tasks.append(Task(organ, identifier, (support,), query, groups, (), similar=similar))
-    return tasks
