@@ -51,8 +51,6 @@ from util.runs.experiment import with_dataset_file
 from util.runs.processes import prepare_device
 from util.volume import Volume
 
-ALONE = {"jobs": 1, "backend": PROCESSES.name, "scheduler": None}  # options of a process that works by itself
-
 
 def load_members(names: Sequence[str], device: torch.device) -> list[TrainedMethod]:
     """The methods of checkpoints, named as in `find_checkpoint`, on the device.
@@ -191,23 +189,17 @@ def in_processes(
 ) -> tuple[dict[str, str], int]:
     """The same command several times at once: on this machine or a cluster, each with a share of the scans."""
     threads = options.threads or max(1, joblib.cpu_count() // options.jobs)
-    one = argparse.Namespace(**{**vars(options), "threads": threads, "overwrite": False})
-    calls = dict.fromkeys(range(options.jobs), (one,))
+    alone = {"jobs": 1, "backend": PROCESSES.name, "scheduler": None, "threads": threads, "overwrite": False}
+    calls = dict.fromkeys(range(options.jobs), (argparse.Namespace(**{**vars(options), **alone}),))
+    work = partial(predict, silent=True)  # which leaves warnings
     before, failures = set(manifest.scans), {}
     with progress(todo, manifest):
-        for _, share in each_scan(
-            a_share, calls, options.jobs, file=lambda _: options.out, backend=backend, silent=True
-        ):
+        for _, share in each_scan(work, calls, options.jobs, file=lambda _: options.out, backend=backend, silent=True):
             if share.failure:
                 raise UserError(share.failure)
             failures |= {name: sentence for name, sentence in share.result.items() if name in todo}
     manifest.read()
     return failures, len((set(manifest.scans) & set(todo)) - before)
-
-
-def a_share(options: argparse.Namespace) -> dict[str, str]:
-    """The command in a process that shares the work; it prints nothing but warnings."""
-    return predict(argparse.Namespace(**{**vars(options), **ALONE}), silent=True)
 
 
 @contextmanager
