@@ -8,11 +8,12 @@ true.
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from util.volume import Geometry, Volume
 
@@ -73,15 +74,11 @@ def prepare(image: Volume, label: Volume, plan: Plan) -> tuple[Volume, Volume]:
     spacing = plan.spacing or (x * plan.shrink, y * plan.shrink, z)
     image, label = resample(image, spacing, plan.published), resample_label(label, spacing, plan.published)
     if plan.size is not None:
-        lowest = image.array.min()
-        image, label = (
-            crop_or_pad(volume, plan.size, fill, plan.published) for volume, fill in ((image, lowest), (label, 0))
-        )
+        image = crop_or_pad(image, plan.size, image.array.min(), plan.published)
+        label = crop_or_pad(label, plan.size, 0, plan.published)
     if plan.published:
-        image, label = (
-            Volume(volume.array.astype(kind), image.geometry)
-            for volume, kind in ((image, np.float64), (label, np.float32))
-        )
+        image = Volume(image.array.astype(np.float64), image.geometry)
+        label = Volume(label.array.astype(np.float32), image.geometry)
     return image, label
 
 
@@ -103,13 +100,10 @@ def cut_bright(array: np.ndarray, percentile: float = 99.5) -> np.ndarray:
 
 
 def window(array: np.ndarray, low: float, high: float, own_range: bool = False) -> np.ndarray:
-    """Clip to `[low, high]` and stretch to 0..255, float32 [alpnet 3.4].
+    """Clip intensities of any shape to `[low, high]` and stretch these to 0..255, float32 [alpnet 3.4].
 
-    Args:
-        array: intensities, any shape.
-        low, high: the window, in Hounsfield units for CT.
-        own_range: stretch the range that is left after clipping, as published: a scan without air then looks
-            different from the others.
+    With `own_range` what is left after clipping is stretched, as published: a scan without air then looks different
+    from the others.
     """
     clipped = array.astype(np.float32)  # first: integers would be clipped as float64
     clipped.clip(low, high, out=clipped)
@@ -120,29 +114,26 @@ def window(array: np.ndarray, low: float, high: float, own_range: bool = False) 
     return clipped
 
 
-def orient(volume: Volume, towards: Sequence[float] = LEFT_FRONT_HEAD) -> Volume:
+def orient(
+    volume: Volume,
+    towards: Sequence[float] = LEFT_FRONT_HEAD,
+    orders: Iterable[tuple[int, ...]] = (AS_STORED, SWAPPED),
+) -> Volume:
     """Swap and flip rows and columns, and reverse slices, so that they run `towards` as nearly as they can.
 
     Nothing is interpolated and every voxel keeps its place in the patient. Slices stay slices: an oblique plane is
     stored the best way round that it has.
 
-    Args:
-        volume: `(D, H, W)`.
-        towards: signs of left (columns), back (rows), head (slices).
+    `towards` are signs of left (columns), back (rows), head (slices); `orders` of the axes may be chosen.
     """
-    return _running(volume, (AS_STORED, SWAPPED), towards)
+    axes = volume.geometry.axes
+    order = max(orders, key=lambda order: np.abs(axes[order, AS_STORED]).sum())
+    return _stored(volume, order, np.where(axes[order, AS_STORED] * towards < 0, -1, 1).tolist())
 
 
 def along_axes(volume: Volume, towards: Sequence[float]) -> Volume:
     """As `orient`, with every axis along the patient's own as nearly as can be: slices may become rows."""
-    return _running(volume, itertools.permutations(AS_STORED), towards)
-
-
-def _running(volume: Volume, orders: Iterable[tuple[int, ...]], towards: Sequence[float]) -> Volume:
-    """The volume's axes in that order which fits best, each reversed if it does not run `towards`."""
-    axes = volume.geometry.axes
-    order = max(orders, key=lambda order: np.abs(axes[order, AS_STORED]).sum())
-    return _stored(volume, order, np.where(axes[order, AS_STORED] * towards < 0, -1, 1).tolist())
+    return orient(volume, towards, itertools.permutations(AS_STORED))
 
 
 def reordered(volume: Volume, swap: bool, signs: Sequence[int]) -> Volume:
@@ -182,7 +173,7 @@ def target_grid(
     old = np.array(shape[::-1])
     size = tuple(output_size(*values, published) for values in zip(shape[::-1], geometry.spacing, spacing, strict=True))
     if published:
-        return size, Geometry(tuple(spacing), geometry.origin, geometry.direction)
+        return size, replace(geometry, spacing=tuple(spacing))
     shift = ((old - 1) * geometry.spacing - (np.array(size) - 1) * spacing) / 2
     return size, Geometry(tuple(spacing), _place(geometry, shift), geometry.direction)
 
@@ -219,12 +210,10 @@ def label_onto(volume: Volume, size: tuple[int, ...], grid: Geometry, published:
 def _mask_alone(volume: Volume, identifier: int) -> tuple[np.ndarray, Geometry]:
     """The box around an id and one voxel more as a float32 mask: all that interpolation needs, and little memory."""
     mask = volume.array == identifier
-    box = []
-    for axis in range(3):
-        where = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
-        box.append(slice(max(int(where[0]) - 1, 0), int(where[-1]) + 2))
+    (around,) = ndimage.find_objects(mask.view(np.uint8))
+    box = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in around)
     first = tuple(part.start for part in box[::-1])
-    return mask[tuple(box)].astype(np.float32), moved(volume.geometry, first)
+    return mask[box].astype(np.float32), moved(volume.geometry, first)
 
 
 def interpolate(
@@ -269,7 +258,7 @@ def crop_border(volume: Volume, margin: int, published: bool = False) -> Volume:
 def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, published: bool = False) -> Volume:
     """`size` rows and columns about the middle n // 2 (an odd size has one more before it); `fill` where the scan ends.
 
-    Legacy leaves the origin where it was [alpnet 3.3].
+    Published leaves the origin where it was [alpnet 3.3].
     """
     rows, columns = (size, size) if isinstance(size, int) else size
     depth, height, width = volume.array.shape
@@ -285,8 +274,7 @@ def crop_or_pad(volume: Volume, size: int | tuple[int, int], fill: float, publis
 
 def moved(geometry: Geometry, voxels: tuple[float, ...]) -> Geometry:
     """The same grid counted from another voxel `(x, y, z)`."""
-    origin = _place(geometry, np.multiply(voxels, geometry.spacing))
-    return Geometry(geometry.spacing, origin, geometry.direction)
+    return replace(geometry, origin=_place(geometry, np.multiply(voxels, geometry.spacing)))
 
 
 def _place(geometry: Geometry, millimetres: np.ndarray) -> tuple[float, ...]:
