@@ -184,15 +184,10 @@ def draw_changes(
     kinds: Sequence[type[Change]],
     queries: int = 1,
 ) -> list[tuple[Change, ...]]:
-    """Changes of the support and of each query.
+    """Changes of the support and of each query, by the `episode.*` options.
 
-    Args:
-        generator: of the random numbers.
-        scan: that is changed.
-        options: `episode.*`. Its "augment" is "one": every change is made to the support or to the queries, which are
-            changed alike (ADNet); "both": the images are changed independently (ALPNet [alpnet 6]).
-        kinds: of changes, in their order.
-        queries: number of queries.
+    With `augment` "one" every change is made to the support or to the queries, which are changed alike (ADNet); with
+    "both" the images are changed independently (ALPNet [alpnet 6]).
     """
 
     def draw() -> list[Change]:

@@ -19,12 +19,8 @@ VOLUMES = {"affine": (Gamma, Affine, BiasField, Noise), "published": (Gamma, Col
 class CropEpisodes(TrainingEpisodes):
     """Endless, numbered training episodes of one support and one query crop.
 
-    Args:
-        scans: the training scans, with segments.
-        sampler: chooses scan, segment and crops.
-        options: the `episode.*` keys. "crop": slices, rows and columns of an image; smaller scans give what they have.
-            "warp": "affine" or "published", see VOLUMES.
-        seed: with the number of an episode it decides everything in it.
+    Of the options, "crop" is the slices, rows and columns of an image; smaller scans give what they have. "warp" is a
+    key of VOLUMES.
 
     Raises:
         UserError: the crop is not three numbers, or elastic displacements are asked for.

@@ -13,15 +13,9 @@ def excluded_slices(label: np.ndarray, organs: Iterable[int], published: bool = 
 
 
 def removal_table(labels: Mapping[int, np.ndarray], organs: Mapping[str, int], published: bool) -> list[dict[str, Any]]:
-    """Slices that setting 2 removes: one row per scan and one for all.
+    """Slices that setting 2 removes from labels `(D, H, W)` by scan number: one row per scan and one for all.
 
-    Args:
-        labels: scan number -> `(D, H, W)` organ ids.
-        organs: name -> id of the test organs.
-        published: only slices with every one of them are removed.
-
-    Returns:
-        rows: scan, slices, slices that show each organ, removed, leaking (kept although they show a test organ).
+    Columns: scan, slices, slices that show each organ, removed, leaking (kept although they show a test organ).
     """
     rows = []
     for number, label in labels.items():

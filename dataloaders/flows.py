@@ -28,9 +28,7 @@ def flows_folder(checkpoint: Path, reach: int) -> Path:
 
 
 def write_flows(folder: Path, scans: Sequence[Scan], reach: int, register: Register) -> None:
-    """Write `flows_<scan>.npy` for every scan; those on disk stay as they are.
-
-    A table is `(2 reach, D, 2, H, W)` float16: `[o, z]` leads from slice z to slice z + `offsets(reach)[o]`.
+    """Write `flows_<scan>.npy` for every scan, see `flows_of`; those on disk stay as they are.
 
     Raises:
         UserError: a file cannot be written.
@@ -75,7 +73,8 @@ def _remedy(checkpoint: Path, reach: int) -> str:
 
 
 def flows_of(image: np.ndarray, reach: int, register: Register) -> np.ndarray:
-    """The table of one scan `(D, H, W)`; zero where the other slice would lie outside."""
+    """The table `(2 reach, D, 2, H, W)` float16 of one scan `(D, H, W)`: `[o, z]` leads from slice z to slice
+    z + `offsets(reach)[o]`, and is zero where that would lie outside."""
     depth = len(image)
     table = np.zeros((2 * reach, depth, 2, *image.shape[1:]), dtype=np.float16)
     for row, offset in enumerate(offsets(reach)):

@@ -100,7 +100,7 @@ class Maps:
         dataset, root, numbers: the scans.
         segments: "supervoxels" or "superpixels".
         labels: which organs a slice shows is wanted, too.
-        jobs, backend: scans made at once, and where; default: a few threads.
+        jobs, backend: scans made at once, and by whom; default: a few threads.
 
     Raises:
         UserError: as `read_scan`, or the folder cannot be written.
@@ -243,10 +243,7 @@ def source_file(dataset: Dataset, root: Path, number: int, kind: str) -> Path:
 def map_scan(folder: Path, dataset: Dataset, root: Path, number: int, entries: Mapping[str, Any]) -> dict[str, Any]:
     """Make the files of a scan that are missing or not those of its sources; returns its entries of the record.
 
-    Args:
-        folder: to write to.
-        dataset, root, number: the scan.
-        entries: kind -> what is on record; None = nothing.
+    `entries`: what is on record by kind; None = nothing.
 
     Raises:
         UserError: as `read_scan`.

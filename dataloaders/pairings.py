@@ -237,9 +237,7 @@ def unclamped_walks(extent: np.ndarray, parts: int) -> list[np.ndarray]:
     """Slices of every part as VISA-FSS's code walks them: from the part's middle up and down, as long as the part stays
     the same. Its index is not clamped, so the last slice may belong to none [visa 10].
 
-    Args:
-        extent: all slices from the first to the last that shows the organ.
-        parts: how many.
+    `extent` are all slices from the first to the last that shows the organ.
     """
     numbers = part_of(extent, extent[0], extent[-1], parts)
     walks = []

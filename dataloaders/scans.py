@@ -52,10 +52,7 @@ class Scan:
 class Scans:
     """The scans of a data set by their number, each read once and kept: `scans[3].image`.
 
-    Args:
-        dataset: its description.
-        root: folder that holds the data sets.
-        mean_and_std: mean and standard deviation for the z-score; None = each scan's own.
+    `mean_and_std` are those for the z-score; None = each scan's own.
 
     Raises:
         UserError: as `read_scan`, when a scan is asked for.
@@ -91,15 +88,9 @@ def read_scan(
     segments: str | None = None,
     mean_and_std: tuple[float, float] | None = None,
 ) -> Scan:
-    """Read one scan with what belongs to it.
+    """Read one scan with its organ labels, and its `segments`: "supervoxels" or "superpixels".
 
-    Args:
-        dataset: its data set.
-        root: folder that holds the data sets.
-        number: of the scan.
-        labels: read the organ labels.
-        segments: "supervoxels" or "superpixels" reads these too.
-        mean_and_std: (mean, standard deviation) for the z-score; None = the scan's own.
+    `mean_and_std` are those for the z-score; None = the scan's own.
 
     Raises:
         UserError: a file is missing or damaged, shapes or grids differ, labels are no integers, the scan is constant.

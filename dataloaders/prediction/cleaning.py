@@ -7,12 +7,9 @@ NEIGHBOURS = np.ones((3, 3, 3), bool)  # voxels that share a corner are connecte
 
 
 def cleaned(labels: np.ndarray, *, largest_component: bool = False, fill_holes: bool = False) -> np.ndarray:
-    """A copy in which every label is one piece, or without holes; first the one, then the other.
+    """A copy of labels `(D, H, W)` in which each keeps its largest piece, then loses its holes.
 
-    Args:
-        labels: whole numbers `(D, H, W)`, 0 = background.
-        largest_component: keep the largest connected piece of every label.
-        fill_holes: background that a label encloses on all sides joins it; other labels in there stay.
+    A hole is background that a label encloses on all sides; other labels in there stay.
     """
     result = labels.copy()
     for identifier, box in enumerate(ndimage.find_objects(labels), start=1):

@@ -10,9 +10,7 @@ from util.pictures import colour, rgb
 def write_colours(folder: Path, names: Mapping[int, str]) -> None:
     """Write labels.txt (ITK-SNAP: Segmentation, Import Label Descriptions) and labels.ctbl (3D Slicer: Add Data).
 
-    Args:
-        folder: to write to.
-        names: label id -> name; the order gives the colours, the same as in the pictures.
+    The order of `names` (id -> name) gives the colours, the same as in the pictures.
     """
     snap = ['0     0    0    0        0  0  0    "Clear Label"']
     slicer = ["# 3D Slicer colour table", "0 background 0 0 0 0"]

@@ -119,7 +119,6 @@ def read_support(
 
     Args:
         image_file: NIfTI, or the folder of a DICOM series; `label_file`: NIfTI on the same grid.
-        preparation: of the training scans.
         trust_voxels: the label lies on the image whatever its header says.
         prepared: intensities are as in the training scans already.
 

@@ -16,12 +16,9 @@ SLICES, COLUMNS = 12, 4
 
 
 def draw_sheet(file: Path, image: Volume, label: Volume, names: Mapping[int, str]) -> None:
-    """Write slices from the first to the last that shows a label, evenly.
+    """Write slices of image and label `(D, H, W)`, evenly from the first to the last that shows one, as a PNG.
 
-    Args:
-        file: PNG to write.
-        image, label: `(D, H, W)` on one grid.
-        names: label id -> name; the order gives the colours.
+    The order of `names` (id -> name) gives the colours.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

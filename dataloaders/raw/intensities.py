@@ -83,10 +83,8 @@ def require_training_values(
     """Refuse a scan that a method cannot know by its values: MR where CT was trained, 0..1 where 0..255 was.
 
     Args:
-        image: the scan.
         plan: of the training scans.
         known: `value_range` of the prepared training scans; None where a checkpoint does not say it.
-        file: what messages name.
         prepared: the values are said to be as in the prepared training scans.
 
     Raises:

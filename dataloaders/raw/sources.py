@@ -65,7 +65,6 @@ def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: boo
     """Image and label `(D, H, W)` of one scan, voxel by voxel the same place, with the doubts of their own headers.
 
     Args:
-        source: its files.
         ids: value in the label files -> id in the prepared label; None keeps all values.
         trust_voxels: a label whose header says another place than the image's is taken to lie on the image.
 
@@ -77,12 +76,11 @@ def read_source(source: Source, ids: Mapping[int, int] | None, trust_voxels: boo
     if source.problem:
         raise UserError(source.problem)
     image, slices = read_image(source.image)
-    label = (
-        Volume(_read_pictures(source.label, slices, image), image.geometry)
-        if source.label[0].suffix == ".png"
-        else _read_label(source, image, trust_voxels)
-    )
-    where = source.label[0].parent if source.label[0].suffix == ".png" else source.label[0]
+    where = source.label[0]
+    if where.suffix == ".png":
+        where, label = where.parent, Volume(_read_pictures(source.label, slices, image), image.geometry)
+    else:
+        label = _read_label(source, image, trust_voxels)
     answer = Volume(_ids(label.array, ids, where), image.geometry, label.doubts)
     if np.array_equal(image.array, label.array):
         raise UserError(f"{source.image[0]}: has the same voxels as its label {where}; name the image")
@@ -169,11 +167,8 @@ def _tells_place(file: Path) -> bool:
 
 
 def laid_onto(label: Volume, image: Volume) -> np.ndarray | None:
-    """The voxels of a label in the order of an image whose grid it lies on; None where it lies elsewhere.
-
-    Args:
-        label, image: `(D, H, W)`; axes may be exchanged and reversed against each other.
-    """
+    """The voxels of a label in the order of an image whose grid it lies on, stored in whatever order and directions;
+    None where it lies elsewhere."""
     to_image = np.linalg.solve(_affine(image.geometry), _affine(label.geometry))  # voxel (x, y, z) -> voxel (x, y, z)
     order = io_orientation(to_image)
     array = apply_orientation(label.array.T, order).T
