@@ -1,7 +1,7 @@
 """Scans without truth segmented by trained methods, given annotated ones: any grid in, the same grid out."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,33 +66,6 @@ class Predictor:
             self._supports[key] = scan
         return scan
 
-    def probabilities(self, image: Volume, *, prepared: bool) -> Iterator[tuple[int, np.ndarray]]:
-        """Organ id and its probability `(D, H, W)`, float32, on the query's own grid; one organ after the other."""
-        query, empty = onto_training_grid(image, None, self.preparation, prepared=prepared)
-        self.scans[QUERY] = query, empty
-        for remembering in [*self.segmenters, *filter(None, [self.voter])]:
-            remembering.keep(frozenset(self.annotated))
-        if self.voter:
-            self.voter.pieces(QUERY)  # first, for this takes most memory, and features are not there yet
-        for identifier, name in self.organs.items():
-            tasks = self._tasks(name, identifier, len(query.array))
-            answer = mean_probability(self.segmenters, tasks)
-            if self.voter:
-                answer = self.voter.vote(answer, tasks)
-            yield identifier, onto_own_grid(answer, query.geometry, image)
-
-    def _tasks(self, organ: str, identifier: int, depth: int) -> list[Task]:
-        """Tasks that segment an organ in a query of `depth` slices: one for every support that shows it."""
-        tasks = []
-        for support, label in self.annotated.items():
-            shown = slices_showing(label, identifier)
-            if len(shown):
-                known = Query(depth, None, {support: len(label)})
-                groups = self.pairing.groups(self.pairing.annotated({support: shown}), known)
-                similar = self.pairing.similar(known)
-                tasks.append(Task(organ, identifier, (support,), QUERY, groups, (), similar=similar))
-        return tasks
-
     def labels(
         self,
         image: Volume,
@@ -105,10 +78,21 @@ class Predictor:
         Args:
             image: the scan.
             prepared: its intensities are those of the training scans already.
-            take: gets the place of every organ, from 0 on, and its probability `(D, H, W)`.
+            take: gets the place of every organ, from 0 on, and its probability `(D, H, W)`, float32.
         """
+        query, empty = onto_training_grid(image, None, self.preparation, prepared=prepared)
+        self.scans[QUERY] = query, empty
+        for remembering in [*self.segmenters, *filter(None, [self.voter])]:
+            remembering.keep(frozenset(self.annotated))
+        if self.voter:
+            self.voter.pieces(QUERY)  # first, for this takes most memory, and features are not there yet
         labels, best = None, None
-        for place, (identifier, probability) in enumerate(self.probabilities(image, prepared=prepared)):
+        for place, (identifier, name) in enumerate(self.organs.items()):
+            tasks = self._tasks(name, identifier, len(query.array))
+            answer = mean_probability(self.segmenters, tasks)
+            if self.voter:
+                answer = self.voter.vote(answer, tasks)
+            probability = onto_own_grid(answer, query.geometry, image)
             take(place, probability)
             if best is None:  # not earlier: the first organ takes most memory
                 best = np.full(probability.shape, 0.5, np.float32)
@@ -116,3 +100,15 @@ class Predictor:
             wins = probability > best
             labels[wins], best[wins] = identifier, probability[wins]
         return labels
+
+    def _tasks(self, organ: str, identifier: int, depth: int) -> list[Task]:
+        """Tasks that segment an organ in a query of `depth` slices: one for every support that shows it."""
+        tasks = []
+        for support, label in self.annotated.items():
+            shown = slices_showing(label, identifier)
+            if len(shown):
+                known = Query(depth, None, {support: len(label)})
+                groups = self.pairing.groups(self.pairing.annotated({support: shown}), known)
+                similar = self.pairing.similar(known)
+                tasks.append(Task(organ, identifier, (support,), QUERY, groups, (), similar=similar))
+        return tasks
