@@ -2,7 +2,7 @@
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +71,8 @@ class Slice:
     between: float
     tilt: float
     localizer: bool
-    totals: dict[str, int] = field(default_factory=dict)
-    variant: dict[str, str] = field(default_factory=dict)
+    totals: dict[str, int]
+    variant: dict[str, str]
 
 
 def read_slice(file: Path) -> Slice:

@@ -24,6 +24,8 @@ ANYWAY = "or convert it to NIfTI (dcm2niix) if it is meant to be so"
 
 def without_scouts(slices: Sequence[Slice]) -> tuple[list[Slice], dict[Path, str]]:
     """The slices of the scan, and what lies in its series beside it: file -> what it is."""
+    if not slices:
+        return [], {}
     stack = [piece for piece in slices if not piece.localizer] or list(slices)
     scouts = {piece.file: "scout (localizer)" for piece in slices if piece.localizer and not stack[0].localizer}
     for reason, is_scout in (("scout in another plane", _tilted), ("scout far from the other slices", _far)):

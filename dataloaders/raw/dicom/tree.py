@@ -61,8 +61,7 @@ def find_series(files: Iterable[Path]) -> tuple[list[Series], dict[Path, str]]:
     for key, parts in found.items():
         parts = _joined(parts, left_out) if key[-1] else parts
         for folder, part in parts.items():
-            _, scouts = without_scouts(part.slices) if part.slices else ([], {})
-            left_out |= scouts
+            left_out |= without_scouts(part.slices)[1]
             if not part.broken and all(piece.localizer for piece in part.slices):
                 left_out |= {piece.file: "scout (localizer)" for piece in part.slices}
             else:
@@ -181,7 +180,7 @@ def _whole(parts: list[Part], left_out: dict[Path, str]) -> Part | None:
     whole = Part()
     copies: dict[Path, str] = {}
     known: dict[tuple, Slice] = {}
-    stacks = [without_scouts(part.slices)[0] if part.slices else [] for part in parts]
+    stacks = [without_scouts(part.slices)[0] for part in parts]
     if len({frozenset(map(_identity, stack)) for stack in stacks}) == 1:
         return None  # the same scan several times, or a scan whose UIDs others have, too
     for piece in (piece for part in parts for piece in part.slices):
