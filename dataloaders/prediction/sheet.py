@@ -20,7 +20,6 @@ def draw_sheet(file: Path, image: Volume, label: Volume, names: Mapping[int, str
 
     The order of `names` (id -> name) gives the colours.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = slices_shown(label.array)
@@ -37,7 +36,6 @@ def draw_sheet(file: Path, image: Volume, label: Volume, names: Mapping[int, str
         sheet[top : top + height, left : left + WIDTH] = part
     # one picture in one axis: one axis per slice would take longer to draw than the scan to segment
     figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100 + 0.5), dpi=100)
-    FigureCanvasAgg(figure)
     share = sheet.shape[0] / (sheet.shape[0] + 50)
     axis = figure.add_axes((0, (1 - share) / 2, 1, share))
     axis.imshow(sheet, aspect="auto", interpolation="nearest")
