@@ -21,7 +21,7 @@ def removal_table(labels: Mapping[int, np.ndarray], organs: Mapping[str, int], p
     for number, label in labels.items():
         shown = {name: (label == identifier).any((1, 2)) for name, identifier in organs.items()}
         removed = excluded_slices(label, organs.values(), published)
-        leaking = np.logical_or.reduce(list(shown.values())) & ~removed
+        leaking = excluded_slices(label, organs.values()) & ~removed
         counts = {"slices": np.ones(len(label), bool), **shown, "removed": removed, "leaking": leaking}
         rows.append({"scan": number, **{name: int(mask.sum()) for name, mask in counts.items()}})
     total = {name: sum(row[name] for row in rows) for name in rows[0] if name != "scan"}

@@ -66,9 +66,8 @@ def observe(
 
     Args:
         plan: what is known of their preparation; the grid is read from the scans themselves.
-        geometries: of the scans.
+        geometries, ranges: of each, the latter its lowest and highest value.
         size: rows and columns that are used of them.
-        ranges: lowest and highest value of each.
     """
     relative = plan.shrink != 1 or plan.border > 0  # the spacing follows from that of each raw scan
     spacing = None if relative else tuple(np.median([g.spacing for g in geometries], axis=0).tolist())
