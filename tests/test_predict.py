@@ -60,6 +60,10 @@ def segment(run, scan):
     return call
 
 
+def record(out) -> dict:
+    return json.loads((out / "predictions.json").read_text("utf-8"))
+
+
 def failure(capsys) -> str:
     """The one line on stderr that says what is wrong."""
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:") or " failed: " in line]
@@ -162,15 +166,14 @@ def test_ensembles_average_and_the_highest_probability_wins(segment, run, scan, 
     np.testing.assert_allclose(found["all"], np.mean([found[name] for name in "abcd"], axis=0), atol=1e-5)
     labels = read_volume(tmp_path / "all/image_1.nii.gz").array
     assert (np.where(found["all"].max(0) > 0.5, found["all"].argmax(0) + 1, 0) == labels).all()
-    record = json.loads((tmp_path / "all/predictions.json").read_text("utf-8"))
-    assert set(record["scans"]["image_1"]["millilitres"]) == {"liver", "right kidney", "left kidney", "spleen"}
+    millilitres = record(tmp_path / "all")["scans"]["image_1"]["millilitres"]
+    assert set(millilitres) == {"liver", "right kidney", "left kidney", "spleen"}
 
 
 def test_supervoxels_vote_unless_they_are_told_not_to(segment, scan, tmp_path):
     for name, changes in {"voted": {}, "own": {"no_voting": True}}.items():
         assert segment(tmp_path / name, scan("image_1"), **changes) == 0
-        record = json.loads((tmp_path / name / "predictions.json").read_text("utf-8"))
-        assert record["settings"]["voting"] is (name == "voted")
+        assert record(tmp_path / name)["settings"]["voting"] is (name == "voted")
     voted, own = (read_volume(tmp_path / name / "image_1.nii.gz").array for name in ("voted", "own"))
     assert (voted != own).any()
 
@@ -203,7 +206,7 @@ def test_methods_that_see_whole_volumes(segment, run, scan, tmp_path, tiny, caps
     assert segment(tmp_path / "alone", scan("image_1"), checkpoint=volumes, memory_gb=0.5) == 0
     assert segment(tmp_path / "both", scan("image_1"), checkpoint=[run, volumes]) == 0
     for name in ("alone", "both"):
-        assert json.loads((tmp_path / name / "predictions.json").read_text("utf-8"))["settings"]["pairing"] == "volume"
+        assert record(tmp_path / name)["settings"]["pairing"] == "volume"
         assert len(np.unique(read_volume(tmp_path / name / "image_1.nii.gz").array)) > 1
     capsys.readouterr()
     assert segment(tmp_path / "similar", scan("image_1"), checkpoint=volumes, pairing="similar") == 1
@@ -223,12 +226,6 @@ def test_one_bad_file_does_not_stop_the_rest(segment, scan, tmp_path, capsys):
     assert f"image_2 failed: {tmp_path}/in/image_2.nii.gz: cannot be read, the file is damaged" in printed.err
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["image_1.nii.gz", "image_3.nii.gz"]
     assert not list((tmp_path / "out").glob(".*"))
-
-
-def damaged(scan, tmp_path, array, geometry=None):
-    volume = read_volume(scan("image_1"))
-    write_volume(tmp_path / "bad.nii.gz", array(volume.array), geometry or volume.geometry)
-    return tmp_path / "bad.nii.gz"
 
 
 @pytest.mark.parametrize(
@@ -333,10 +330,6 @@ def test_ids_of_a_label_that_is_not_the_data_sets_own_have_no_names(segment, sca
     assert segment(tmp_path / "out", scan("image_1"), support_label=tmp_path / "label.nii.gz") == 0
     assert "segmenting label 1 (1), label 2 (2)" in capsys.readouterr().out
     assert set(record(tmp_path / "out")["scans"]["image_1"]["millilitres"]) == {"label 1", "label 2"}
-
-
-def record(out) -> dict:
-    return json.loads((out / "predictions.json").read_text("utf-8"))
 
 
 def test_supports_are_refused_if_image_and_label_are_exchanged_or_one(segment, scan, tmp_path, capsys):
