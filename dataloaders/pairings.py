@@ -23,11 +23,6 @@ class Query:
     extent: np.ndarray | None
     depths: Mapping[int, int]
 
-    @property
-    def between(self) -> np.ndarray:
-        """All slices from the first to the last that shows the organ."""
-        return np.arange(self.extent[0], self.extent[-1] + 1)
-
 
 Parted = Sequence[tuple[Annotated, ...]]  # the annotated slices of every part
 
@@ -127,17 +122,22 @@ class Parts(Position):
     part_rule: str = "chunks"
     whole_volume: bool = True
 
+    def shown(self, query: Query) -> np.ndarray:
+        """Slices that are cut in parts: those that show the organ, or all from its first to its last."""
+        extent = query.extent
+        return extent if self.part_rule == "chunks" else np.arange(extent[0], extent[-1] + 1)
+
     def runs(self, annotated: Parted, query: Query) -> list[np.ndarray]:
         """Chunks of the extent."""
-        depth, extent = query.depth, query.extent
-        if not len(extent):
+        if not len(query.extent):
             return super().runs(annotated, query)
+        depth, extent = query.depth, self.shown(query)
         if self.part_rule == "unclamped":
-            return unclamped_walks(query.between, self.parts)
+            return unclamped_walks(extent, self.parts)
         if self.part_rule == "chunks":
             chunk_of = assign_chunks(extent, depth, self.parts)
         else:
-            extent, chunk_of = query.between, assign_extent(extent[0], extent[-1], depth, self.parts)
+            chunk_of = assign_extent(extent[0], extent[-1], depth, self.parts)
         looked_at = np.arange(depth) if self.whole_volume else extent
         return [looked_at[chunk_of[looked_at] == part] for part in range(self.parts)]
 
@@ -145,9 +145,7 @@ class Parts(Position):
         """The extent; with "unclamped", what is seen twice counts twice, and what is lost does not count."""
         if self.part_rule == "unclamped":
             return tuple(z for group in groups for z in group.query_slices)
-        if self.part_rule == "extent" and len(query.extent):
-            return tuple(query.between.tolist())
-        return super().scored(groups, query)
+        return tuple(self.shown(query).tolist()) if len(query.extent) else super().scored(groups, query)
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ class Propagate(Parts):
             pivots = [run[len(run) // 2] if len(run) else 0 for run in runs]
         else:
             runs = self.runs(annotated, query)
-            shown = query.extent if self.part_rule == "chunks" else query.between
+            shown = self.shown(query)
             pivots = shown[support_indices(len(shown), len(annotated))]
         return tuple(
             Group(part, tuple(run.tolist()), int(run[np.abs(run - pivot).argmin()]), self.anchored)
