@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.raw.preparation import Plan
+from dataloaders.raw.preparation import Plan, window
 from util.errors import UserError
 from util.volume import Volume
 
@@ -72,9 +72,8 @@ def require_measured(array: np.ndarray, plan: Plan, file: Path) -> None:
 
 def windowed(array: np.ndarray, plan: Plan) -> tuple[float, float]:
     """Lowest and highest value, 0 to 255, that the plan's window leaves of an array of any shape."""
-    first, last = plan.window
-    low, high = (min(max((float(value) - first) / (last - first), 0.0), 1.0) for value in (array.min(), array.max()))
-    return low * 255, high * 255
+    low, high = window(np.array([array.min(), array.max()]), *plan.window).tolist()
+    return low, high
 
 
 def require_training_values(
