@@ -28,8 +28,7 @@ class TrainingEpisodes(Dataset):
     """Endless, numbered training episodes of one support slice and its queries.
 
     Args:
-        scans: the training scans, with segments.
-        sampler: chooses scan, segment and slices.
+        scans: those that train, with segments.
         options: the `episode.*` keys of the augmentation, see `draw_changes`.
         seed: with the number of an episode it decides everything in it, for any number of workers, after any resume.
         carrier: takes the superpixels of realistic tasks to their queries; None = their labels are unknown (255).

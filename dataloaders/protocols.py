@@ -46,7 +46,6 @@ def make_tasks(
     """All tasks of a fold: every query scan, every organ.
 
     Args:
-        fold: support and query scans.
         organs: name -> id.
         label: scan number -> labels `(D, H, W)`; asked once for every scan.
         pairing: how slices meet; None = in three parts.

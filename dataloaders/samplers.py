@@ -167,7 +167,6 @@ class CropsSampler:
     Args:
         depth: slices of a crop; a scan with fewer is one crop.
         min_size: a crop holds more voxels of the supervoxel than this.
-        spread: see above.
 
     Raises:
         UserError: no scan offers a single crop.

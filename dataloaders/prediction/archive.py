@@ -45,12 +45,7 @@ class Claim:
 class Segmentation:
     """The work on one archive, with its progress and what went wrong.
 
-    Args:
-        predictor: segments.
-        manifest: the archive's record.
-        prepared: intensities are as in the training scans already.
-        cleaning: what is done to the labels of a scan, see `cleaned`.
-        silent: without a bar.
+    `prepared`: intensities are as in the training scans already; `cleaning`: what `cleaned` does to labels.
     """
 
     def __init__(

@@ -76,8 +76,7 @@ class Predictor:
         """Organ ids `(D, H, W)` on the scan's own grid. If several organs claim a voxel, the highest probability wins.
 
         Args:
-            image: the scan.
-            prepared: its intensities are those of the training scans already.
+            prepared: intensities are those of the training scans already.
             take: gets the place of every organ, from 0 on, and its probability `(D, H, W)`, float32.
         """
         query, empty = onto_training_grid(image, None, self.preparation, prepared=prepared)

@@ -58,7 +58,6 @@ def write_segmentation(
     """Write labels as a DICOM Segmentation; it appears whole or not at all.
 
     Args:
-        file: to write.
         slices: files of the series in the order of the slices.
         labels: `(D, H, W)`, ids of `names` and 0, on the rows and columns of the files.
         names: id -> name of a segment; they are numbered in this order.

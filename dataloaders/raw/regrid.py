@@ -81,12 +81,10 @@ def observe(
 def onto_training_grid(
     image: Volume, label: Volume | None, preparation: Preparation, *, prepared: bool = False
 ) -> tuple[Volume, Volume]:
-    """Image and label `(D, H, W)` as the training scans were; both carry the geometry they have then.
+    """Image and label `(D, H, W)` as the training scans were, with the geometry they have then.
 
-    Args:
-        image, label: on one grid of any orientation, spacing and tilt; no label stands for an empty one.
-        preparation: of the training scans.
-        prepared: the intensities are as in the training scans already, and nothing is to be cut off.
+    They come on one grid of any orientation, spacing and tilt; no label stands for an empty one. If they are
+    `prepared`, intensities are as in the training scans already, and nothing is to be cut off.
     """
     plan, towards = preparation.plan, preparation.towards
     if label is None:

@@ -77,10 +77,8 @@ def find_series(files: Iterable[Path]) -> tuple[list[Series], dict[Path, str]]:
 def name_series(scans: Iterable[Series], root: Path, *, short: bool = False) -> dict[str, Series]:
     """The scans by names that tell them apart.
 
-    Args:
-        scans: below `root`.
-        root: a name is made of the folders below it, and if need be of the series' number and its first file's name.
-        short: the first folder is enough if no other scan lies in it.
+    A name is made of the folders below `root`, and if need be of the series' number and its first file's name. If it is
+    `short` the first folder is enough if no other scan lies in it.
 
     Raises:
         UserError: two would get one name.
