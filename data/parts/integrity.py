@@ -1,6 +1,5 @@
 """What can be wrong with one prepared scan: image, label and supervoxels, each alone and against each other."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -163,12 +162,3 @@ def explained(image: np.ndarray, segments: np.ndarray) -> dict[tuple[int, ...], 
         between = (sums**2 / counts).sum() / image.size - mean**2
         shares[flips] = float(between / variance) if variance else 0.0
     return shares
-
-
-def together(findings: Mapping[int, Findings], kind: str) -> Iterator[tuple[str, list[int]]]:
-    """Each sentence of the errors or warnings once, with the scans it holds for."""
-    scans: dict[str, list[int]] = {}
-    for number, found in findings.items():
-        for sentence in getattr(found, kind):
-            scans.setdefault(sentence, []).append(number)
-    yield from scans.items()
