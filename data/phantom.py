@@ -137,18 +137,12 @@ def main(arguments: list[str] | None = None) -> int:
         "slices only; scans already there are kept, so an interrupted run goes on.",
         "python -m data.phantom",
     )
-    command.add_argument(
-        "out",
-        metavar="OUT",
-        nargs="?",
-        default="data/PHANTOM",
-        type=Path,
-        help="folder to write to (default: data/PHANTOM)",
-    )
-    command.add_argument("--scans", type=at_least(1), default=12, help="number of patients (default: 12)")
-    command.add_argument("--seed", type=at_least(0), default=1, help="another seed, other patients (default: 1)")
+    help_text = "folder to write to (default: data/PHANTOM)"
+    command.add_argument("out", metavar="OUT", nargs="?", default="data/PHANTOM", type=Path, help=help_text)
+    command.add_argument("--scans", type=at_least(1), default=12, help="number of patients")
+    command.add_argument("--seed", type=at_least(0), default=1, help="another seed, other patients")
     command.add_argument("--size", type=at_least(16), default=256, help="rows and columns over 320 x 320 mm")
-    command.add_argument("--slices", type=at_least(4), default=32, help="slices over 246.4 mm (default: 32)")
+    command.add_argument("--slices", type=at_least(4), default=32, help="slices over 246.4 mm")
     command.add_argument("--jobs", type=jobs, default=-1, help="scans computed at once (default: one per core)")
     command.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
     add_backend(command.add_argument)

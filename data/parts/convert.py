@@ -21,7 +21,7 @@ from dataloaders.raw.sources import Source, doubts, kept_shares, read_source
 from util.errors import UserError
 from util.finding import as_failures, few, find_files
 from util.manifest import Job, Manifest, open_manifest
-from util.parallel import PROCESSES, Backend, each_scan
+from util.parallel import Backend, each_scan
 from util.volume import Volume, read_volume, write_volume
 
 MANIFEST = "preparation.json"
@@ -30,6 +30,8 @@ LIBRARIES = ("numpy", "SimpleITK", "nibabel", "pydicom")
 LEAST_LEFT = 25  # of 255 grey levels
 VERSION = 2  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
 KEPT = 0.8  # share of an organ's volume; if less is left after the preparation, it is said
+
+Finish = Callable[[Manifest], None]
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,12 @@ def convert(
     out: Path,
     plan: Plan,
     *,
-    trust_voxels: bool = False,
-    accept_doubts: bool = False,
-    jobs: int = -1,
-    backend: Backend = PROCESSES,
-    overwrite: bool = False,
-    finish: Callable[[Manifest], None] = lambda _: None,
+    trust_voxels: bool,
+    accept_doubts: bool,
+    jobs: int,
+    backend: Backend,
+    overwrite: bool,
+    finish: Finish,
 ) -> dict[int | str, str]:
     """Prepare every scan of a download that is not prepared yet; print what was found and done.
 
@@ -102,6 +104,7 @@ def convert(
         converter, plan: what to prepare, and how.
         raw, out: folders.
         trust_voxels: labels lie on their images whatever their headers say.
+        accept_doubts: prepare scans whose headers leave their place in doubt.
         jobs, backend: scans at once, and who works on them.
         overwrite: replace these scans.
         finish: called at the end where at least one scan is prepared, while no other command works in OUT.
@@ -171,9 +174,7 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def run(
-    tasks: list[Assignment], manifest: Manifest, name: str, jobs: int, backend: Backend = PROCESSES
-) -> dict[int, Outcome]:
+def run(tasks: list[Assignment], manifest: Manifest, name: str, jobs: int, backend: Backend) -> dict[int, Outcome]:
     """Work on the scans side by side; the manifest grows with every one, so a killed command loses at most those."""
     outcomes = {}
     scans = {task.number: (task,) for task in tasks}

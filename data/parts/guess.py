@@ -18,7 +18,6 @@ INTENSITIES = {
     "mr": ({"percentile": 99.5}, "MR: the brightest 0.5 % are cut"),
     "scaled": ({}, "already scaled, which hides whether it is CT or MR: left as it is"),
 }
-OTHERWISE = "--intensities or --window says otherwise"
 
 
 def guess_plan(sources: Mapping[int, Source], size: int, intensities: str = "") -> tuple[Plan, list[str]]:
@@ -36,9 +35,8 @@ def guess_plan(sources: Mapping[int, Source], size: int, intensities: str = "") 
             continue  # told when it is converted
         image, _ = found.result
         spacings.append(image.geometry.spacing)
-        fields.append(
-            max(image.geometry.spacing[0] * image.array.shape[2], image.geometry.spacing[1] * image.array.shape[1])
-        )
+        _, rows, columns = image.array.shape
+        fields.append(max(image.geometry.spacing[0] * columns, image.geometry.spacing[1] * rows))
         kinds.append(modality(image.array))
         ranges.append((float(image.array.min()), float(image.array.max())))
     if not spacings:
@@ -48,11 +46,10 @@ def guess_plan(sources: Mapping[int, Source], size: int, intensities: str = "") 
     spacing = tuple(float(f"{step:.4g}") for step in (plane, plane, z))
     remarks = ["guessed spacing {:g} x {:g} x {:g} mm".format(*spacing)]
     if not intensities:
-        counts = Counter(kinds)
-        (intensities, _), *rest = counts.most_common()
+        (intensities, _), *rest = Counter(kinds).most_common()
         others = "".join(f", but {count} of {len(kinds)} look like {kind}" for kind, count in rest)
         lowest, *_, highest = value_range(ranges)
-        remarks.insert(
-            0, f"guessed {INTENSITIES[intensities][1]} (values from {lowest:g} to {highest:g}{others}); {OTHERWISE}"
-        )
+        values = f"values from {lowest:g} to {highest:g}{others}"
+        told = f"guessed {INTENSITIES[intensities][1]} ({values}); --intensities or --window says otherwise"
+        remarks.insert(0, told)
     return Plan(spacing=spacing, size=size, **INTENSITIES[intensities][0]), remarks

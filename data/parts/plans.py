@@ -9,9 +9,7 @@ from dataloaders.raw.preparation import Plan
 from util.dataset import Dataset
 from util.errors import UserError
 
-DEFAULTS = {
-    **{module.CONVERTER.name: module.PLAN for module in (chaost2, sabs, cmr)},
-}
+DEFAULTS = {module.CONVERTER.name: module.PLAN for module in (chaost2, sabs, cmr)}
 BY_MODALITY = {"MR": Plan(percentile=99.5), "CT": Plan(window=(-125, 275))}
 
 
