@@ -6,7 +6,6 @@ Six scans are drawn (512 x 512 x 84 to 198, on average 126 slices as in SABS) an
 as large as real ones because of the noise. Drawing them takes longer than preparing them.
 """
 
-import argparse
 import os
 import resource
 import sys
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import sabs
 from data.phantom_raw import ABDOMEN, IDS, SIGNAL, centred, patient_of, sample
+from util.commands import parser
 from util.volume import write_volume
 
 SLICES = (147, 139, 198, 90, 84, 100)
@@ -56,14 +56,11 @@ def write_scan(raw: Path, name: str, index: int, shape: tuple[int, int, int]) ->
 
 def main() -> None:
     """Draw, prepare, print."""
-    about, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--scans", type=int, default=30, help="number of scans (default: 30)")
-    parser.add_argument("--size", type=int, default=512, help="rows and columns of the raw scans (default: 512)")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--jobs", type=int, default=2, help="processes")
+    command.add_argument("--scans", type=int, default=30, help="number of scans")
+    command.add_argument("--size", type=int, default=512, help="rows and columns of the raw scans")
+    options = command.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw"
         write_raw(raw, options.scans, options.size)

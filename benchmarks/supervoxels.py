@@ -7,7 +7,6 @@ Without `--data` the volumes are synthetic. Every row is measured in a process o
 medians of `--repeats` calls, memory is the peak above what was resident before the first call (Linux only).
 """
 
-import argparse
 import ctypes
 import multiprocessing
 import re
@@ -15,20 +14,19 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
+from matplotlib.figure import Figure
 from scipy import ndimage
 from skimage import segmentation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from supervoxels import felzenszwalb, partitions, rescale, supervoxels
+from util.commands import parser
 from util.volume import read_volume
 
 SIZES = (1000, 2000, 5000)
@@ -80,44 +78,25 @@ def ramp(shape):
     return rescale(np.arange(np.prod(shape), dtype=float)[::-1].reshape(shape) ** 2)
 
 
-def fast(image, spacing, min_size, threads=1):
-    """The kernel of this project."""
-    return felzenszwalb(image, spacing=spacing, min_size=min_size, threads=threads)
-
-
-def fast_seven_sizes(image, spacing, _min_size):
+def fast_seven_sizes(image, spacing, min_size):
     """The partitions of seven minimum sizes in one walk, one array at a time."""
     for _ in partitions(image, spacing=spacing, min_sizes=SEVEN_SIZES):
         pass
 
 
-def fast_two_threads(image, spacing, min_size):
-    """The same on two cores."""
-    return fast(image, spacing, min_size, threads=2)
-
-
-def oracle(image, spacing, min_size):
-    """The sort of all edges, same labels."""
-    return felzenszwalb(image, spacing=spacing, min_size=min_size, kernel="oracle")
-
-
-def skimage_slices(image, _spacing, _min_size):
+def skimage_slices(image, spacing, min_size):
     """2D superpixels, slice by slice, as SSL-ALPNet makes them."""
     return np.stack([segmentation.felzenszwalb(plane, min_size=400, sigma=1) for plane in image])
 
 
 def skimage_slic(image, spacing, min_size):
     """3D SLIC with as many clusters as minimum sizes fit."""
-    return segmentation.slic(
-        image,
-        n_segments=image.size // min_size,
-        spacing=(spacing[0], spacing[2], spacing[1]),
-        compactness=10,
-        channel_axis=None,
-    )
+    z, x, y = spacing
+    count = image.size // min_size
+    return segmentation.slic(image, n_segments=count, spacing=(z, y, x), compactness=10, channel_axis=None)
 
 
-def itk_slic(image, _spacing, min_size):
+def itk_slic(image, spacing, min_size):
     """3D SLIC of SimpleITK on one thread, with a grid of the same cluster size."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     side = max(2, round((min_size / 4) ** 0.5))
@@ -126,10 +105,10 @@ def itk_slic(image, _spacing, min_size):
 
 
 METHODS = {
-    "fast": fast,
+    "fast": felzenszwalb,
     "fast-7-sizes": fast_seven_sizes,
-    "fast-2-threads": fast_two_threads,
-    "sort-all-edges": oracle,
+    "fast-2-threads": partial(felzenszwalb, threads=2),
+    "sort-all-edges": partial(felzenszwalb, kernel="oracle"),
     "skimage-2d-slices": skimage_slices,
     "skimage-slic-3d": skimage_slic,
     "simpleitk-slic-3d": itk_slic,
@@ -139,11 +118,12 @@ METHODS = {
 def measure(source, method, repeats):
     """Wall seconds, processor seconds and peak bytes of one method on one volume, in this process."""
     image, spacing = source.load()
-    METHODS[method](image[:2, :16, :16], spacing, 20)  # imports and first-time work are not what is measured
+    # imports and first-time work are not what is measured
+    METHODS[method](image[:2, :16, :16], spacing=spacing, min_size=20)
     before, wall, processor = forget_peak(), [], []
     for _ in range(repeats):
         begin, begin_processor = time.perf_counter(), time.process_time()
-        METHODS[method](image, spacing, source.min_size)
+        METHODS[method](image, spacing=spacing, min_size=source.min_size)
         wall.append(time.perf_counter() - begin)
         processor.append(time.process_time() - begin_processor)
     peak = None if before is None else status("VmHWM") - before
@@ -224,8 +204,7 @@ def organ_scores(made, organs):
     supervoxels must get wrong (Neubert and Protzel 2012).
     """
     count = organs.max() + 1
-    overlap = np.bincount((made * count + organs).ravel(), minlength=(made.max() + 1) * count)
-    overlap = overlap.reshape(-1, count)
+    overlap = np.bincount((made * count + organs).ravel(), minlength=(made.max() + 1) * count).reshape(-1, count)
     sizes = overlap.sum(1)
     for organ in range(1, count):
         inside, whole = overlap[:, organ], overlap[:, organ].sum()
@@ -251,14 +230,14 @@ def picture(path, image_path):
     plane = rescale(scan.array)[middle]
     plane = plane / np.percentile(plane, 99.5)
     panels = {f"minimum size {m}": supervoxels(scan.array, spacing=(z, x, y), min_size=m)[middle] for m in SIZES}
-    figure, axes = plt.subplots(1, len(panels) + 1, figsize=(5 * (len(panels) + 1), 5.3), layout="constrained")
+    figure = Figure(figsize=(5 * (len(panels) + 1), 5.3), layout="constrained")
+    axes = figure.subplots(1, len(panels) + 1)
     for axis, (title, made) in zip(axes, panels.items(), strict=False):
         axis.imshow(segmentation.mark_boundaries(np.clip(plane, 0, 1), made, color=(1, 0.85, 0), mode="inner"))
         axis.set_title(title)
     axes[-1].imshow(plane, cmap="gray", vmin=0, vmax=1)
-    axes[-1].imshow(
-        np.ma.masked_equal(organs[middle], 0), cmap="tab10", vmin=0, vmax=9, alpha=0.5, interpolation="none"
-    )
+    shown = np.ma.masked_equal(organs[middle], 0)
+    axes[-1].imshow(shown, cmap="tab10", vmin=0, vmax=9, alpha=0.5, interpolation="none")
     axes[-1].set_title(f"organs, {image_path.name}, slice {middle}")
     for axis in axes:
         axis.axis("off")
@@ -268,39 +247,24 @@ def picture(path, image_path):
 
 def main():
     """Run the parts asked for."""
-    about, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="folder of image_<N>.nii.gz, perhaps label_<N>.nii.gz"
-    )
-    parser.add_argument("--scans", type=int, default=4, help="real scans used for speed (default: 4); quality uses all")
-    parser.add_argument("--min-size", type=int, default=5000, help="for real scans (default: 5000)")
-    parser.add_argument("--repeats", type=int, default=3, help="calls a measurement (default: 3)")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=list(METHODS),
-        choices=METHODS,
-        metavar="METHOD",
-        help=f"which of: {', '.join(METHODS)}",
-    )
-    parser.add_argument(
-        "--parts",
-        nargs="+",
-        default=["speed", "growth", "quality"],
-        metavar="PART",
-        choices=["speed", "growth", "quality"],
-        help="which of them (default: all)",
-    )
-    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="borders beside the organs; needs --data")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    add = command.add_argument
+    add("--data", type=Path, metavar="FOLDER", help="folder of image_<N>.nii.gz, perhaps label_<N>.nii.gz")
+    add("--scans", type=int, default=4, help="real scans used for speed (default: 4); quality uses all")
+    add("--min-size", type=int, default=5000, help="for real scans")
+    add("--repeats", type=int, default=3, help="calls a measurement")
+    help_text = f"which of: {', '.join(METHODS)} (default: all)"
+    add("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD", help=help_text)
+    parts = ["speed", "growth", "quality"]
+    help_text = f"which of: {', '.join(parts)} (default: all)"
+    add("--parts", nargs="+", default=parts, choices=parts, metavar="PART", help=help_text)
+    add("--picture", type=Path, metavar="FILE.png", help="borders beside the organs; needs --data")
+    options = command.parse_args()
     images = []
     if options.data:
         images = sorted(options.data.glob("image_*.nii.gz"), key=lambda path: int(path.name[6:-7]))
         if not images:
-            parser.error(f"--data {options.data}: no image_<N>.nii.gz in this folder")
+            command.error(f"--data {options.data}: no image_<N>.nii.gz in this folder")
     real = [Source(path.name[:-7], options.min_size, path) for path in images[: options.scans]]
     if "speed" in options.parts:
         heads = ("volume", "method", "wall s", "processor s", "peak MiB", "bytes/voxel", "time / first")
@@ -313,7 +277,7 @@ def main():
         table("Quality as pseudo-labels", heads, quality_rows(images))
     if options.picture:
         if not images:
-            parser.error("--picture needs --data")
+            command.error("--picture needs --data")
         picture(options.picture, images[0])
 
 
