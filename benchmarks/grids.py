@@ -15,33 +15,29 @@ from tqdm import tqdm
 
 import predict
 from data.parts.anatomy import LABELS, draw_patient
-from data.phantom import MR_CONTRAST
-from data.phantom_raw import SLOPE, centred, sample, write_series
+from data.phantom_raw import ABDOMEN, MIDDLE, SIGNAL, SLOPE, centred, sample, write_series
 from util.commands import parser
 from util.evaluation.metrics import overlap
 from util.tables import text_table
 from util.volume import read_volume, write_volume
 
-FIELD = (320.0, 320.0, 246.4)  # mm, of every grid
 SUPPORT = 4
 # name: (slices, rows, columns), field of view, turn about z, y, x in degrees
 GRIDS = {
-    "as trained, 1.25 x 1.25 x 7.7 mm": ((32, 256, 256), FIELD, (0, 0, 0)),
-    "1 x 1 x 4 mm": ((62, 320, 320), FIELD, (0, 0, 0)),
-    "2 x 2 x 5 mm": ((49, 160, 160), FIELD, (0, 0, 0)),
-    "rows and columns swapped": ((32, 256, 256), FIELD, (90, 0, 0)),
-    "upside down": ((32, 256, 256), FIELD, (0, 180, 0)),
+    "as trained, 1.25 x 1.25 x 7.7 mm": ((32, 256, 256), ABDOMEN, (0, 0, 0)),
+    "1 x 1 x 4 mm": ((62, 320, 320), ABDOMEN, (0, 0, 0)),
+    "2 x 2 x 5 mm": ((49, 160, 160), ABDOMEN, (0, 0, 0)),
+    "rows and columns swapped": ((32, 256, 256), ABDOMEN, (90, 0, 0)),
+    "upside down": ((32, 256, 256), ABDOMEN, (0, 180, 0)),
     "coronal slices of 4 mm": ((80, 160, 208), (246.4, 320.0, 320.0), (90, 0, 90)),
     "sagittal slices of 4 mm": ((80, 160, 208), (246.4, 320.0, 320.0), (0, 90, 0)),
-    "oblique by 8 degrees": ((62, 256, 256), FIELD, (0, 8, 0)),
-    "turned in the plane by 35 degrees": ((32, 256, 256), FIELD, (35, 0, 0)),
-    "tilted by 30 degrees": ((62, 256, 256), FIELD, (0, 0, 30)),
-    "turned by 40, 25 and -20 degrees": ((62, 256, 256), FIELD, (40, 25, -20)),
+    "oblique by 8 degrees": ((62, 256, 256), ABDOMEN, (0, 8, 0)),
+    "turned in the plane by 35 degrees": ((32, 256, 256), ABDOMEN, (35, 0, 0)),
+    "tilted by 30 degrees": ((62, 256, 256), ABDOMEN, (0, 0, 30)),
+    "turned by 40, 25 and -20 degrees": ((62, 256, 256), ABDOMEN, (40, 25, -20)),
 }
 AS_NIFTI = "2 x 2 x 5 mm"
-MIDDLE = np.array([0.0, 0.0, 28.0])
 NOISE, VOXEL = 0.02, 1.25 * 1.25 * 7.7  # of the signal, in a voxel of so many mm3
-VALUES = {tissue: (mean, 0.0) for tissue, (mean, *_) in MR_CONTRAST.items()}
 
 
 def write_patient(out: Path, number: int) -> dict[str, np.ndarray]:
@@ -51,7 +47,7 @@ def write_patient(out: Path, number: int) -> dict[str, np.ndarray]:
     for place, (name, (shape, field, degrees)) in enumerate(tqdm(GRIDS.items(), desc=f"{number}", disable=None)):
         axes = Rotation.from_euler("zyx", degrees, degrees=True).as_matrix()
         geometry = centred(MIDDLE, axes, field, shape)  # right-handed, as DICOM is
-        signal, truths[f"{number}_{place}"] = sample(patient, geometry, shape, VALUES)
+        signal, truths[f"{number}_{place}"] = sample(patient, geometry, shape, SIGNAL["chaost2"])
         # thin and small voxels are noisier
         noise = NOISE * np.sqrt(VOXEL / np.prod(geometry.spacing)) * acquisition.standard_normal((2, *shape))
         image = np.rint(800 / SLOPE * np.hypot(signal + noise[0], noise[1]))

@@ -20,7 +20,7 @@ from scipy.ndimage import zoom
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import sabs
-from data.phantom_raw import ABDOMEN, IDS, SIGNAL, centred, patient_of, sample
+from data.phantom_raw import ABDOMEN, IDS, MIDDLE, SIGNAL, centred, patient_of, sample
 from util.commands import parser
 from util.volume import write_volume
 
@@ -44,12 +44,11 @@ def write_raw(raw: Path, scans: int, size: int) -> None:
 def write_scan(raw: Path, name: str, index: int, shape: tuple[int, int, int]) -> None:
     """One scan: drawn coarsely, enlarged, with fine noise."""
     patient, generator = patient_of("sabs", 1, index)
-    axes, middle = np.diag([1.0, -1.0, 1.0]), np.array([0.0, 0.0, 28.0])
-    coarse = (shape[0] // 4, COARSE, COARSE)
-    signal, label = sample(patient, centred(middle, axes, ABDOMEN, coarse), coarse, SIGNAL["sabs"])
+    axes, coarse = np.diag([1.0, -1.0, 1.0]), (shape[0] // 4, COARSE, COARSE)
+    signal, label = sample(patient, centred(MIDDLE, axes, ABDOMEN, coarse), coarse, SIGNAL["sabs"])
     factors = [fine / rough for fine, rough in zip(shape, coarse, strict=True)]
     image = zoom(signal, factors, order=1) + 12 * generator.standard_normal(shape, np.float32)
-    geometry = centred(middle, axes, ABDOMEN, shape)
+    geometry = centred(MIDDLE, axes, ABDOMEN, shape)
     write_volume(raw / f"img/img{name}.nii.gz", image.astype(np.int16), geometry)
     write_volume(raw / f"label/label{name}.nii.gz", IDS["sabs"][zoom(label, factors, order=0)], geometry)
 

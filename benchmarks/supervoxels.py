@@ -13,6 +13,7 @@ import re
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,33 +37,26 @@ EPISODE_PIXELS = 200  # a training episode wants that many pixels in its first s
 
 @dataclass(frozen=True)
 class Source:
-    """Where a volume comes from: a file, or the name and shape of a synthetic one."""
+    """A volume to cut: `load` gives it on the 0..255 scale, with its spacing `(sz, sx, sy)`."""
 
     name: str
     min_size: int
-    path: Path | None = None
-    kind: str = "body"
-    shape: tuple[int, int, int] = (0, 0, 0)
-    spacing: tuple[float, float, float] = (7.7, 1.25, 1.25)
-
-    def load(self):
-        """The volume on the 0..255 scale, and its spacing `(sz, sx, sy)`."""
-        if self.path is not None:
-            volume = read_volume(self.path)
-            x, y, z = volume.geometry.spacing
-            return rescale(volume.array), (z, x, y)
-        return {"body": body, "ramp": ramp}[self.kind](self.shape), self.spacing
+    load: Callable[[], tuple[np.ndarray, tuple[float, float, float]]]
 
 
-SYNTHETIC = (
-    Source("CMR-shaped", 1000, shape=(15, 256, 256), spacing=(7.99, 1.25, 1.25)),
-    Source("CHAOST2-shaped", 5000, shape=(36, 256, 256)),
-    Source("convex ramp", 5000, kind="ramp", shape=(45, 256, 256)),
-    Source("SABS-shaped", 5000, shape=(100, 256, 256), spacing=(3.0, 1.25, 1.25)),
-)
+def of_file(path):
+    """A real scan."""
+    volume = read_volume(path)
+    return rescale(volume.array), spacing_of(volume)
 
 
-def body(shape):
+def spacing_of(volume):
+    """In the kernel's order."""
+    x, y, z = volume.geometry.spacing
+    return z, x, y
+
+
+def body(shape, spacing=(7.7, 1.25, 1.25)):
     """A scan-like volume: air, a round trunk, smooth regions of different brightness, noise, 1000 whole levels."""
     random = np.random.default_rng(0)
     field = ndimage.gaussian_filter(random.standard_normal(shape), (2, 12, 12))
@@ -70,12 +64,20 @@ def body(shape):
     y, x = np.ogrid[-1 : 1 : shape[1] * 1j, -1 : 1 : shape[2] * 1j]
     trunk = (y / 0.7) ** 2 + (x / 0.9) ** 2 < 1
     texture = ndimage.gaussian_filter(random.standard_normal(shape), (0, 0.7, 0.7)) * 60
-    return rescale(np.round(np.clip((organs + texture) * trunk, 0, 1000)))
+    return rescale(np.round(np.clip((organs + texture) * trunk, 0, 1000))), spacing
 
 
 def ramp(shape):
     """Falls quadratically in raster order: union-find without path compression goes quadratic on it."""
-    return rescale(np.arange(np.prod(shape), dtype=float)[::-1].reshape(shape) ** 2)
+    return rescale(np.arange(np.prod(shape), dtype=float)[::-1].reshape(shape) ** 2), (7.7, 1.25, 1.25)
+
+
+SYNTHETIC = (
+    Source("CMR-shaped", 1000, partial(body, (15, 256, 256), (7.99, 1.25, 1.25))),
+    Source("CHAOST2-shaped", 5000, partial(body, (36, 256, 256))),
+    Source("convex ramp", 5000, partial(ramp, (45, 256, 256))),
+    Source("SABS-shaped", 5000, partial(body, (100, 256, 256), (3.0, 1.25, 1.25))),
+)
 
 
 def fast_seven_sizes(image, spacing, min_size):
@@ -171,9 +173,9 @@ def speed_rows(sources, methods, repeats):
 
 def growth_rows(repeats):
     """Time per voxel as volumes grow."""
-    for kind in ("body", "ramp"):
+    for kind, draw in (("body", body), ("ramp", ramp)):
         for times in (1, 2, 4, 8):
-            source = Source(kind, 5000, kind=kind, shape=(12 * times, 256, 256))
+            source = Source(kind, 5000, partial(draw, (12 * times, 256, 256)))
             voxels, wall, processor, _ = in_fresh_process(source, "fast", repeats)
             yield kind, f"x{times}", voxels, f"{wall:.3f}", f"{processor:.3f}", f"{1e9 * processor / voxels:.0f}"
 
@@ -186,9 +188,8 @@ def quality_rows(images):
         if not label_path.exists():
             continue
         scan, organs = read_volume(path), read_volume(label_path).array.astype(np.int64)
-        x, y, z = scan.geometry.spacing
         for min_size in SIZES:
-            made = supervoxels(scan.array, spacing=(z, x, y), min_size=min_size)
+            made = supervoxels(scan.array, spacing=spacing_of(scan), min_size=min_size)
             usable = episodes(made)
             for organ, dice, error in organ_scores(made, organs):
                 found.setdefault((min_size, organ), []).append((dice, error, usable))
@@ -226,10 +227,9 @@ def picture(path, image_path):
     organs = read_volume(label_path).array if label_path.exists() else np.zeros_like(scan.array)
     counts = [(len(np.unique(plane)), (plane > 0).sum()) for plane in organs]
     middle = max(range(len(organs)), key=counts.__getitem__) if organs.any() else len(organs) // 2
-    x, y, z = scan.geometry.spacing
     plane = rescale(scan.array)[middle]
     plane = plane / np.percentile(plane, 99.5)
-    panels = {f"minimum size {m}": supervoxels(scan.array, spacing=(z, x, y), min_size=m)[middle] for m in SIZES}
+    panels = {f"minimum size {m}": supervoxels(scan.array, spacing=spacing_of(scan), min_size=m)[middle] for m in SIZES}
     figure = Figure(figsize=(5 * (len(panels) + 1), 5.3), layout="constrained")
     axes = figure.subplots(1, len(panels) + 1)
     for axis, (title, made) in zip(axes, panels.items(), strict=False):
@@ -265,7 +265,7 @@ def main():
         images = sorted(options.data.glob("image_*.nii.gz"), key=lambda path: int(path.name[6:-7]))
         if not images:
             command.error(f"--data {options.data}: no image_<N>.nii.gz in this folder")
-    real = [Source(path.name[:-7], options.min_size, path) for path in images[: options.scans]]
+    real = [Source(path.name[:-7], options.min_size, partial(of_file, path)) for path in images[: options.scans]]
     if "speed" in options.parts:
         heads = ("volume", "method", "wall s", "processor s", "peak MiB", "bytes/voxel", "time / first")
         table("Speed and memory", heads, speed_rows([*SYNTHETIC, *real], options.methods, options.repeats))

@@ -22,7 +22,7 @@ import numpy as np
 
 from data.parts import command
 from data.parts.convert import Converter
-from data.parts.guess import INTENSITIES, guess_plan
+from data.parts.plans import INTENSITIES, guess_plan
 from dataloaders.raw.preparation import Plan
 from dataloaders.raw.sources import Source, find_series
 from util.commands import guarded, named_label, parser
