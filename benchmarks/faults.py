@@ -8,7 +8,6 @@ and started again ends with the same bytes as an undisturbed one. What shows a f
 makes the same inputs: `--kinds dicom --first 123 --inputs 1` tries one again. The exit status is 1 if there is a fault.
 """
 
-import argparse
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.campaign import dicom, kills, nifti, tables
 from benchmarks.campaign.trials import FAULTS, OUTCOMES, Kind, Trial, run
+from util.commands import parser
 from util.tables import text_table
 
 KINDS = {
@@ -61,27 +61,18 @@ def table(trials: Sequence[Trial]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    about, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--inputs", type=int, default=10000, help="damaged inputs in all (default: 10000)")
-    parser.add_argument("--kills", type=int, default=50, help="kills in all (default: 50)")
-    parser.add_argument(
-        "--kinds", nargs="+", choices=tuple(KINDS), default=tuple(KINDS), help="of inputs (default: all)"
-    )
+    command = parser(__doc__)
+    add = command.add_argument
+    add("--inputs", type=int, default=10000, help="damaged inputs in all")
+    add("--kills", type=int, default=50, help="kills in all")
+    add("--kinds", nargs="+", choices=tuple(KINDS), default=tuple(KINDS), help="of inputs (default: all)")
     commands = tuple(kills.COMMANDS)
-    parser.add_argument("--commands", nargs="+", choices=commands, default=commands, help="to kill (default: all)")
-    parser.add_argument("--first", type=int, default=0, help="number of the first input of every kind (default: 0)")
-    parser.add_argument("--seed", type=int, default=1, help="another seed, other inputs and moments (default: 1)")
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=60,
-        help="at most, for inputs and for kills; fewer are tried then (default: 60)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("faults"), help="folder for what shows a fault")
-    options = parser.parse_args(arguments)
+    add("--commands", nargs="+", choices=commands, default=commands, help="to kill (default: all)")
+    add("--first", type=int, default=0, help="number of the first input of every kind")
+    add("--seed", type=int, default=1, help="another seed, other inputs and moments")
+    add("--minutes", type=float, default=60, help="at most, for inputs and for kills; fewer are tried then")
+    add("--out", type=Path, default=Path("faults"), help="folder for what shows a fault")
+    options = command.parse_args(arguments)
     options.out = options.out.resolve()
     status, seconds = 0, 60 * options.minutes
     if options.kills:

@@ -10,8 +10,9 @@ import argparse
 import itertools
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -86,46 +87,41 @@ def cutting(options: argparse.Namespace, workers: int, on_device: bool, count: i
 MEASURED = {"speed": speed, "cutting": cutting}
 
 
-def serve(questions: Connection, options: argparse.Namespace) -> None:
-    """Answer `(name in MEASURED, arguments)` with a row, or with the reason why there is none."""
-    while True:
-        name, arguments = questions.recv()
-        try:
-            questions.send(MEASURED[name](options, *arguments))
-        except Exception as error:  # whatever it is: the next row is another one
-            questions.send(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+def measured(name: str, options: argparse.Namespace, arguments: tuple) -> dict[str, Any] | str:
+    """A row of `MEASURED[name]`, or the reason why there is none."""
+    try:
+        return MEASURED[name](options, *arguments)
+    except Exception as error:  # whatever it is: the next row is another one
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
 class Measuring:
     """The process that measures; a new one takes its place when it has ended or takes too long."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.process = options, None
+        self.options, self.pool = options, None
 
     def ask(self, seconds: float, name: str, *arguments: Any) -> dict[str, Any] | str:
         """A row, or why there is none."""
-        if self.process is None:
+        if self.pool is None:
             context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-            self.answers, questions = context.Pipe()
-            self.process = context.Process(target=serve, args=(questions, self.options))
-            self.process.start()
-            questions.close()  # its own copy is the only one: a read ends when it ends
+            self.pool = ProcessPoolExecutor(1, context)
         try:
-            self.answers.send((name, arguments))
-            if self.answers.poll(seconds):
-                return self.answers.recv()
+            return self.pool.submit(measured, name, self.options, arguments).result(seconds)
+        except TimeoutError:
             reason = f"stopped after {seconds:.0f} s"
-        except (EOFError, OSError):
+        except BrokenProcessPool:
             reason = "the process that measured it has ended"
         self.end()
         return reason
 
     def end(self) -> None:
         """Stop the process."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.process = None
+        for process in multiprocessing.active_children():
+            process.kill()
+        if self.pool is not None:
+            self.pool.shutdown()
+            self.pool = None
 
 
 def verdict(found: Mapping[Row, Mapping[str, Any]]) -> Iterator[str]:
@@ -141,7 +137,7 @@ def verdict(found: Mapping[Row, Mapping[str, Any]]) -> Iterator[str]:
             yield f"asked: adnet, {text}: not measured"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Write speed.csv and episodes.csv to a folder until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -154,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="few and small rows, to rehearse")
     parser.add_argument("--data", help="data root for episodes.csv")
     parser.add_argument("--dataset", default="CHAOST2")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     end = time.monotonic() + options.seconds
     options.out.mkdir(parents=True, exist_ok=True)
     measuring, found = Measuring(options), {}

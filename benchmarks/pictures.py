@@ -5,13 +5,13 @@
 Takes the run of a test (with scores.csv and predictions/) on the phantom; no patient is shown.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,8 +20,9 @@ import models
 from dataloaders.augmentation import SLICES, apply_changes, draw_changes
 from dataloaders.pairings import slices_showing, support_indices
 from dataloaders.samplers import NeighboursSampler
-from dataloaders.scans import read_scan
+from dataloaders.scans import Scan, read_scan
 from util import checkpoints
+from util.commands import parser
 from util.pictures import grey, upright
 from util.tables import read_csv
 from util.volume import read_volume
@@ -35,11 +36,7 @@ AUGMENTATION = dict(augment="one", gamma=(0.5, 1.5), rotation=5.0, shift=5.0, sh
 
 def draw(file: Path, panels: list[tuple[str, np.ndarray, list[tuple[np.ndarray, str]]]]) -> None:
     """One row of panels: title, image `(H, W)`, and masks `(H, W)` with their colours."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(2.6 * len(panels), 2.9), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     for axis, (title, image, masks) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         axis.imshow(grey(image), cmap="gray", vmin=0, vmax=255)
         axis.set_axis_off()
@@ -58,25 +55,28 @@ def median_row(run: Path, organ: str) -> dict:
     return sorted(rows, key=lambda row: float(row["dice"]))[len(rows) // 2]
 
 
-def draw_idea(run: Path, row: dict, root: Path) -> None:
-    """Annotated slice, query slice, prediction and truth of the row's query."""
+def read_task(row: dict, root: Path) -> tuple[Scan, Scan, int, int, int]:
+    """Support and query of a row, its organ's label id, the annotated slice, and the query's slice that shows most."""
     support, query = (read_scan(DATASET, root, int(row[key])) for key in ("support", "scan"))
-    found = read_volume(run / row["voted_prediction"]).array > 0
     identifier = DATASET.organs[row["organ"]]
     shown = slices_showing(support.label, identifier)
     annotated = int(shown[support_indices(len(shown), 3)[1]])
-    z = int(query.organ(identifier).sum((1, 2)).argmax())
-    given, truth = support.organ(identifier)[annotated], query.organ(identifier)[z]
-    of_support = ((array, support) for array in (support.image[annotated], given))
-    of_query = ((array, query) for array in (query.image[z], truth, found[z]))
-    turned = [upright(array, scan.geometry) for array, scan in (*of_support, *of_query)]
+    return support, query, identifier, annotated, int(query.organ(identifier).sum((1, 2)).argmax())
+
+
+def draw_idea(run: Path, row: dict, root: Path) -> None:
+    """Annotated slice, query slice, prediction and truth of the row's query."""
+    support, query, identifier, annotated, z = read_task(row, root)
+    found = read_volume(run / row["voted_prediction"]).array > 0
+    given = upright(support.organ(identifier)[annotated], support.geometry)
+    image, truth, answer = (upright(a[z], query.geometry) for a in (query.image, query.organ(identifier), found))
     panels = [
-        ("one annotated slice", turned[0], [(turned[1], ORGAN)]),
-        ("a slice of another scan", turned[2], []),
+        ("one annotated slice", upright(support.image[annotated], support.geometry), [(given, ORGAN)]),
+        ("a slice of another scan", image, []),
         (
             f"answer (orange) and truth, Dice {float(row['voted_dice']):.2f}",
-            turned[2],
-            [(turned[3], TRUTH), (turned[4], ORGAN)],
+            image,
+            [(truth, TRUTH), (answer, ORGAN)],
         ),
     ]
     draw(ROOT / "docs/idea.png", panels)
@@ -86,11 +86,7 @@ def draw_odds(row: dict, root: Path) -> None:
     """What `odds` computes on the way: the odds of both scales, and the answer that the decoder makes of them."""
     path = Path(row["checkpoint"])
     method = models.restore(checkpoints.load_checkpoint(path), path).method
-    support, query = (read_scan(DATASET, root, int(row[key])) for key in ("support", "scan"))
-    identifier = DATASET.organs[row["organ"]]
-    shown = slices_showing(support.label, identifier)
-    annotated = int(shown[support_indices(len(shown), 3)[1]])
-    z = int(query.organ(identifier).sum((1, 2)).argmax())
+    support, query, identifier, annotated, z = read_task(row, root)
     mask, truth = support.organ(identifier)[annotated], query.organ(identifier)[z]
     with torch.inference_mode():
         images = (torch.from_numpy(array)[None, None] for array in (support.image[annotated], query.image[z]))
@@ -127,13 +123,11 @@ def draw_episode(root: Path, number: int) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a test on the phantom")
-    parser.add_argument(
-        "--data-root", type=Path, default=Path("data"), help="folder that holds PHANTOM/ (default: data)"
-    )
-    parser.add_argument("--organ", default="spleen", help="(default: spleen)")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("run", type=Path, help="folder of a test on the phantom")
+    command.add_argument("--data-root", type=Path, default=Path("data"), help="folder that holds PHANTOM/")
+    command.add_argument("--organ", default="spleen")
+    options = command.parse_args()
     row = median_row(options.run, options.organ)
     draw_idea(options.run, row, options.data_root)
     if row["method"] == "odds":

@@ -6,7 +6,6 @@ Six scans are drawn (512 x 512 x 84 to 198, on average 126 slices as in SABS) an
 as large as real ones because of the noise. Drawing them takes longer than preparing them.
 """
 
-import argparse
 import os
 import resource
 import sys
@@ -21,7 +20,8 @@ from scipy.ndimage import zoom
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import sabs
-from data.phantom_raw import ABDOMEN, IDS, SIGNAL, centred, patient_of, sample
+from data.phantom_raw import ABDOMEN, IDS, MIDDLE, SIGNAL, centred, patient_of, sample
+from util.commands import parser
 from util.volume import write_volume
 
 SLICES = (147, 139, 198, 90, 84, 100)
@@ -44,26 +44,22 @@ def write_raw(raw: Path, scans: int, size: int) -> None:
 def write_scan(raw: Path, name: str, index: int, shape: tuple[int, int, int]) -> None:
     """One scan: drawn coarsely, enlarged, with fine noise."""
     patient, generator = patient_of("sabs", 1, index)
-    axes, middle = np.diag([1.0, -1.0, 1.0]), np.array([0.0, 0.0, 28.0])
-    coarse = (shape[0] // 4, COARSE, COARSE)
-    signal, label = sample(patient, centred(middle, axes, ABDOMEN, coarse), coarse, SIGNAL["sabs"])
+    axes, coarse = np.diag([1.0, -1.0, 1.0]), (shape[0] // 4, COARSE, COARSE)
+    signal, label = sample(patient, centred(MIDDLE, axes, ABDOMEN, coarse), coarse, SIGNAL["sabs"])
     factors = [fine / rough for fine, rough in zip(shape, coarse, strict=True)]
     image = zoom(signal, factors, order=1) + 12 * generator.standard_normal(shape, np.float32)
-    geometry = centred(middle, axes, ABDOMEN, shape)
+    geometry = centred(MIDDLE, axes, ABDOMEN, shape)
     write_volume(raw / f"img/img{name}.nii.gz", image.astype(np.int16), geometry)
     write_volume(raw / f"label/label{name}.nii.gz", IDS["sabs"][zoom(label, factors, order=0)], geometry)
 
 
 def main() -> None:
     """Draw, prepare, print."""
-    about, _, examples = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--scans", type=int, default=30, help="number of scans (default: 30)")
-    parser.add_argument("--size", type=int, default=512, help="rows and columns of the raw scans (default: 512)")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--jobs", type=int, default=2, help="processes")
+    command.add_argument("--scans", type=int, default=30, help="number of scans")
+    command.add_argument("--size", type=int, default=512, help="rows and columns of the raw scans")
+    options = command.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw"
         write_raw(raw, options.scans, options.size)

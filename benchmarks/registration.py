@@ -7,13 +7,14 @@ without and with the warp, and the Dice of true organs of one slice, taken to th
 chained along the flows of all slices between (as in training), along these composed, and along one direct flow.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas
 import torch
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,6 +24,7 @@ from dataloaders.augmentation import sample
 from dataloaders.flows import Carrier, flows_of, offsets
 from dataloaders.scans import Scan, read_scan
 from util import checkpoints
+from util.commands import parser
 from util.dataset import choose_fold
 from util.evaluation.metrics import overlap
 from util.files import whole_file
@@ -66,8 +68,8 @@ class Carriers:
         return sample(image, self.table[row, source], cv2.BORDER_CONSTANT)
 
 
-def compare(scan: Scan, ways: Carriers, organs: dict[str, int]) -> list[dict]:
-    """A row for every pair of slices and everything that was carried between them."""
+def compare(scan: Scan, ways: Carriers, organs: dict[str, int]) -> list[tuple[int, str, float]]:
+    """Rows (distance, what, value) for every pair of slices and everything that was carried between them."""
     rows = []
     for distance in DISTANCES:
         for source in range(len(scan.image)):
@@ -77,12 +79,12 @@ def compare(scan: Scan, ways: Carriers, organs: dict[str, int]) -> list[dict]:
     return rows
 
 
-def pair(scan: Scan, ways: Carriers, organs: dict[str, int], source: int, target: int) -> list[dict]:
-    """Rows (distance, what, value) of one pair of slices."""
+def pair(scan: Scan, ways: Carriers, organs: dict[str, int], source: int, target: int) -> list[tuple[int, str, float]]:
+    """Those of one pair of slices."""
     distance, still = abs(target - source), scan.image[source]
     moved = ways.moved(still, source, target)
-    errors = {"still": still, "warped": moved}
-    rows = [(distance, f"MSE {name}", np.square(image - scan.image[target]).mean()) for name, image in errors.items()]
+    images = {"still": still, "warped": moved}
+    rows = [(distance, f"MSE {name}", np.square(image - scan.image[target]).mean()) for name, image in images.items()]
     for identifier in organs.values():
         mask, truth = scan.organ(identifier)[source], scan.organ(identifier)[target]
         if mask.any() and truth.any():
@@ -93,12 +95,8 @@ def pair(scan: Scan, ways: Carriers, organs: dict[str, int], source: int, target
 
 def draw(file: Path, scan: Scan, ways: Carriers, organs: dict[str, int]) -> None:
     """Organs of their largest slice, three slices on: the truth there, the copy and what was carried."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(len(organs), 4, figsize=(13, 3.3 * len(organs)), layout="constrained")
+    figure = Figure(figsize=(13, 3.3 * len(organs)), layout="constrained")
+    axes = figure.subplots(len(organs), 4)
     for line, (organ, identifier) in zip(axes, organs.items(), strict=True):
         truth = scan.organ(identifier)
         source = min(int(truth.sum((1, 2)).argmax()), len(truth) - 4)
@@ -120,11 +118,11 @@ def draw(file: Path, scan: Scan, ways: Carriers, organs: dict[str, int]) -> None
 
 def main() -> None:
     """Measure one run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="folder or checkpoint of a training of method=registration")
-    parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--picture", type=Path, help="PNG to write")
-    arguments = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("run", help="folder or checkpoint of a training of method=registration")
+    command.add_argument("--data-root", type=Path, default=Path("data"))
+    command.add_argument("--picture", type=Path, help="PNG to write")
+    arguments = command.parse_args()
     path = folders.find_checkpoint(arguments.run, "RUN")
     content = checkpoints.load_checkpoint(path)
     trained = content["config"]
@@ -139,13 +137,9 @@ def main() -> None:
         if arguments.picture and number == fold.query[0]:
             draw(arguments.picture, scan, ways, dataset.chosen("all"))
     print(f"{path}: {content['step']} steps; scans {list(fold.query)}, which it never saw")
-    names = list(dict.fromkeys(name for _, name, _ in rows))
-    means = {
-        (distance, name): np.mean([value for d, n, value in rows if (d, n) == (distance, name)])
-        for distance in DISTANCES
-        for name in names
-    }
-    print(text_table([{"distance": d, **{name: f"{means[d, name]:.3f}" for name in names}} for d in DISTANCES]))
+    found = pandas.DataFrame(rows, columns=["distance", "what", "value"])
+    means = found.pivot_table("value", "distance", "what", sort=False).map("{:.3f}".format)
+    print(text_table(means.reset_index()))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from dataloaders import maps
 from dataloaders.scans import read_scan
 from dataloaders.training_set import make_episodes, make_sampler
 from supervoxels.folder import Parameters
+from util.commands import parser
 from util.dataset import from_file
 from util.episode import Episode
 from util.files import write_text
@@ -138,17 +139,10 @@ def measured(command: list, done: Callable[[], object] = lambda: None) -> dict:
 def keys(file: Path, options: argparse.Namespace) -> list[str]:
     """The words of a training after `with`."""
     return [
-        "method=adnet",
-        "encoder=efficientnet_lite0",
-        f"dataset={file}",
-        f"runs={options.work / 'runs'}",
-        f"maps={options.work / 'maps'}",
-        "threads=1",
-        f"workers={options.workers}",
-        f"train.steps={options.steps}",
-        "train.log_every=1",
-        "episode.min_size=50",
-    ]
+        "method=adnet", "encoder=efficientnet_lite0", f"dataset={file}", f"runs={options.work / 'runs'}",
+        f"maps={options.work / 'maps'}", "threads=1", f"workers={options.workers}", f"train.steps={options.steps}",
+        "train.log_every=1", "episode.min_size=50",
+    ]  # fmt: skip
 
 
 def training(file: Path, options: argparse.Namespace) -> dict:
@@ -218,8 +212,8 @@ def in_turns(fewest: Path, most: Path, options: argparse.Namespace) -> list[dict
 
 def main() -> None:
     """Print the table."""
-    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("--work", type=Path, default=Path("scale"), help="folder for scans, maps and runs (scale)")
+    command = parser(__doc__)
+    command.add_argument("--work", type=Path, default=Path("scale"), help="folder for scans, maps and runs")
     command.add_argument("--scans", type=int, nargs="+", default=[10, 100, 1000])
     command.add_argument("--shape", type=int, nargs=3, default=[100, 256, 256], help="slices, rows, columns")
     command.add_argument("--min-size", type=int, default=5000, help="smallest supervoxel")
@@ -273,15 +267,8 @@ def checks(file: Path, options: argparse.Namespace) -> None:
             "predict.py": ["predict.py", "--checkpoint", run, *given, "--query", *queries, *out],
         }.items():
             found = measured(["bash", "-c", '"$@" || true', "_", sys.executable, *map(str, call)])
-            rows.append(
-                {
-                    "command": name,
-                    "scans": count,
-                    "CPU s/scan": f"{found['cpu'] / count:.2f}",
-                    "s/scan": f"{found['wall'] / count:.2f}",
-                    "MiB": f"{found['peak']:.0f}",
-                }
-            )
+            per_scan = {"CPU s/scan": f"{found['cpu'] / count:.2f}", "s/scan": f"{found['wall'] / count:.2f}"}
+            rows.append({"command": name, "scans": count, **per_scan, "MiB": f"{found['peak']:.0f}"})
             print(text_table(rows), flush=True)
 
 

@@ -7,28 +7,27 @@ Without `--data` the volumes are synthetic. Every row is measured in a process o
 medians of `--repeats` calls, memory is the peak above what was resident before the first call (Linux only).
 """
 
-import argparse
 import ctypes
 import multiprocessing
 import re
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
+from matplotlib.figure import Figure
 from scipy import ndimage
 from skimage import segmentation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from supervoxels import felzenszwalb, partitions, rescale, supervoxels
+from util.commands import parser
 from util.volume import read_volume
 
 SIZES = (1000, 2000, 5000)
@@ -38,33 +37,26 @@ EPISODE_PIXELS = 200  # a training episode wants that many pixels in its first s
 
 @dataclass(frozen=True)
 class Source:
-    """Where a volume comes from: a file, or the name and shape of a synthetic one."""
+    """A volume to cut: `load` gives it on the 0..255 scale, with its spacing `(sz, sx, sy)`."""
 
     name: str
     min_size: int
-    path: Path | None = None
-    kind: str = "body"
-    shape: tuple[int, int, int] = (0, 0, 0)
-    spacing: tuple[float, float, float] = (7.7, 1.25, 1.25)
-
-    def load(self):
-        """The volume on the 0..255 scale, and its spacing `(sz, sx, sy)`."""
-        if self.path is not None:
-            volume = read_volume(self.path)
-            x, y, z = volume.geometry.spacing
-            return rescale(volume.array), (z, x, y)
-        return {"body": body, "ramp": ramp}[self.kind](self.shape), self.spacing
+    load: Callable[[], tuple[np.ndarray, tuple[float, float, float]]]
 
 
-SYNTHETIC = (
-    Source("CMR-shaped", 1000, shape=(15, 256, 256), spacing=(7.99, 1.25, 1.25)),
-    Source("CHAOST2-shaped", 5000, shape=(36, 256, 256)),
-    Source("convex ramp", 5000, kind="ramp", shape=(45, 256, 256)),
-    Source("SABS-shaped", 5000, shape=(100, 256, 256), spacing=(3.0, 1.25, 1.25)),
-)
+def of_file(path):
+    """A real scan."""
+    volume = read_volume(path)
+    return rescale(volume.array), spacing_of(volume)
 
 
-def body(shape):
+def spacing_of(volume):
+    """In the kernel's order."""
+    x, y, z = volume.geometry.spacing
+    return z, x, y
+
+
+def body(shape, spacing=(7.7, 1.25, 1.25)):
     """A scan-like volume: air, a round trunk, smooth regions of different brightness, noise, 1000 whole levels."""
     random = np.random.default_rng(0)
     field = ndimage.gaussian_filter(random.standard_normal(shape), (2, 12, 12))
@@ -72,52 +64,41 @@ def body(shape):
     y, x = np.ogrid[-1 : 1 : shape[1] * 1j, -1 : 1 : shape[2] * 1j]
     trunk = (y / 0.7) ** 2 + (x / 0.9) ** 2 < 1
     texture = ndimage.gaussian_filter(random.standard_normal(shape), (0, 0.7, 0.7)) * 60
-    return rescale(np.round(np.clip((organs + texture) * trunk, 0, 1000)))
+    return rescale(np.round(np.clip((organs + texture) * trunk, 0, 1000))), spacing
 
 
 def ramp(shape):
     """Falls quadratically in raster order: union-find without path compression goes quadratic on it."""
-    return rescale(np.arange(np.prod(shape), dtype=float)[::-1].reshape(shape) ** 2)
+    return rescale(np.arange(np.prod(shape), dtype=float)[::-1].reshape(shape) ** 2), (7.7, 1.25, 1.25)
 
 
-def fast(image, spacing, min_size, threads=1):
-    """The kernel of this project."""
-    return felzenszwalb(image, spacing=spacing, min_size=min_size, threads=threads)
+SYNTHETIC = (
+    Source("CMR-shaped", 1000, partial(body, (15, 256, 256), (7.99, 1.25, 1.25))),
+    Source("CHAOST2-shaped", 5000, partial(body, (36, 256, 256))),
+    Source("convex ramp", 5000, partial(ramp, (45, 256, 256))),
+    Source("SABS-shaped", 5000, partial(body, (100, 256, 256), (3.0, 1.25, 1.25))),
+)
 
 
-def fast_seven_sizes(image, spacing, _min_size):
+def fast_seven_sizes(image, spacing, min_size):
     """The partitions of seven minimum sizes in one walk, one array at a time."""
     for _ in partitions(image, spacing=spacing, min_sizes=SEVEN_SIZES):
         pass
 
 
-def fast_two_threads(image, spacing, min_size):
-    """The same on two cores."""
-    return fast(image, spacing, min_size, threads=2)
-
-
-def oracle(image, spacing, min_size):
-    """The sort of all edges, same labels."""
-    return felzenszwalb(image, spacing=spacing, min_size=min_size, kernel="oracle")
-
-
-def skimage_slices(image, _spacing, _min_size):
+def skimage_slices(image, spacing, min_size):
     """2D superpixels, slice by slice, as SSL-ALPNet makes them."""
     return np.stack([segmentation.felzenszwalb(plane, min_size=400, sigma=1) for plane in image])
 
 
 def skimage_slic(image, spacing, min_size):
     """3D SLIC with as many clusters as minimum sizes fit."""
-    return segmentation.slic(
-        image,
-        n_segments=image.size // min_size,
-        spacing=(spacing[0], spacing[2], spacing[1]),
-        compactness=10,
-        channel_axis=None,
-    )
+    z, x, y = spacing
+    count = image.size // min_size
+    return segmentation.slic(image, n_segments=count, spacing=(z, y, x), compactness=10, channel_axis=None)
 
 
-def itk_slic(image, _spacing, min_size):
+def itk_slic(image, spacing, min_size):
     """3D SLIC of SimpleITK on one thread, with a grid of the same cluster size."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     side = max(2, round((min_size / 4) ** 0.5))
@@ -126,10 +107,10 @@ def itk_slic(image, _spacing, min_size):
 
 
 METHODS = {
-    "fast": fast,
+    "fast": felzenszwalb,
     "fast-7-sizes": fast_seven_sizes,
-    "fast-2-threads": fast_two_threads,
-    "sort-all-edges": oracle,
+    "fast-2-threads": partial(felzenszwalb, threads=2),
+    "sort-all-edges": partial(felzenszwalb, kernel="oracle"),
     "skimage-2d-slices": skimage_slices,
     "skimage-slic-3d": skimage_slic,
     "simpleitk-slic-3d": itk_slic,
@@ -139,11 +120,12 @@ METHODS = {
 def measure(source, method, repeats):
     """Wall seconds, processor seconds and peak bytes of one method on one volume, in this process."""
     image, spacing = source.load()
-    METHODS[method](image[:2, :16, :16], spacing, 20)  # imports and first-time work are not what is measured
+    # imports and first-time work are not what is measured
+    METHODS[method](image[:2, :16, :16], spacing=spacing, min_size=20)
     before, wall, processor = forget_peak(), [], []
     for _ in range(repeats):
         begin, begin_processor = time.perf_counter(), time.process_time()
-        METHODS[method](image, spacing, source.min_size)
+        METHODS[method](image, spacing=spacing, min_size=source.min_size)
         wall.append(time.perf_counter() - begin)
         processor.append(time.process_time() - begin_processor)
     peak = None if before is None else status("VmHWM") - before
@@ -191,9 +173,9 @@ def speed_rows(sources, methods, repeats):
 
 def growth_rows(repeats):
     """Time per voxel as volumes grow."""
-    for kind in ("body", "ramp"):
+    for kind, draw in (("body", body), ("ramp", ramp)):
         for times in (1, 2, 4, 8):
-            source = Source(kind, 5000, kind=kind, shape=(12 * times, 256, 256))
+            source = Source(kind, 5000, partial(draw, (12 * times, 256, 256)))
             voxels, wall, processor, _ = in_fresh_process(source, "fast", repeats)
             yield kind, f"x{times}", voxels, f"{wall:.3f}", f"{processor:.3f}", f"{1e9 * processor / voxels:.0f}"
 
@@ -206,9 +188,8 @@ def quality_rows(images):
         if not label_path.exists():
             continue
         scan, organs = read_volume(path), read_volume(label_path).array.astype(np.int64)
-        x, y, z = scan.geometry.spacing
         for min_size in SIZES:
-            made = supervoxels(scan.array, spacing=(z, x, y), min_size=min_size)
+            made = supervoxels(scan.array, spacing=spacing_of(scan), min_size=min_size)
             usable = episodes(made)
             for organ, dice, error in organ_scores(made, organs):
                 found.setdefault((min_size, organ), []).append((dice, error, usable))
@@ -224,8 +205,7 @@ def organ_scores(made, organs):
     supervoxels must get wrong (Neubert and Protzel 2012).
     """
     count = organs.max() + 1
-    overlap = np.bincount((made * count + organs).ravel(), minlength=(made.max() + 1) * count)
-    overlap = overlap.reshape(-1, count)
+    overlap = np.bincount((made * count + organs).ravel(), minlength=(made.max() + 1) * count).reshape(-1, count)
     sizes = overlap.sum(1)
     for organ in range(1, count):
         inside, whole = overlap[:, organ], overlap[:, organ].sum()
@@ -247,18 +227,17 @@ def picture(path, image_path):
     organs = read_volume(label_path).array if label_path.exists() else np.zeros_like(scan.array)
     counts = [(len(np.unique(plane)), (plane > 0).sum()) for plane in organs]
     middle = max(range(len(organs)), key=counts.__getitem__) if organs.any() else len(organs) // 2
-    x, y, z = scan.geometry.spacing
     plane = rescale(scan.array)[middle]
     plane = plane / np.percentile(plane, 99.5)
-    panels = {f"minimum size {m}": supervoxels(scan.array, spacing=(z, x, y), min_size=m)[middle] for m in SIZES}
-    figure, axes = plt.subplots(1, len(panels) + 1, figsize=(5 * (len(panels) + 1), 5.3), layout="constrained")
+    panels = {f"minimum size {m}": supervoxels(scan.array, spacing=spacing_of(scan), min_size=m)[middle] for m in SIZES}
+    figure = Figure(figsize=(5 * (len(panels) + 1), 5.3), layout="constrained")
+    axes = figure.subplots(1, len(panels) + 1)
     for axis, (title, made) in zip(axes, panels.items(), strict=False):
         axis.imshow(segmentation.mark_boundaries(np.clip(plane, 0, 1), made, color=(1, 0.85, 0), mode="inner"))
         axis.set_title(title)
     axes[-1].imshow(plane, cmap="gray", vmin=0, vmax=1)
-    axes[-1].imshow(
-        np.ma.masked_equal(organs[middle], 0), cmap="tab10", vmin=0, vmax=9, alpha=0.5, interpolation="none"
-    )
+    shown = np.ma.masked_equal(organs[middle], 0)
+    axes[-1].imshow(shown, cmap="tab10", vmin=0, vmax=9, alpha=0.5, interpolation="none")
     axes[-1].set_title(f"organs, {image_path.name}, slice {middle}")
     for axis in axes:
         axis.axis("off")
@@ -268,40 +247,25 @@ def picture(path, image_path):
 
 def main():
     """Run the parts asked for."""
-    about, examples = __doc__.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="folder of image_<N>.nii.gz, perhaps label_<N>.nii.gz"
-    )
-    parser.add_argument("--scans", type=int, default=4, help="real scans used for speed (default: 4); quality uses all")
-    parser.add_argument("--min-size", type=int, default=5000, help="for real scans (default: 5000)")
-    parser.add_argument("--repeats", type=int, default=3, help="calls a measurement (default: 3)")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=list(METHODS),
-        choices=METHODS,
-        metavar="METHOD",
-        help=f"which of: {', '.join(METHODS)}",
-    )
-    parser.add_argument(
-        "--parts",
-        nargs="+",
-        default=["speed", "growth", "quality"],
-        metavar="PART",
-        choices=["speed", "growth", "quality"],
-        help="which of them (default: all)",
-    )
-    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="borders beside the organs; needs --data")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    add = command.add_argument
+    add("--data", type=Path, metavar="FOLDER", help="folder of image_<N>.nii.gz, perhaps label_<N>.nii.gz")
+    add("--scans", type=int, default=4, help="real scans used for speed (default: 4); quality uses all")
+    add("--min-size", type=int, default=5000, help="for real scans")
+    add("--repeats", type=int, default=3, help="calls a measurement")
+    help_text = f"which of: {', '.join(METHODS)} (default: all)"
+    add("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD", help=help_text)
+    parts = ["speed", "growth", "quality"]
+    help_text = f"which of: {', '.join(parts)} (default: all)"
+    add("--parts", nargs="+", default=parts, choices=parts, metavar="PART", help=help_text)
+    add("--picture", type=Path, metavar="FILE.png", help="borders beside the organs; needs --data")
+    options = command.parse_args()
     images = []
     if options.data:
         images = sorted(options.data.glob("image_*.nii.gz"), key=lambda path: int(path.name[6:-7]))
         if not images:
-            parser.error(f"--data {options.data}: no image_<N>.nii.gz in this folder")
-    real = [Source(path.name[:-7], options.min_size, path) for path in images[: options.scans]]
+            command.error(f"--data {options.data}: no image_<N>.nii.gz in this folder")
+    real = [Source(path.name[:-7], options.min_size, partial(of_file, path)) for path in images[: options.scans]]
     if "speed" in options.parts:
         heads = ("volume", "method", "wall s", "processor s", "peak MiB", "bytes/voxel", "time / first")
         table("Speed and memory", heads, speed_rows([*SYNTHETIC, *real], options.methods, options.repeats))
@@ -313,7 +277,7 @@ def main():
         table("Quality as pseudo-labels", heads, quality_rows(images))
     if options.picture:
         if not images:
-            parser.error("--picture needs --data")
+            command.error("--picture needs --data")
         picture(options.picture, images[0])
 
 

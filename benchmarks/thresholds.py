@@ -6,7 +6,6 @@ evaluation, the method predicts far too much or nothing. The picture shows t of 
 the range of nine tenths of the slices.
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -21,7 +21,7 @@ import config
 import models
 from dataloaders.scans import read_scan
 from util import checkpoints
-from util.commands import guarded
+from util.commands import guarded, parser
 from util.dataset import choose_fold
 from util.errors import UserError
 from util.report.figures import PALETTE, read_curve
@@ -49,11 +49,7 @@ def draw(runs: Sequence[Path], root: Path, picture: Path) -> int:
     Raises:
         UserError: a run has no thresholds, or too few rows.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     for run, colour in zip(runs, itertools.cycle(PALETTE), strict=False):
         steps, values = read_curve(run / "metrics.csv", "t")
@@ -77,11 +73,11 @@ def draw(runs: Sequence[Path], root: Path, picture: Path) -> int:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of trainings of " + ", ".join(FAMILY))
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data (default: data)")
-    parser.add_argument("--picture", type=Path, default=Path("thresholds.png"), help="(default: thresholds.png)")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("runs", type=Path, nargs="+", help="folders of trainings of " + ", ".join(FAMILY))
+    command.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data")
+    command.add_argument("--picture", type=Path, default=Path("thresholds.png"), help="PNG to write")
+    options = command.parse_args()
     return guarded(lambda: draw(options.runs, options.data_root, options.picture))
 
 

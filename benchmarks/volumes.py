@@ -33,9 +33,9 @@ def build(options: argparse.Namespace, checkpointing: bool) -> FewShotMethod:
     return method
 
 
-def random_episode(window: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Episode:
+def random_episode(window: tuple[int, ...]) -> Episode:
     """One support and one query window, with a block for a supervoxel."""
-    image = torch.randn(1, 1, 1, *window, dtype=dtype)
+    image = torch.randn(1, 1, 1, *window)
     mask = torch.zeros(1, 1, *window)
     mask[..., window[1] // 4 : window[1] // 2, window[2] // 4 : window[2] // 2] = 1
     return Episode(image, mask, image + 0.1, mask.to(torch.uint8))

@@ -7,24 +7,21 @@
 Folders without a scores.csv are passed over. Time is processor time of one thread for the first scan of the first run.
 """
 
-import argparse
 import json
 import sys
 import time
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas
 import torch
+from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from supervoxels import partitions
+from util.commands import parser
 from util.evaluation.metrics import VOTED
 from util.evaluation.voting import SIZES, Pieces, stretched, vote
 from util.files import whole_file
@@ -32,7 +29,7 @@ from util.memory import peak_gib
 from util.pictures import grey, upright
 from util.report import read_scores
 from util.report.scores import as_frame
-from util.volume import read_volume
+from util.volume import Volume, read_volume
 
 CPU = torch.device("cpu")
 SHOWN = ("dice", "dice_volume", "hd95")
@@ -49,40 +46,40 @@ def gains(runs: list[Path]) -> pandas.DataFrame:
     return pandas.concat([text, means.mean().map("{:.3f}".format).to_frame("mean").T])
 
 
-def scan_of(run: Path) -> tuple[np.ndarray, tuple[float, ...], pandas.Series, dict]:
-    """Image `(D, H, W)` of a run's first row, its spacing, the row, and its files."""
-    row, files = (
-        pandas.DataFrame(read_scores(run / "scores.csv")).iloc[0],
-        json.loads((run / "scans.json").read_text("utf-8")),
-    )
-    volume = read_volume(Path(files["scans"][row["scan"]]["image"]))
-    return volume.array.astype(np.float32), volume.geometry.spacing[::-1], row, files
+def scored(run: Path, organ: str | None) -> tuple[pandas.Series, Volume, dict]:
+    """The first row of a run, or of an organ; its scan; and the run's files."""
+    rows = pandas.DataFrame(read_scores(run / "scores.csv"))
+    row = rows[rows["organ"] == (organ or rows["organ"][0])].iloc[0]
+    files = json.loads((run / "scans.json").read_text("utf-8"))
+    return row, read_volume(Path(files["scans"][row["scan"]]["image"])), files
+
+
+def cut(scan: Volume) -> Pieces:
+    """The pieces of a scan that vote."""
+    return Pieces(stretched(scan.array.astype(np.float32)), scan.geometry.spacing[::-1], partitions)
 
 
 def cost(run: Path) -> str:
     """One sentence: what cutting a scan and voting on one organ take."""
-    image, spacing, row, _ = scan_of(run)
+    row, scan, _ = scored(run, None)
     probability = 0.2 + 0.6 * read_volume(run / row["prediction"]).array.astype(np.float32)
     start, before = time.process_time(), peak_gib(CPU)
-    pieces = Pieces(stretched(image), spacing, partitions)
-    cut = time.process_time()
-    vote(probability[:, : image.shape[1]], pieces, np.ones(len(SIZES)), range(len(image)))
+    pieces = cut(scan)
+    done = time.process_time()
+    vote(probability[:, : scan.array.shape[1]], pieces, np.ones(len(SIZES)), range(len(scan.array)))
     end = time.process_time()
     return (
-        f"{image.shape} voxels: {cut - start:.2f} s to cut the scan, {end - cut:.2f} s to vote on an organ, "
+        f"{scan.array.shape} voxels: {done - start:.2f} s to cut the scan, {end - done:.2f} s to vote on an organ, "
         f"{peak_gib(CPU) - before:.2f} GB"
     )
 
 
-def draw(run: Path, organ: str, file: Path) -> None:
+def draw(run: Path, organ: str | None, file: Path) -> None:
     """Image, own answer, pieces, voted answer, truth, on the slice where the organ is largest."""
-    rows = pandas.DataFrame(read_scores(run / "scores.csv"))
-    row = rows[rows["organ"] == organ].iloc[0]
-    files = json.loads((run / "scans.json").read_text("utf-8"))
-    volume = read_volume(Path(files["scans"][row["scan"]]["image"]))
-    truth = read_volume(Path(files["scans"][row["scan"]]["label"])).array == files["organs"][organ]
+    row, scan, files = scored(run, organ)
+    truth = read_volume(Path(files["scans"][row["scan"]]["label"])).array == files["organs"][row["organ"]]
     z = int(truth.sum((1, 2)).argmax())
-    pieces = Pieces(stretched(volume.array.astype(np.float32)), volume.geometry.spacing[::-1], partitions)
+    pieces = cut(scan)
     labels = pieces.parents[SIZES.index(PIECES)][pieces.finest[z]]
     own, voted = (read_volume(run / row[kind + "prediction"]).array[z] > 0 for kind in ("", VOTED))
     panels = {
@@ -92,11 +89,11 @@ def draw(run: Path, organ: str, file: Path) -> None:
         f"voted answer, Dice {float(row['voted_dice']):.2f}": voted,
         "truth": truth[z],
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.3), layout="constrained")
-    for axis, (title, mask) in zip(axes, panels.items(), strict=True):
-        axis.imshow(upright(grey(volume.array[z]), volume.geometry), cmap="gray")
+    figure = Figure(figsize=(3 * len(panels), 3.3), layout="constrained")
+    for axis, (title, mask) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        axis.imshow(upright(grey(scan.array[z]), scan.geometry), cmap="gray")
         if mask is not None:
-            shown = np.ma.masked_equal(upright(mask, volume.geometry), False)
+            shown = np.ma.masked_equal(upright(mask, scan.geometry), False)
             axis.imshow(shown, cmap="autumn", alpha=0.45, interpolation="nearest")
         axis.set_title(title, fontsize=11)
         axis.set_axis_off()
@@ -106,16 +103,16 @@ def draw(run: Path, organ: str, file: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of test.py's runs")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="PNG to draw, of the first scan of the first run")
-    parser.add_argument("--organ", help="of the picture (default: the first)")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("runs", nargs="+", type=Path, help="folders of test.py's runs")
+    command.add_argument("--picture", type=Path, metavar="FILE", help="PNG to draw, of the first scan of the first run")
+    command.add_argument("--organ", help="of the picture (default: the first)")
+    options = command.parse_args()
     runs = [run for run in options.runs if (run / "scores.csv").is_file()]
     print(gains(runs).to_string())
     print(cost(runs[0]))
     if options.picture:
-        draw(runs[0], options.organ or scan_of(runs[0])[2]["organ"], options.picture)
+        draw(runs[0], options.organ, options.picture)
 
 
 if __name__ == "__main__":

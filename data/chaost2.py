@@ -12,12 +12,11 @@ from pathlib import Path
 
 from data.parts import command
 from data.parts.convert import Converter
-from dataloaders.raw.preparation import Plan
+from data.parts.plans import PLANS
 from dataloaders.raw.sources import Source
 from util.finding import find_files
 
 NUMBERS = (1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39)
-PLAN = Plan(spacing=(1.25, 1.25, 7.7), size=256, percentile=99.5)
 
 
 def find(raw: Path) -> tuple[dict[int, Source], list[str], list[str]]:
@@ -49,9 +48,9 @@ CONVERTER = Converter(
     folder="chaos_MR_T2_normalized",
     expected=NUMBERS,
     find=find,
-    plan=PLAN,
+    plan=PLANS["CHAOST2"],
     # the orientation is the published one: dcm2nii stores rows from back to front
-    published=replace(PLAN, published=True),
+    published=replace(PLANS["CHAOST2"], published=True),
     ids={0: 0, 63: 1, 126: 2, 189: 3, 252: 4},
     organs={1: "liver", 2: "right kidney", 3: "left kidney", 4: "spleen"},
     names="MR/<patient's number>/T2SPIR/DICOM_anon/*.dcm with T2SPIR/Ground/*.png",

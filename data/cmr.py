@@ -14,11 +14,10 @@ from pathlib import Path
 
 from data.parts import command
 from data.parts.convert import Converter
-from dataloaders.raw.preparation import Plan
+from data.parts.plans import PLANS
 from dataloaders.raw.sources import Source, left_out, one_of_each
 from util.finding import find_files
 
-PLAN = Plan(spacing=(1.25, 1.25, 7.99), size=256, percentile=99.5)
 NAME = re.compile(r"patient(\d+)_C0(_manual|_gd)?\.nii(\.gz)?", re.IGNORECASE)
 ORGANS = {200: "LV myocardium", 500: "LV blood pool", 600: "right ventricle"}
 
@@ -40,8 +39,8 @@ CONVERTER = Converter(
     folder="cmr_MR_normalized",
     expected=tuple(range(1, 36)),
     find=find,
-    plan=PLAN,
-    published=replace(PLAN, orient=False, published=True),
+    plan=PLANS["CMR"],
+    published=replace(PLANS["CMR"], orient=False, published=True),
     ids={0: 0, **{value: value for value in ORGANS}},
     organs=ORGANS,
     names="patientN_C0.nii.gz with patientN_C0_manual.nii.gz or patientN_C0_gd.nii.gz (the scans of MyoPS are another "

@@ -11,6 +11,7 @@ guessed (spacing, CT or MR, folds) is said, and can be said otherwise: by the op
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from data.parts import command
-from data.parts.convert import Converter, convert
-from data.parts.guess import INTENSITIES, guess_plan
+from data.parts.convert import Converter
+from data.parts.plans import INTENSITIES, guess_plan
 from dataloaders.raw.preparation import Plan
 from dataloaders.raw.sources import Source, find_series
-from util.commands import backend_of, guarded, named_label, parser
+from util.commands import guarded, named_label, parser
 from util.dataset import from_file
 from util.errors import UserError
 from util.files import digest, write_text
@@ -35,7 +36,6 @@ from util.names import distinct_labels
 FOLDS = 5
 SUPERVOXELS = 5000  # smallest supervoxel in voxels, as for the abdominal sets
 WORDS = re.compile(r"(?<![a-z])(image|img|scan|label|seg|segmentation|mask|manual|gt|ct|mr|0000)(?![a-z])")
-
 
 Files = Mapping[str, tuple[Path, ...]]  # by a name
 
@@ -171,36 +171,24 @@ def write_description(file: Path, content: dict, manifest: Manifest) -> dict:
 def prepare_own(options: argparse.Namespace) -> dict[int | str, str]:
     """Convert, describe, and say what was done; returns the failures."""
     named = distinct_labels(options.organs)
-    found = find(options.images, options.labels)
-    plan, guesses = guess_plan(found[0], options.size or 256, "scaled" if options.window else options.intensities)
+    sources, remarks, lost = find(options.images, options.labels)
+    plan, guesses = guess_plan(sources, options.size or 256, "scaled" if options.window else options.intensities)
     plan = command.chosen_plan(options, plan, replace(plan, published=True, orient=False))
     if options.window:
         plan = replace(plan, window=tuple(options.window), percentile=None)
     name = options.out.resolve().name
     folder, file = f"{name.lower()}_normalized", options.out / f"{name}.json"
-    sources, remarks, lost = found
     organs_by_id = {identifier: organ for organ, identifier in named.items()}
-    converter = Converter(
-        name, folder, (), lambda _: (sources, remarks + guesses, lost), plan, plan, None, organs_by_id
-    )
+    found = sources, remarks + guesses, lost
+    converter = Converter(name, folder, (), lambda _: found, plan, plan, None, organs_by_id)
 
     def finish(manifest: Manifest) -> None:
         numbers = sorted(map(int, manifest.scans))
         content = describe(folder, numbers, plan, *name_labels(manifest.scans, named))
         say_what_is_there(file, folder, write_description(file, content, manifest))
 
-    return convert(
-        converter,
-        Path(*_common(options.images, options.labels)),
-        options.out,
-        plan,
-        trust_voxels=options.trust_label_voxels,
-        accept_doubts=options.accept_doubtful_headers,
-        jobs=options.jobs,
-        backend=backend_of(options),
-        overwrite=options.overwrite,
-        finish=finish,
-    )
+    above = Path(os.path.commonpath([options.images, options.labels]))  # sources are recorded relative to it
+    return command.work(options, converter, above, plan, finish)
 
 
 def say_what_is_there(file: Path, folder: str, content: Mapping) -> None:
@@ -216,44 +204,19 @@ def say_what_is_there(file: Path, folder: str, content: Mapping) -> None:
     )
 
 
-def _common(images: Path, labels: Path) -> tuple[str, ...]:
-    """The folder above both; sources are recorded relative to it."""
-    parts = []
-    for one, other in zip(images.parts, labels.parts, strict=False):
-        if one != other:
-            break
-        parts.append(one)
-    return tuple(parts)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     own = parser(__doc__, "python -m data.custom")
     own.add_argument("images", metavar="IMAGES", type=Path, help="folder of NIfTI images or DICOM series")
     own.add_argument("labels", metavar="LABELS", type=Path, help="folder of NIfTI labels")
     own.add_argument("out", metavar="OUT", type=Path, help="folder to write to; its name is the data set's")
-    own.add_argument(
-        "--organs",
-        type=named_label,
-        nargs="+",
-        default=[],
-        metavar="NAME=ID",
-        help="organs to test (default: every id of the labels)",
-    )
+    help_text = "organs to test (default: every id of the labels)"
+    own.add_argument("--organs", type=named_label, nargs="+", default=[], metavar="NAME=ID", help=help_text)
     values = own.add_mutually_exclusive_group()
-    values.add_argument(
-        "--window",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="intensities that become 0 and 255 (default: guessed)",
-    )
-    values.add_argument(
-        "--intensities",
-        choices=tuple(INTENSITIES),
-        default="",
-        help="what the scans are, and so what is done to their values (default: guessed)",
-    )
+    help_text = "intensities that become 0 and 255 (default: guessed)"
+    values.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=help_text)
+    help_text = "what the scans are, and so what is done to their values (default: guessed)"
+    values.add_argument("--intensities", choices=tuple(INTENSITIES), default="", help=help_text)
     command.add_options(own)
     options = own.parse_args(arguments)
     if options.window and options.window[0] >= options.window[1]:

@@ -43,9 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--data-root", default=Path("data"), help=help_text, **folder)
     help_text = "where trainings look for maps: their maps=..., or RUNS/maps (default: runs/maps)"
     command.add_argument("--maps", default=Path("runs/maps"), help=help_text, **folder)
-    command.add_argument(
-        "--segments", choices=("supervoxels", "superpixels"), default="supervoxels", help="maps of which"
-    )
+    kinds = ("supervoxels", "superpixels")
+    command.add_argument("--segments", choices=kinds, default="supervoxels", help="maps of which")
     command.add_argument("--labels", action="store_true", help="for setting=2: which organs a slice shows")
     command.add_argument("--jobs", type=jobs, default=-1, help="scans at once (default: one per core)")
     add_backend(command.add_argument)

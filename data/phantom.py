@@ -18,6 +18,7 @@ from util.parallel import PROCESSES, Backend, each_scan
 from util.volume import Geometry, write_volume
 
 FIELD_OF_VIEW = (320.0, 320.0, 246.4)  # mm (x, y, z): 256 x 256 x 32 voxels of 1.25 x 1.25 x 7.7 mm, as CHAOST2
+MIDDLE = np.array([0.0, 0.0, 28.0])  # mm, of the field of view, in the frame of data.parts.anatomy
 FOLDER = "phantom_MR_normalized"
 MANIFEST = "phantom.json"
 VERSION = 3  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
@@ -62,7 +63,7 @@ def phantom_scan(seed: int, number: int, size: int = 256, slices: int = 32) -> S
 def _position(size: int, slices: int, generator: np.random.Generator) -> Geometry:
     """A grid laid over the trunk not quite centred; rows run from back to front as in CHAOST2."""
     spacing = np.array(FIELD_OF_VIEW) / (size, size, slices)
-    centre = np.array([0.0, 0.0, 28.0]) + generator.normal(0, (4, 4, 8)).clip(-12, 12)
+    centre = MIDDLE + generator.normal(0, (4, 4, 8)).clip(-12, 12)
     origin = centre + np.array([-1, 1, -1]) * (np.array(FIELD_OF_VIEW) - spacing) / 2
     return Geometry(tuple(spacing.tolist()), tuple(origin.round(3).tolist()), (1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
 
@@ -137,18 +138,12 @@ def main(arguments: list[str] | None = None) -> int:
         "slices only; scans already there are kept, so an interrupted run goes on.",
         "python -m data.phantom",
     )
-    command.add_argument(
-        "out",
-        metavar="OUT",
-        nargs="?",
-        default="data/PHANTOM",
-        type=Path,
-        help="folder to write to (default: data/PHANTOM)",
-    )
-    command.add_argument("--scans", type=at_least(1), default=12, help="number of patients (default: 12)")
-    command.add_argument("--seed", type=at_least(0), default=1, help="another seed, other patients (default: 1)")
+    help_text = "folder to write to (default: data/PHANTOM)"
+    command.add_argument("out", metavar="OUT", nargs="?", default="data/PHANTOM", type=Path, help=help_text)
+    command.add_argument("--scans", type=at_least(1), default=12, help="number of patients")
+    command.add_argument("--seed", type=at_least(0), default=1, help="another seed, other patients")
     command.add_argument("--size", type=at_least(16), default=256, help="rows and columns over 320 x 320 mm")
-    command.add_argument("--slices", type=at_least(4), default=32, help="slices over 246.4 mm (default: 32)")
+    command.add_argument("--slices", type=at_least(4), default=32, help="slices over 246.4 mm")
     command.add_argument("--jobs", type=jobs, default=-1, help="scans computed at once (default: one per core)")
     command.add_argument("--overwrite", action="store_true", help="replace the scans OUT already holds")
     add_backend(command.add_argument)

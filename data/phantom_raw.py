@@ -23,7 +23,7 @@ from data.chaost2 import NUMBERS
 from data.parts.anatomy import Patient, draw_patient, sample
 from data.parts.heart import CENTRE, draw_heart, short_axis
 from data.phantom import FIELD_OF_VIEW as ABDOMEN
-from data.phantom import MR_CONTRAST
+from data.phantom import MIDDLE, MR_CONTRAST
 from dataloaders.raw.preparation import reordered
 from util.commands import guarded, jobs, parser
 from util.parallel import each_scan
@@ -85,7 +85,7 @@ def write_chaos(out: Path, seed: int, index: int, shape: tuple[int, int, int]) -
     """One patient of the CHAOS download: oblique slices under shuffled names."""
     patient, generator = patient_of("chaost2", seed, index)
     axes = Rotation.from_euler("zx", generator.uniform(4, 9, 2) * generator.choice([-1, 1], 2), degrees=True)
-    grid = centred(np.array([0.0, 0.0, 28.0]), axes.as_matrix(), ABDOMEN, shape)
+    grid = centred(MIDDLE, axes.as_matrix(), ABDOMEN, shape)
     signal, label = sample(patient, grid, shape, SIGNAL["chaost2"])
     image = np.hypot(signal + 0.02 * generator.standard_normal(shape), 0.02 * generator.standard_normal(shape)) * 800
     folder = out / f"CHAOS_Train_Sets/Train_Sets/MR/{NUMBERS[index]}/T2SPIR"
@@ -119,7 +119,7 @@ def write_series(folder: Path, names: Sequence[str], array: np.ndarray, geometry
 def write_synapse(out: Path, seed: int, index: int, shape: tuple[int, int, int]) -> None:
     """One scan of the Synapse multi-atlas abdomen; three ways of storing the grid take turns."""
     patient, generator = patient_of("sabs", seed, index)
-    grid = centred(np.array([0.0, 0.0, 28.0]), np.diag([1.0, -1.0, 1.0]), ABDOMEN, shape)
+    grid = centred(MIDDLE, np.diag([1.0, -1.0, 1.0]), ABDOMEN, shape)
     signal, label = sample(patient, grid, shape, SIGNAL["sabs"])
     signal = gaussian_filter(signal, (0, 0.6, 0.6)) + 12 * generator.standard_normal(shape, np.float32)
     name = f"{index + 1 if index < 10 else index + 11:04d}"

@@ -14,13 +14,11 @@ from pathlib import Path
 
 from data.parts import command
 from data.parts.convert import Converter
-from dataloaders.raw.preparation import Plan
+from data.parts.plans import PLANS
 from dataloaders.raw.sources import Source, left_out, one_of_each
 from util.errors import UserError
 from util.finding import find_files
 
-# 512 pixels: 32 off at each side leave 448, a spacing 1.75 times as large leaves 256
-PLAN = Plan(size=256, window=(-125, 275), border=1 / 16, shrink=1.75)
 NUMBER_OF = {name: number for number, name in enumerate((*range(1, 11), *range(21, 41)))}
 IMAGE = re.compile(r"(?:img(\d{4})|(DET\d+)_avg)\.nii(?:\.gz)?", re.IGNORECASE)
 LABEL = re.compile(r"(?:label(\d{4})|(DET\d+)_avg_seg)\.nii(?:\.gz)?", re.IGNORECASE)
@@ -71,8 +69,9 @@ CONVERTER = Converter(
     folder="sabs_CT_normalized",
     expected=tuple(range(30)),
     find=find,
-    plan=PLAN,
-    published=replace(PLAN, size=None, orient=False, published=True),  # 257 wide, the last row and column blank
+    plan=PLANS["SABS"],
+    # 257 wide, the last row and column blank
+    published=replace(PLANS["SABS"], size=None, orient=False, published=True),
     ids={0: 0, **{identifier: identifier for identifier in ORGANS}},
     organs={identifier: ORGANS[identifier] for identifier in (1, 2, 3, 6)},
     names="img0001.nii.gz with label0001.nii.gz, or DET0000101_avg.nii.gz with DET0000101_avg_seg.nii.gz",

@@ -3,7 +3,10 @@
 import multiprocessing
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 
@@ -50,6 +53,16 @@ def start(program: str, *updates: str) -> subprocess.Popen:
     """The same in a process of its own."""
     command = [sys.executable, program, "with", *SMALL, *updates]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+
+
+def kill_when(ready: Callable[[], bool], module: str, *arguments: str) -> None:
+    """`python -m MODULE ...` in a process of its own, killed as soon as something is ready, or after a minute."""
+    command, silent = [sys.executable, "-m", module, *arguments], {"stdout": DEVNULL, "stderr": DEVNULL}
+    with subprocess.Popen(command, cwd=ROOT, **silent) as process:
+        deadline = time.monotonic() + 60
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.kill()
 
 
 def only_run(runs: Path, number: int = 1) -> Path:

@@ -56,7 +56,8 @@ def test_rooms_do_not_import_the_commands_above_them(package):
         }
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom):
-                assert node.module not in commands, f"{file} imports {node.module}"
+                found = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                assert not found & commands, f"{file} imports {found & commands}"
 
 
 def test_only_one_file_knows_sacred():

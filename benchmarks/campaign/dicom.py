@@ -25,16 +25,8 @@ ELEMENTS = (
     "ImagesInAcquisition", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "GantryDetectorTilt", "EchoTime",
 )  # fmt: skip
 WORDS = (
-    "MONOCHROME1",
-    "MONOCHROME2",
-    "RGB",
-    "PALETTE COLOR",
-    "CT",
-    "MR",
-    "SEG",
-    "ORIGINAL\\PRIMARY\\LOCALIZER",
-    "1.2.3",
-)
+    "MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "CT", "MR", "SEG", "ORIGINAL\\PRIMARY\\LOCALIZER", "1.2.3",
+)  # fmt: skip
 
 
 class Series(Kind):
@@ -90,10 +82,8 @@ class Series(Kind):
 
 
 def _change_element(files: list[Path], random: Random) -> None:
-    name, how = (
-        pick(random, ELEMENTS),
-        pick(random, ("remove", "empty", "number", "number", "text", "word", "own", "tag")),
-    )
+    name = pick(random, ELEMENTS)
+    how = pick(random, ("remove", "empty", "number", "number", "text", "word", "own", "tag"))
     seed = int(random.integers(2**32))
     for path in files:
         alike = np.random.default_rng(seed)  # the same change in all files
@@ -183,9 +173,9 @@ def _other_values(volume: Volume, slices: list[pydicom.Dataset], stored: np.ndar
     if any(piece.PhotometricInterpretation == "MONOCHROME1" for piece in slices):
         values = values[told].max(initial=0) - values
     wrong = told & ~np.isclose(values, volume.array, rtol=1e-5, atol=1e-4)
-    return (
-        f"pydicom: {int(wrong.sum())} other values in slices {np.unique(np.nonzero(wrong)[0])}" if wrong.any() else ""
-    )
+    if not wrong.any():
+        return ""
+    return f"pydicom: {int(wrong.sum())} other values in slices {np.unique(np.nonzero(wrong)[0])}"
 
 
 def _other_places(volume: Volume, origins: np.ndarray, x: np.ndarray, y: np.ndarray) -> str:

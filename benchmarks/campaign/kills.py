@@ -39,11 +39,7 @@ Results = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the commands work on, made once.
-
-    Attributes:
-        folder: for all of it.
-    """
+    """What the commands work on, made once in a folder."""
 
     folder: Path
 
@@ -161,6 +157,16 @@ class Command:
     share: int = 1
 
 
+def drawing(inputs: Inputs, out: Path) -> Sequence[object]:
+    """Four phantoms."""
+    return "-m", "data.phantom", out, "--scans", 4, "--size", 32, "--slices", 8, "--jobs", 1
+
+
+def cutting(inputs: Inputs, out: Path) -> Sequence[object]:
+    """Supervoxels of all scans."""
+    return "-m", "supervoxels.generate", inputs.separate()[0], out, "--min-size", 300, "--jobs", 2
+
+
 def training(inputs: Inputs, runs: Path) -> Sequence[object]:
     """From the start, or from the last checkpoint."""
     found = newest(runs, "checkpoints/step_*.pt")
@@ -180,9 +186,9 @@ def testing(inputs: Inputs, runs: Path) -> Sequence[object]:
 
 def predicting(inputs: Inputs, out: Path) -> Sequence[object]:
     """All scans, with one of them as support."""
-    scans, (_, labels) = inputs.phantom() / "PHANTOM/phantom_MR_normalized", inputs.separate()
+    scans, (queries, labels) = inputs.phantom() / "PHANTOM/phantom_MR_normalized", inputs.separate()
     call = ("predict.py", "--checkpoint", inputs.checkpoint(), "--support-image", scans / "image_4.nii.gz")
-    call += ("--support-label", labels / "label_4.nii.gz", "--query", inputs.folder / "image", "--out", out)
+    call += ("--support-label", labels / "label_4.nii.gz", "--query", queries, "--out", out)
     return *call, "--threads", 1, "--prepared"
 
 
@@ -195,29 +201,10 @@ def reproducing(inputs: Inputs, runs: Path) -> Sequence[object]:
 COMMANDS = {
     command.name: command
     for command in (
-        Command(
-            "data.phantom",
-            lambda inputs, out: ("-m", "data.phantom", out, "--scans", 4, "--size", 32, "--slices", 8, "--jobs", 1),
-            share=3,
-        ),
-        Command(
-            "supervoxels.generate",
-            lambda inputs, out: (
-                "-m",
-                "supervoxels.generate",
-                inputs.separate()[0],
-                out,
-                "--min-size",
-                300,
-                "--jobs",
-                2,
-            ),
-            share=3,
-        ),
-        Command(
-            "data.custom", lambda inputs, out: ("-m", "data.custom", *inputs.separate(), out, "--jobs", 1), share=3
-        ),
-        Command("data.chaost2", lambda inputs, out: ("-m", "data.chaost2", inputs.chaos(), out, "--jobs", 1), share=3),
+        Command("data.phantom", drawing, share=3),
+        Command("supervoxels.generate", cutting, share=3),
+        Command("data.custom", lambda made, out: ("-m", "data.custom", *made.separate(), out, "--jobs", 1), share=3),
+        Command("data.chaost2", lambda made, out: ("-m", "data.chaost2", made.chaos(), out, "--jobs", 1), share=3),
         Command("training", training, weights, share=3),
         Command("test", testing, scores),
         Command("predict", predicting, share=2),
@@ -250,6 +237,7 @@ class Killer:
 
     def __init__(self, command: Command, inputs: Inputs, folder: Path, seed: int) -> None:
         self.command, self.inputs, self.folder = command, inputs, folder
+        self._log = folder / f"{command.name}.log"
         self.random = random.Random(f"{seed} {command.name}")
         self.count = Count(command.name)
         out = self._fresh("undisturbed")
@@ -310,9 +298,7 @@ class Killer:
 
     def _start(self, out: Path) -> ForkProcess | None:
         words = self.command.words(self.inputs, out)
-        if not words:
-            return None
-        return start(words, self._log)
+        return start(words, self._log) if words else None
 
     def _end(self, process: ForkProcess) -> int:
         """Its exit status.
@@ -333,13 +319,10 @@ class Killer:
 
     def _fresh(self, name: str) -> Path:
         """A folder that is not there yet; its own name is always the same, for results may hold it."""
-        shutil.rmtree(self.folder / self.command.name / name, ignore_errors=True)
-        (self.folder / self.command.name / name).mkdir(parents=True)
-        return self.folder / self.command.name / name / "MINE"
-
-    @property
-    def _log(self) -> Path:
-        return self.folder / f"{self.command.name}.log"
+        place = self.folder / self.command.name / name
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        return place / "MINE"
 
     def _said(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
@@ -348,8 +331,10 @@ class Killer:
     def _differences(self, out: Path) -> Iterator[str]:
         found = self.command.results(out)
         for name in sorted(found.keys() | self.expected.keys()):
-            if name not in found or name not in self.expected:
-                yield f"{name} is {'missing' if name not in found else 'there, and not in the undisturbed folder'}"
+            if name not in found:
+                yield f"{name} is missing"
+            elif name not in self.expected:
+                yield f"{name} is there, and not in the undisturbed folder"
             elif found[name] != self.expected[name]:
                 yield f"{name} has other bytes"
 
@@ -379,9 +364,8 @@ def run(names: Sequence[str], kills: int, seed: int, folder: Path, seconds: floa
         importlib.import_module(name)
     inputs = Inputs(folder / "inputs")
     inputs.folder.mkdir(parents=True, exist_ok=True)
-    shares = [COMMANDS[name].share for name in names]
-    for place, name in enumerate(names):
-        left = round(kills * sum(shares[: place + 1]) / sum(shares)) - round(kills * sum(shares[:place]) / sum(shares))
+    bounds = np.cumsum([0, *(COMMANDS[name].share for name in names)])
+    for name, left in zip(names, np.diff(np.round(kills * bounds / bounds[-1]).astype(int)).tolist(), strict=True):
         if not left or time.monotonic() > end:
             continue
         killer, tries = Killer(COMMANDS[name], inputs, folder, seed), 0

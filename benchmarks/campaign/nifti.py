@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from scipy.spatial.transform import Rotation
 
@@ -29,7 +28,8 @@ PLACES = (
 UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # in mm; nibabel tells the unit and does not use it
 EXACT = 0.02  # voxels: places that are the same
 APART = 1.0  # voxels: two transforms of one header that are not
-DATASET = Dataset("", modality="MR", supervoxel_size=10, organs={"liver": 1, "spleen": 2}, supervoxels="")
+ORGANS = {"liver": 1, "spleen": 2}
+DATASET = Dataset(".", modality="MR", supervoxel_size=10, organs=ORGANS, supervoxels="supervoxels_10")
 
 
 def some_affine(random: Random, oblique: bool) -> np.ndarray:
@@ -114,19 +114,8 @@ def witness(file: Path) -> tuple[np.ndarray, np.ndarray, nibabel.Nifti1Image]:
         with np.errstate(all="ignore"):
             image = nibabel.load(file)
             array = np.asanyarray(image.dataobj)
-    except (
-        ImageFileError,
-        HeaderDataError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        raise NoWitness(f"nibabel: {error}") from error
     except Exception as error:
-        raise NoWitness(f"nibabel fails: {type(error).__name__}: {error}") from error
+        raise NoWitness(f"nibabel: {type(error).__name__}: {error}") from error
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     unit = UNIT.get(int(image.header["xyzt_units"]) & 7, 1.0) if "xyzt_units" in image.header else 1.0
@@ -307,12 +296,11 @@ class Prepared(Kind):
 
     def read(self, folder: Path) -> Volume:
         """As data.check and the training do; the check must not raise anything."""
-        dataset = Dataset(".", modality="MR", supervoxel_size=10, organs=DATASET.organs, supervoxels="supervoxels_10")
         try:
-            check_scan(dataset, folder, 1)
+            check_scan(DATASET, folder, 1)
         except BaseException as error:
             raise AssertionError("check_scan raises") from error
-        return read_scan(dataset, folder, 1, segments="supervoxels")
+        return read_scan(DATASET, folder, 1, segments="supervoxels")
 
     def contradiction(self, folder: Path, result: Volume) -> str:
         """Whether image and label are those of one place."""

@@ -88,22 +88,17 @@ class Checkpoints(Kind):
         torch.manual_seed(0)
         method = models.build("registration", models.defaults("registration"), encoder="none")
         preparation = Preparation(Plan(size=64), (1.0, 1.0, 1.0), True).as_plain()
-        known = {
-            "format": 1, "method": "registration", "arguments": models.defaults("registration"), "encoder": "none",
+        self.content = {
+            "method": "registration", "arguments": models.defaults("registration"), "encoder": "none",
             "stride": 0, "config": resolved(["method=registration", "dataset=PHANTOM"], config), "intensities": None,
             "training_scans": [5, 6], "step": 3, "model": method.state_dict(), "optimiser": {}, "scaler": {},
             "random_states": [{"cpu": torch.get_rng_state()}], "preparation": preparation,
         }  # fmt: skip
-        self.content = known
 
     def write(self, folder: Path, random: Random) -> None:
         """The same for all."""
-        self.now = self.content
-        save_checkpoint(folder / "step_000003.pt", self._without_format(self.content))
-
-    @staticmethod
-    def _without_format(content: dict) -> dict:
-        return {key: value for key, value in content.items() if key != "format"}
+        self.now = {"format": 1, **self.content}
+        save_checkpoint(folder / "step_000003.pt", self.content)
 
     def damage(self, folder: Path, random: Random) -> None:
         """Change bytes, or values."""
@@ -111,7 +106,6 @@ class Checkpoints(Kind):
         if random.random() < 0.5:
             file.write_bytes(changed_bytes(file.read_bytes(), random))
             return
-        self.now = dict(self.content)
         key = pick(random, sorted(self.now))
         if key == "model":
             weights = dict(self.now["model"])

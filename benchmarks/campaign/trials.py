@@ -92,11 +92,10 @@ def run(kinds: Sequence[Kind], numbers: Sequence[range], seed: int, folder: Path
 
     Inputs that show a fault stay in `folder`, with what was said of them.
     """
-    waiting = [(kind, number) for kind, own in zip(kinds, numbers, strict=True) for number in own]
-    places = {
-        (kind, number): at / len(own) for kind, own in zip(kinds, numbers, strict=True) for at, number in enumerate(own)
-    }
-    waiting.sort(key=places.__getitem__)
+    turns = [
+        (at / len(own), kind, number) for kind, own in zip(kinds, numbers, strict=True) for at, number in enumerate(own)
+    ]
+    waiting = [(kind, number) for _, kind, number in sorted(turns, key=lambda turn: turn[0])]
     processes = multiprocessing.get_context("fork")
     while waiting:
         here, there = processes.Pipe(duplex=False)

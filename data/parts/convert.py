@@ -21,7 +21,7 @@ from dataloaders.raw.sources import Source, doubts, kept_shares, read_source
 from util.errors import UserError
 from util.finding import as_failures, few, find_files
 from util.manifest import Job, Manifest, open_manifest
-from util.parallel import PROCESSES, Backend, each_scan
+from util.parallel import Backend, each_scan
 from util.volume import Volume, read_volume, write_volume
 
 MANIFEST = "preparation.json"
@@ -30,6 +30,8 @@ LIBRARIES = ("numpy", "SimpleITK", "nibabel", "pydicom")
 LEAST_LEFT = 25  # of 255 grey levels
 VERSION = 2  # raised whenever the same parameters give other voxels, so that old and new scans are not mixed
 KEPT = 0.8  # share of an organ's volume; if less is left after the preparation, it is said
+
+Finish = Callable[[Manifest], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Converter:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One scan to prepare: everything the worker needs, and what an earlier run recorded of it."""
+    """One scan to prepare: everything the worker needs."""
 
     number: int
     source: Source
@@ -70,7 +72,6 @@ class Assignment:
     ids: Mapping[int, int] | None
     trust_voxels: bool
     accept_doubts: bool
-    recorded: dict | None
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ def convert(
     out: Path,
     plan: Plan,
     *,
-    trust_voxels: bool = False,
-    accept_doubts: bool = False,
-    jobs: int = -1,
-    backend: Backend = PROCESSES,
-    overwrite: bool = False,
-    finish: Callable[[Manifest], None] = lambda _: None,
+    trust_voxels: bool,
+    accept_doubts: bool,
+    jobs: int,
+    backend: Backend,
+    overwrite: bool,
+    finish: Finish,
 ) -> dict[int | str, str]:
     """Prepare every scan of a download that is not prepared yet; print what was found and done.
 
@@ -102,6 +103,7 @@ def convert(
         converter, plan: what to prepare, and how.
         raw, out: folders.
         trust_voxels: labels lie on their images whatever their headers say.
+        accept_doubts: prepare scans whose headers leave their place in doubt.
         jobs, backend: scans at once, and who works on them.
         overwrite: replace these scans.
         finish: called at the end where at least one scan is prepared, while no other command works in OUT.
@@ -126,15 +128,15 @@ def convert(
         "parameters": {"version": VERSION, **asdict(plan), "trust_label_voxels": trust_voxels},
     }
     folder = out / converter.folder
-    todo = {str(number): job_of(number, source, raw, folder) for number, source in sorted(sources.items())}
+    tasks = [
+        Assignment(
+            number, source, job_of(number, source, raw, folder), plan, converter.ids, trust_voxels, accept_doubts
+        )
+        for number, source in sorted(sources.items())
+    ]
+    todo = {str(task.number): task.job for task in tasks}
     existing = folder.glob("*_*.nii.gz")
     with open_manifest(out / MANIFEST, facts, todo, existing=existing, overwrite=overwrite) as manifest:
-        tasks = [
-            Assignment(
-                number, source, todo[name], plan, converter.ids, trust_voxels, accept_doubts, manifest.scans.get(name)
-            )
-            for name, (number, source) in zip(todo, sorted(sources.items()), strict=True)
-        ]
         outcomes = run(tasks, manifest, converter.name, jobs, backend)
         tiles = {number: outcome.tile for number, outcome in outcomes.items() if outcome.tile}
         if tiles:
@@ -171,13 +173,11 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def run(
-    tasks: list[Assignment], manifest: Manifest, name: str, jobs: int, backend: Backend = PROCESSES
-) -> dict[int, Outcome]:
+def run(tasks: list[Assignment], manifest: Manifest, name: str, jobs: int, backend: Backend) -> dict[int, Outcome]:
     """Work on the scans side by side; the manifest grows with every one, so a killed command loses at most those."""
     outcomes = {}
-    scans = {task.number: (task,) for task in tasks}
-    for number, done in each_scan(one_scan, scans, jobs, name, lambda task: task.source.image[0], backend):
+    scans = {task.number: (task, manifest.scans.get(str(task.number))) for task in tasks}
+    for number, done in each_scan(one_scan, scans, jobs, name, lambda task, _: task.source.image[0], backend):
         outcome = outcomes[number] = done.result or Outcome(failure=done.failure)
         if outcome.record:
             manifest.add(str(number), outcome.record)
@@ -186,8 +186,8 @@ def run(
     return outcomes
 
 
-def one_scan(task: Assignment) -> Outcome:
-    """Prepare one scan unless it is done.
+def one_scan(task: Assignment, recorded: dict | None) -> Outcome:
+    """Prepare one scan unless it is done, by what an earlier run recorded of it.
 
     Raises:
         UserError: a file is damaged, or image and label do not fit together.
@@ -195,8 +195,8 @@ def one_scan(task: Assignment) -> Outcome:
     image, label = task.job.outputs
     try:
         sources = task.job.digests()
-        if task.job.is_done(task.recorded, sources):
-            return Outcome(task.recorded, make_tile(read_volume(image), read_volume(label)))
+        if task.job.is_done(recorded, sources):
+            return Outcome(recorded, make_tile(read_volume(image), read_volume(label)))
         scan = read_source(task.source, task.ids, task.trust_voxels)
         doubtful = doubts(task.source, scan, task.trust_voxels)
         if doubtful and not task.accept_doubts:
@@ -247,16 +247,12 @@ def report(converter: Converter, out: Path, manifest: Manifest, outcomes: Mappin
     for number, record in done.items():
         print(*(f"  scan {number}: {doubt}\n" for doubt in record.get("doubts", ())), sep="", end="")
         cut = {int(i): share for i, share in record.get("cut", {}).items()}
-        missing = [
-            name for i, name in converter.organs.items() if str(i) not in record["label_voxels"] and i not in cut
-        ]
-        if missing:
+        known = {*map(int, record["label_voxels"]), *cut}
+        if missing := [name for i, name in converter.organs.items() if i not in known]:
             print(f"  scan {number} does not show: {', '.join(missing)}")
         for i, share in cut.items():
-            what = f"keeps only {share:.0%} of" if share else "has lost"
-            print(
-                f"  scan {number} {what} {converter.organs.get(i, f'label {i}')}: outside of what is kept, or too small"
-            )
+            what, organ = f"keeps only {share:.0%} of" if share else "has lost", converter.organs.get(i, f"label {i}")
+            print(f"  scan {number} {what} {organ}: outside of what is kept, or too small")
     if earlier := sorted(set(map(int, manifest.scans)) - set(outcomes)):
         print(f"{out} also holds scans of earlier calls: {ranges(earlier)}")
     picture = f", look at {out / MONTAGE}" if done else ""

@@ -1,6 +1,5 @@
 """What can be wrong with one prepared scan: image, label and supervoxels, each alone and against each other."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -66,11 +65,11 @@ def _check_image(image: Volume, dataset: Dataset, found: Findings) -> None:
         "slices": depth,
         "pixels": f"{rows} x {columns}",
         "spacing": by(image.geometry.spacing),
+        "values": f"{image.array.min():.4g} to {image.array.max():.4g}",
+        "blank": int((image.array.max((1, 2)) == image.array.min((1, 2))).sum()),
     }
-    found.facts["values"] = f"{image.array.min():.4g} to {image.array.max():.4g}"
     if image.array.min() == image.array.max():
         found.errors.append("the image is constant")
-    found.facts["blank"] = int((image.array.max((1, 2)) == image.array.min((1, 2))).sum())
     found.errors += [f"the image's header: {doubt}" for doubt in image.doubts]
     if image.geometry.spacing == (1.0, 1.0, 1.0):
         found.warnings.append("the image's header has unit spacing: was its geometry lost?")
@@ -100,10 +99,10 @@ def _check_label(file: Path, image: Volume, dataset: Dataset, found: Findings) -
     shown = np.stack([(label.array == i).any((1, 2)) for i in dataset.organs.values()])
     for name, slices in zip(dataset.organs, shown.sum(1).tolist(), strict=True):
         found.facts[name] = slices
-        if slices < PARTS:
-            found.warnings.append(
-                f"{name} is on {slices} slices, testing in parts needs {PARTS}" if slices else f"{name} is not there"
-            )
+        if not slices:
+            found.warnings.append(f"{name} is not there")
+        elif slices < PARTS:
+            found.warnings.append(f"{name} is on {slices} slices, testing in parts needs {PARTS}")
     _check_sides(label, dataset, found)
     ids = np.array(list(dataset.organs.values()))
     found.label = (shown * ids[:, None]).T[:, None, :]
@@ -163,12 +162,3 @@ def explained(image: np.ndarray, segments: np.ndarray) -> dict[tuple[int, ...], 
         between = (sums**2 / counts).sum() / image.size - mean**2
         shares[flips] = float(between / variance) if variance else 0.0
     return shares
-
-
-def together(findings: Mapping[int, Findings], kind: str) -> Iterator[tuple[str, list[int]]]:
-    """Each sentence of the errors or warnings once, with the scans it holds for."""
-    scans: dict[str, list[int]] = {}
-    for number, found in findings.items():
-        for sentence in getattr(found, kind):
-            scans.setdefault(sentence, []).append(number)
-    yield from scans.items()

@@ -31,13 +31,11 @@ def make_tile(image: Volume, label: Volume) -> Tile:
 
 def draw_montage(file: Path, title: str, tiles: Mapping[int, Tile]) -> None:
     """Write the picture, nearly square."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
     figure = Figure(figsize=(2.4 * columns, 2.6 * rows + 0.4), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(caption(title))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     ids = sorted(set().union(*(np.unique(tile.label).tolist() for tile in tiles.values())) - {0})

@@ -164,6 +164,14 @@ def test_folds_part_the_scans(own, capsys, folds, sentence):
     assert sentence in told and status == sentence.count("error:") + ("cannot" in sentence)
 
 
+def test_a_fold_keeps_its_number_beside_a_malformed_one(own, capsys):
+    description = json.loads((own / "MINE.json").read_text("utf-8"))
+    (own / "MINE.json").write_text(json.dumps({**description, "folds": [{"support": 4}, {"support": 4, "query": [9]}]}))
+    status, printed, told = run(own, capsys)
+    assert status == 1 and "error: fold 0 of FOLDS" in told and "error: fold 1: scans 9 are not there" in told
+    assert re.search(r"^ +1 +4 +9 ", printed, re.MULTILINE)
+
+
 def test_a_scan_without_an_organ_is_a_warning(own, capsys):
     change(file(own, "label"), lambda a: np.where(a == 4, 0, a).astype(np.uint8))
     status, _, told = run(own, capsys)

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import config
 from data import chaost2, cmr, phantom_raw, sabs
 from data.phantom_raw import truth
 from supervoxels.generate import main as generate
-from tests.commands import score, train
+from tests.commands import kill_when, score, train
 from tests.conftest import ROOT
 from tests.data import damage
 from util.volume import read_volume
@@ -210,17 +209,9 @@ def test_two_processes_write_the_same_bytes(small, tmp_path):
 def test_a_killed_command_started_again_gives_the_same_bytes(tmp_path):
     raw = make_raw("cmr", tmp_path / "raw", 8, (8, 32, 32))
     options = [str(value) for value in ("--spacing", 1.2, 1.2, 2, "--size", 192, "--jobs", 1)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "data.cmr", str(raw), str(tmp_path / "killed"), *options],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    images, deadline = tmp_path / "killed/cmr_MR_normalized", time.monotonic() + 60
-    while len(list(images.glob("label_*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    images = tmp_path / "killed/cmr_MR_normalized"
+    call = ("data.cmr", str(raw), str(tmp_path / "killed"), *options)
+    kill_when(lambda: len(list(images.glob("label_*"))) >= 2, *call)
     assert 2 <= len(list(images.glob("label_*"))) < 8
     for folder in ("killed", "whole"):
         assert cmr.main([str(raw), str(tmp_path / folder), *options]) == 0

@@ -10,7 +10,7 @@ import pytest
 
 import config
 from data import custom, phantom_raw
-from data.parts.guess import guess_plan
+from data.parts.plans import guess_plan
 from dataloaders.raw.preparation import reordered
 from dataloaders.raw.sources import Source
 from supervoxels.generate import main as generate

@@ -1,11 +1,6 @@
 """Synthetic abdomens: reproducible, anatomically plausible, not solved by a threshold, written whole."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +8,7 @@ from scipy.ndimage import label as components
 
 from data.parts.anatomy import LABELS, draw_patient, paint
 from data.phantom import FIELD_OF_VIEW, MR_CONTRAST, Scan, main, phantom_scan, write_scans
-from tests.conftest import ROOT
+from tests.commands import kill_when
 from util.volume import read_volume
 
 SMALL = {"size": 56, "slices": 32}
@@ -206,17 +201,7 @@ def test_impossible_options_are_refused(tmp_path, wrong):
 
 def test_a_killed_run_leaves_whole_files_and_is_taken_up(tmp_path):
     arguments = [str(tmp_path), "--scans", "40", "--size", "64", "--slices", "8", "--jobs", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "data.phantom", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.rglob("label_*.nii.gz"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: len(list(tmp_path.rglob("label_*.nii.gz"))) >= 2, "data.phantom", *arguments)
     written = [path for path in tmp_path.rglob("*.nii.gz") if not path.name.startswith(".")]
     assert 4 <= len(written) < 80
     for path in written:
