@@ -18,7 +18,7 @@ import models
 import supervoxels
 from dataloaders.pairings import Pairing, make_pairing
 from dataloaders.protocols import make_tasks, published_fold
-from dataloaders.scans import Scan, Scans, training_mean_and_std
+from dataloaders.scans import Scan, Scans, read_scan, training_mean_and_std
 from util import checkpoints, report
 from util.bookkeeping import Bookkeeping
 from util.checkpoints import UNTRAINED, TrainedMethod
@@ -32,7 +32,6 @@ from util.files import write_text
 from util.memory import peak_gib
 from util.names import safe_names, stretches
 from util.parallel import PROCESSES, Backend, each_scan
-from util.pictures import upright
 from util.runs import folders
 from util.runs.curves import curves
 from util.runs.experiment import CommandLine, folder_of, plain, with_dataset_file
@@ -42,8 +41,7 @@ from util.volume import write_volume
 log = logging.getLogger("test")
 experiment = CommandLine("test", config)
 
-
-Scored = tuple[dict[str, Any], tuple | None]  # a row of scores.csv; a row of the organ's picture, if they are wanted
+Row = dict[str, Any]  # of scores.csv
 
 
 @experiment.main
@@ -65,23 +63,20 @@ def score(_run) -> float:
         absent=options["protocol"] == "strict",
         spare=fold.training(dataset.scans(root)),
     )
-    rows, shown = [], {task.organ: [] for task in tasks}
     work = Work(options, members, facts(options, members), prediction_names(tasks, options), folder)
-    for row, picture in segment(work, tasks):
-        rows.append(row)
-        shown[row["organ"]].append(picture)
+    rows = list(segment(work, tasks))
     log.info("peak memory %.2f GB", peak_gib(device))
     if folder is not None:
-        write_sources(folder / "scans.json", scans, {task.query for task in tasks})
-        for organ, file in safe_names(shown).items() if work.pictures else ():
-            support = next(row["support"] for row in rows if row["organ"] == organ)
-            report.draw_contours(folder / f"{file}.png", f"{organ}, support scan {support}", shown[organ])
         report.write_scores(folder / "scores.csv", rows)
+        write_sources(folder / "scans.json", scans, {task.query for task in tasks})
         with curves(folder, "test", options) as watched:
             for writer in watched:
                 writer.write(members[0].step, means_of(rows))  # where the training's curves end
     show(rows, options)
     if folder is not None:
+        if options["test"]["save"]:
+            identifiers = {task.organ: task.identifier for task in tasks}
+            report.draw_contours(folder, rows, identifiers, lambda number: read_scan(dataset, root, number))
         print(f"\n{folder / 'scores.csv'}")
     return report.overall_mean(rows, recorder=recorder_of(options))
 
@@ -104,12 +99,7 @@ class Work:
     name_of: Callable[[Mapping], str]
     folder: Path | None
 
-    @property
-    def pictures(self) -> bool:
-        """Whether pictures are wanted."""
-        return self.folder is not None and self.options["test"]["save"]
-
-    def do(self, tasks: Sequence[Task]) -> Iterator[Scored]:
+    def do(self, tasks: Sequence[Task]) -> Iterator[Row]:
         """Segment and score, one query scan after the other; scans are forgotten after their turn."""
         options, test = self.options, self.options["test"]
         device = prepare_device(options, "test")
@@ -122,12 +112,11 @@ class Work:
         for result in evaluate(segmenters, tasks, scans.__getitem__, pool=test["pool"], voter=voter, memories=memories):
             row = {**result.row, **self.facts}
             row |= {f"{kind}prediction": f"predictions/{kind}{self.name_of(row)}" for kind in result.predictions}
-            query = result.task.query  # its scan has no name here, which would keep it while the next one is read
-            if self.folder is not None:
-                write_predictions(self.folder, row, result, scans[query])
-            yield row, largest_slice(result, scans[query]) if self.pictures else None
+            if self.folder is not None:  # the scan has no name here, which would keep it while the next one is read
+                write_predictions(self.folder, row, result, scans[result.task.query])
+            yield row
 
-    def in_processes(self, tasks: Sequence[Task]) -> Iterator[Scored]:
+    def in_processes(self, tasks: Sequence[Task]) -> Iterator[Row]:
         """The same with several query scans at once."""
         options, test = self.options, self.options["test"]
         jobs = test["jobs"] or -1
@@ -153,7 +142,7 @@ class Work:
             yield from done.result
 
 
-def do_query(work: Work, tasks: Sequence[Task]) -> list[Scored]:
+def do_query(work: Work, tasks: Sequence[Task]) -> list[Row]:
     """One query scan in a process of its own, which may know nothing of data sets that are named by a file."""
     with_dataset_file({"dataset": work.options["dataset"]}, config)
     files = [one.file for one in work.members if one.method is None]
@@ -162,7 +151,7 @@ def do_query(work: Work, tasks: Sequence[Task]) -> list[Scored]:
     return list(replace(work, members=members).do(tasks))
 
 
-def segment(work: Work, tasks: Sequence[Task]) -> Iterable[Scored]:
+def segment(work: Work, tasks: Sequence[Task]) -> Iterable[Row]:
     """Do the work with a progress bar, in this process or in several."""
     test = work.options["test"]
     here = test["jobs"] == 1 and test["backend"] == PROCESSES.name
@@ -346,15 +335,6 @@ def write_sources(file: Path, scans: Scans, numbers: Iterable[int]) -> None:
         for number in sorted(numbers)
     }
     write_text(file, json.dumps({"organs": dict(dataset.organs), "scans": files}, indent=1))
-
-
-def largest_slice(result: Result, scan: Scan) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-    """A row of an organ's picture: the slice where the organ is largest, with truth and prediction `(H, W)`."""
-    truth = scan.organ(result.task.identifier)
-    z = int(truth.sum((1, 2)).argmax())
-    text = f"scan {scan.number}: Dice {result.row['dice']:.2f}; slice {z}"
-    shown = (upright(volume[z], scan.geometry).copy() for volume in (scan.image, truth, result.prediction))
-    return (text, *shown)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,93 @@
 """Scans as radiologists look at them: the front of the body up, the patient's right on the left."""
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
 import numpy as np
 
+from util.files import whole_file
 from util.volume import Geometry, Volume
 
 COLOURS = ("#e41a1c", "#4daf4a", "#377eb8", "#ff7f00", "#984ea3", "#ffff33", "#a65628", "#f781bf")
+WIDTH = 240  # pixels of a tile; its height follows from the slice and is at most twice as much
+MARGIN, LETTER = 25, 9  # pixels: of the title above and of a line of the legend below; of a letter's width, at most
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A slice to be drawn, upright.
+
+    Attributes:
+        text: in its corner.
+        image: `(H, W)`, uint8.
+        outlines: colours `#rrggbb` with the masks `(H, W)` that are outlined in them; later ones lie on top.
+        pixel: width and height of a pixel in mm.
+    """
+
+    text: str
+    image: np.ndarray
+    outlines: Sequence[tuple[str, np.ndarray]] = ()
+    pixel: tuple[float, float] = (1.0, 1.0)
+
+    def drawn(self, width: int) -> np.ndarray:
+        """The slice with its outlines, uint8 `(height, width, 3)`."""
+        rows, columns = self.image.shape
+        across, down = columns * self.pixel[0], rows * self.pixel[1]
+        scale = width / max(across, down / 2)
+        size = max(1, round(across * scale)), max(1, round(down * scale))
+        picture = np.repeat(cv2.resize(np.ascontiguousarray(self.image), size)[..., None], 3, axis=2)
+        for text, mask in self.outlines:
+            enlarged = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            picture[enlarged != cv2.erode(enlarged, np.ones((3, 3), np.uint8))] = rgb(text)
+        margin = width - size[0]
+        return np.pad(picture, ((0, 0), (margin // 2, margin - margin // 2), (0, 0)))
+
+
+def draw_tiles(
+    file: Path, title: str, tiles: Sequence[Tile], columns: int, legend: Mapping[str, str], width: int = WIDTH
+) -> None:
+    """Write tiles line by line as a PNG, with a title above and a legend, name -> colour, below.
+
+    They are one picture in one axis: one axis for each would take longer to draw than most scans to segment.
+    """
+    from matplotlib.figure import Figure
+
+    pictures = [tile.drawn(width) for tile in tiles]
+    height = max(len(picture) for picture in pictures)
+    sheet = np.zeros((math.ceil(len(tiles) / columns) * height, columns * width, 3), np.uint8)
+    places = legend_places(legend, sheet.shape[1])
+    lines = 1 + max((line for line, _ in places.values()), default=0)
+    whole = MARGIN + sheet.shape[0] + lines * MARGIN
+    figure = Figure(figsize=(sheet.shape[1] / 100, whole / 100), dpi=100)
+    axis = figure.add_axes((0, lines * MARGIN / whole, 1, sheet.shape[0] / whole))
+    axis.set_axis_off()
+    for place, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
+        top, left = place // columns * height, place % columns * width
+        below = top + (height - len(picture)) // 2
+        sheet[below : below + len(picture), left : left + width] = picture
+        axis.text(left + 4, top + 4, caption(tile.text), color="white", fontsize=7, va="top", clip_on=True)
+    axis.imshow(sheet, aspect="auto", interpolation="nearest")
+    figure.text(0.01, 1 - 6 / whole, caption(title), fontsize=9, va="top")
+    for name, (line, left) in places.items():
+        below = (lines - line) * MARGIN - MARGIN + 6
+        figure.text(left / sheet.shape[1], below / whole, caption(name), color=legend[name], fontsize=9, weight="bold")
+    with whole_file(file) as temporary:
+        figure.savefig(temporary)
+    figure.clear()  # its parts refer to each other, and with them large arrays would wait for the collector
+
+
+def legend_places(names: Iterable[str], width: int) -> dict[str, tuple[int, int]]:
+    """Line and first pixel of every name, in as many lines as the width asks for."""
+    places, line, left = {}, 0, 6
+    for name in names:
+        if left > 6 and left + LETTER * len(name) > width:
+            line, left = line + 1, 6
+        places[name] = line, left
+        left += LETTER * (len(name) + 2)
+    return places
 
 
 def caption(name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.parts.montage import Tile, draw_montage, make_tile
+from data.parts.montage import Example, draw_montage, make_example
 from dataloaders.raw.intensities import require_measured, windowed
 from dataloaders.raw.preparation import Plan, prepare
 from dataloaders.raw.sources import Source, doubts, kept_shares, read_source
@@ -79,7 +79,7 @@ class Outcome:
     """What became of a scan: its line of the manifest and its picture, or why it failed."""
 
     record: dict | None = None
-    tile: Tile | None = None
+    example: Example | None = None
     fresh: bool = False
     failure: str = ""
 
@@ -138,11 +138,11 @@ def convert(
     existing = folder.glob("*_*.nii.gz")
     with open_manifest(out / MANIFEST, facts, todo, existing=existing, overwrite=overwrite) as manifest:
         outcomes = run(tasks, manifest, converter.name, jobs, backend)
-        tiles = {number: outcome.tile for number, outcome in outcomes.items() if outcome.tile}
-        if tiles:
-            draw_montage(out / MONTAGE, f"{converter.name}, prepared", tiles)
+        examples = {number: outcome.example for number, outcome in outcomes.items() if outcome.example}
+        if examples:
+            draw_montage(out / MONTAGE, f"{converter.name}, prepared", examples, converter.organs)
         report(converter, out, manifest, outcomes)
-        if tiles:
+        if examples:
             finish(manifest)
     failures = {number: outcome.failure for number, outcome in outcomes.items() if outcome.failure}
     return {**failures, **as_failures(lost)}
@@ -196,7 +196,7 @@ def one_scan(task: Assignment, recorded: dict | None) -> Outcome:
     try:
         sources = task.job.digests()
         if task.job.is_done(recorded, sources):
-            return Outcome(recorded, make_tile(read_volume(image), read_volume(label)))
+            return Outcome(recorded, make_example(read_volume(image), read_volume(label)))
         scan = read_source(task.source, task.ids, task.trust_voxels)
         doubtful = doubts(task.source, scan, task.trust_voxels)
         if doubtful and not task.accept_doubts:
@@ -219,7 +219,7 @@ def one_scan(task: Assignment, recorded: dict | None) -> Outcome:
         for path, volume in zip((image, label), result, strict=True):
             write_volume(path, volume.array, volume.geometry)
         facts = facts_of(task, result, shares) | ({"doubts": doubtful} if doubtful else {})
-        return Outcome(task.job.record(sources, **facts), make_tile(*result), fresh=True)
+        return Outcome(task.job.record(sources, **facts), make_example(*result), fresh=True)
     except BaseException:
         task.job.remove()  # no half of a scan, and none of sources that are no longer there
         raise

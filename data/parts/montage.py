@@ -7,45 +7,39 @@ from pathlib import Path
 
 import numpy as np
 
-from util.files import whole_file
-from util.pictures import COLOURS, as_shown, caption, upright
+from util.pictures import WIDTH, Tile, as_shown, colour, draw_tiles, pixel_size, upright
 from util.volume import Volume
+
+MANY = 100  # scans; more are drawn half as wide
 
 
 @dataclass(frozen=True)
-class Tile:
-    """The slice of a scan that shows most organs, upright: image and label `(H, W)`, uint8 and int16; its number."""
+class Example:
+    """The slice of a scan that shows most organs, upright: image and label `(H, W)`, uint8 and int16; its number;
+    width and height of a pixel in mm."""
 
     image: np.ndarray
     label: np.ndarray
     slice: int
+    pixel: tuple[float, float]
 
 
-def make_tile(image: Volume, label: Volume) -> Tile:
+def make_example(image: Volume, label: Volume) -> Example:
     """Choose the slice with most organs, and of these the one with most labelled pixels."""
     shows = [(len(np.unique(plane)), np.count_nonzero(plane)) for plane in label.array]
     z = shows.index(max(shows))
     picture = as_shown(Volume(image.array[z], image.geometry))
-    return Tile(picture, upright(label.array[z], label.geometry).astype(np.int16), z)
+    return Example(picture, upright(label.array[z], label.geometry).astype(np.int16), z, pixel_size(image.geometry))
 
 
-def draw_montage(file: Path, title: str, tiles: Mapping[int, Tile]) -> None:
-    """Write the picture, nearly square."""
-    from matplotlib.figure import Figure
-
-    columns = math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    figure = Figure(figsize=(2.4 * columns, 2.6 * rows + 0.4), dpi=100, layout="constrained")
-    figure.suptitle(caption(title))
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    ids = sorted(set().union(*(np.unique(tile.label).tolist() for tile in tiles.values())) - {0})
-    for axis in axes:
-        axis.axis("off")
-    for axis, (number, tile) in zip(axes, sorted(tiles.items()), strict=False):
-        axis.imshow(tile.image, cmap="gray", vmin=0, vmax=255)
-        for place, identifier in enumerate(ids):
-            if (tile.label == identifier).any():
-                axis.contour(tile.label == identifier, [0.5], colors=COLOURS[place % len(COLOURS)], linewidths=0.8)
-        axis.set_title(f"{number}, slice {tile.slice}", fontsize=8)
-    with whole_file(file) as temporary:
-        figure.savefig(temporary)
+def draw_montage(file: Path, title: str, examples: Mapping[int, Example], organs: Mapping[int, str]) -> None:
+    """Write the picture, nearly square; `organs` (id -> name) are those with a name, others are called by their id."""
+    ids = sorted(set().union(*(np.unique(example.label).tolist() for example in examples.values())) - {0})
+    colours = {identifier: colour(place) for place, identifier in enumerate(ids)}
+    tiles = []
+    for number, example in sorted(examples.items()):
+        outlines = [(own, example.label == identifier) for identifier, own in colours.items()]
+        tiles.append(Tile(f"{number}, slice {example.slice}", example.image, outlines, example.pixel))
+    legend = {organs.get(identifier, f"label {identifier}"): shown for identifier, shown in colours.items()}
+    width = WIDTH // 2 if len(tiles) > MANY else WIDTH
+    draw_tiles(file, title, tiles, math.ceil(math.sqrt(len(tiles))), legend, width)
