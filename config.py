@@ -236,7 +236,7 @@ def options():
         "backend": "loky",  # loky | dask (pip install distributed)
         "scheduler": "",  # dask: a running cluster that sees the same folders, tcp://host:8786; "": this machine
         # record
-        "save": False,  # one picture per organ
+        "save": False,  # one picture per organ, of at most twelve scans
         **_recipe["test"],
     }
     seed = 2021  # it and the number of an episode decide everything random
