@@ -157,7 +157,7 @@ def options():
 
     # the method's own keys: the arguments of its constructor
     _variants = (dataset, _modality(dataset), encoder, f"stage {stage}", protocol)
-    _recipe = models.recipe(method, variants=_variants, encoder=encoder)
+    _recipe = models.recipe(method, _variants)
     model = {**models.defaults(method), **_recipe["model"]}
 
     train = {

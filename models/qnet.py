@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Answers, Features, FewShotMethod
-from models.parts.dual_scale import DualScale
+from models.parts.dual_scale import ON_LITE0, DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from util.bookkeeping import Bookkeeping
 from util.episode import Output
@@ -38,7 +38,10 @@ class QNet(FewShotMethod):
     """
 
     encoder_strides = (4, 8)
-    recipe = {"train": dict(steps=30_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=1000)}
+    recipe = {
+        "train": dict(steps=30_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=1000),
+        "variants": {"efficientnet_lite0": {"train": ON_LITE0, "model": dict(threshold_head="steady")}},
+    }
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Answers, Features, FewShotMethod
-from models.parts.dual_scale import DualScale
+from models.parts.dual_scale import ON_LITE0, DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
 from models.parts.transformer import TransformerBlock
@@ -46,8 +46,12 @@ class RPT(FewShotMethod):
         ),
         "variants": {
             "published": {"model": dict(first_centre="published")},
-            # its features are 4 times as large, so their squared distances 16 times
-            "efficientnet_lite0": {"model": dict(mse_weight=0.1 / 16)},
+            # its maps are coarser: organs have fewer cells than there are regions; its features are 4 times as large,
+            # so their squared distances 16 times
+            "efficientnet_lite0": {
+                "train": ON_LITE0,
+                "model": dict(threshold_head="steady", small_organs="repeat", mse_weight=0.1 / 16),
+            },
         },
     }
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)

@@ -7,7 +7,6 @@ mean's square norm, some hundred times as fast as ADNet's single number. Batch n
 the two images of an episode hold it: they also make the mean over both nearly constant, so the head is fitted to
 almost nothing, and in evaluation, where each image has its own mean, t is another (-8.99 against -11.95 on the same
 episodes). Encoders that want frozen norms take the steady head: its input has length 1, and it starts at ADNet's t.
-Which encoder takes which is said in `encoders.ENCODERS`.
 """
 
 import torch.nn.functional as F
@@ -15,9 +14,12 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Features, reduction
+from models.parts.encoders import ENCODERS
 from util.errors import UserError
 
 START = -10.0  # of a steady threshold, as ADNet's
+# `train.*` of the methods on the small encoder: their papers' is for ResNet-101, whose norms move
+ON_LITE0 = ENCODERS["efficientnet_lite0"].training
 
 
 class DualScale(nn.Module):

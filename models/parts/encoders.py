@@ -47,10 +47,8 @@ class Entry(NamedTuple):
 
     make: Callable[[tuple[int, ...]], nn.Module]  # from the output strides of its maps
     weights: str = "none"  # when the user names none: what the papers start from
-    stride: int = 0  # output stride of the deepest map; 0 = as the method's paper has it
+    strides: Mapping[int, int] = {}  # number of maps -> output stride of the deepest; else as the method's paper has it
     training: Mapping[str, Any] = {}  # values of `train.*` it wants if the method's recipe names none
-    # for methods with two maps: `stride`, and train and model -> key -> value over their recipes, if they have the key
-    two_scales: Mapping[str, Any] = {}
 
 
 ENCODERS = {
@@ -66,22 +64,13 @@ ENCODERS = {
     ),
     # Mean Dice of ADNet on CHAOST2, fold 0, 2000 steps: 0.624 with the papers' values; batch norms trained on large
     # batches suffer from two images: 0.659 without; a larger step: 0.691, and as it then ends noisily (0.628 with other
-    # episodes), a rate that decays. Stride 8 costs twice the time of 16 and was no better.
+    # episodes), a rate that decays. Stride 8 costs twice the time of 16 and was no better. With two maps a step at its
+    # own strides of 16 and 32 takes less than half the time of 8 and 16.
     "efficientnet_lite0": Entry(
         EfficientNetLite0,
         "imagenet",
-        16,
+        {1: 16, 2: 32, 3: 16},
         {"frozen_norm": True, "learning_rate": 3e-3, "decay": 0.8, "decay_every": 0},
-        # The Q-Net family's recipes are for ResNet-101, whose norms move. With moving norms of this network thresholds
-        # are others in training than in testing; frozen ones need the steady head (parts/dual_scale.py). Its maps are
-        # coarser: organs have fewer cells than the methods make regions, and the first cells of an image are no part of
-        # them. At its own strides of 16 and 32 a step takes less than half the time of 8 and 16. What single methods
-        # take on it is in their recipes.
-        {
-            "stride": 32,
-            "train": {"frozen_norm": True, "learning_rate": 3e-3, "decay": 0.8, "decay_every": 0},
-            "model": {"threshold_head": "steady", "small_organs": "repeat"},
-        },
     ),
 }
 # torchvision's own enums know where each file lies, its hash and its cache

@@ -197,7 +197,7 @@ def unknown_keys(name: str) -> list[str]:
     recipe = models.method_class(name).recipe
     variants, sections = variants_of(recipe)
     known = {**known_keys(), "model": models.defaults(name).keys()}
-    merged = models.recipe(name, variants=variants)
+    merged = models.recipe(name, variants)
     keys = [f"{section}.{key}" for section, values in merged.items() for key in values if key not in known[section]]
     return [*keys, *(sections - known.keys() - {"variants"})]
 
