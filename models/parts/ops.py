@@ -51,16 +51,6 @@ def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
     return resized.reshape(*maps.shape[:-dims], *size)
 
 
-def nearest(masks: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Masks `(B, S, *)` sampled at the spatial `size`: cell i is the voxel floor(i * in / out) of every axis."""
-    return F.interpolate(masks.float(), size=tuple(size), mode="nearest")
-
-
-def shares(masks: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Masks `(B, S, D, H, W)` at the spatial `size`: the share of a cell's voxels that they cover."""
-    return F.interpolate(masks.float(), size=tuple(size), mode="area")
-
-
 def resize_matrix(source: int, target: int, like: Tensor, align_corners: bool = False) -> Tensor:
     """The linear map `(target, source)` that resizes one axis bilinearly."""
     identity = torch.eye(source, device=like.device, dtype=like.dtype)

@@ -75,7 +75,8 @@ def test_every_published_case(golden, recipe):
 def test_nearest_rows_of_a_crop():
     """Spec 4.3: 215 -> 27 takes rows 0, 7, 15, 23, ..., which are floor(i * 215 / 27)."""
     rows = torch.arange(215.0)[:, None].expand(1, 1, 2, 215, 215)
-    picked = ops.nearest(rows, (2, 27, 27))[0, 0, 0, :, 0]
+    method = ADNet3D(StubEncoder((4,), (8,)), channels=4)
+    picked = method.pooling_masks(rows, torch.zeros(1, 1, 4, 2, 27, 27))[0, 0, 0, :, 0]
     assert picked.tolist() == [i * 215 // 27 for i in range(27)] and picked[:4].tolist() == [0, 7, 15, 23]
 
 
