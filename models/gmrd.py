@@ -80,7 +80,7 @@ class GMRD(FewShotMethod):
             raise UserError(f"model.start={start}: choose published or averages")
         if image_size < 1:
             raise UserError(f"model.image_size={image_size}: choose the side of the images in pixels")
-        self.heads = DualScale(encoder, channels=channels, coarse=False)
+        self.heads = DualScale(encoder, channels)
         self.background = DescriptorPath(image_size, background_descriptors, mlp_relu)
         self.foreground = DescriptorPath(image_size, foreground_descriptors, mlp_relu)
         if start == "averages":
@@ -112,7 +112,7 @@ class GMRD(FewShotMethod):
         logits = self.answer(query, thresholds, descriptors, is_empty(support_masks), nothing)
         if query_masks is None:
             return Output(logits)
-        losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
+        losses = {"query": episode_nll(logits, query_masks, self.background_weight)}
         if self.training:
             predicted = logits[:, :, 1] > logits[:, :, 0]
             losses |= self.alignment_losses(support, support_masks, query, thresholds, predicted, descriptors)

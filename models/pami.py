@@ -81,9 +81,8 @@ class PAMI(FewShotMethod):
         super().__init__(encoder)
         if len(scale_weights) != 2 or min(scale_weights) < 0 or sum(scale_weights) == 0:
             raise UserError(f"model.scale_weights={list(scale_weights)}: choose two, none negative, one positive")
-        fine, coarse = made = [weight > 0 or first_centre == "published" for weight in scale_weights]
-        self.dual_scale = DualScale(encoder, channels=channels, fine=fine, coarse=coarse, threshold_head=threshold_head)
-        self.scale_weights = [w / sum(scale_weights) for w, used in zip(scale_weights, made, strict=True) if used]
+        both = first_centre == "published"
+        self.dual_scale = DualScale(encoder, channels, scale_weights, both=both, threshold_head=threshold_head)
         self.regions = RegionalPrototypes(regions, first_centre, small_organs)
         self.block = Debiasing(regions, channels, heads, dropout)  # one for all iterations and scales, as published
         nn.init.constant_(self.block.transformer.norm.weight, transformer_gain)
@@ -102,17 +101,17 @@ class PAMI(FewShotMethod):
         *queries, query_thresholds = query_features
         size = support_masks.shape[-2:]
         prototypes = [ops.masked_average(support, support_masks).mean(1, keepdim=True) for support in supports]
-        coarse = self.predict(queries, prototypes, query_thresholds)
+        coarse = self.dual_scale.predict(queries, prototypes, query_thresholds)
         query_prototypes = [ops.weighted_average(*scale) for scale in zip(queries, coarse, strict=True)]
         regions = [self.regions(support, support_masks) for support in supports]
         scales = zip(regions, queries, query_prototypes, strict=True)
         logits = self.fused_logits([self.refine(*scale, query_thresholds) for scale in scales], size)
         if query_masks is None:
             return Output(logits)
-        losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
+        losses = {"query": episode_nll(logits, query_masks, self.background_weight)}
         if self.training:
-            coarse = self.fused_logits(self.predict(queries, query_prototypes, query_thresholds), size)
-            losses["coarse"] = episode_nll(coarse, query_masks, background_weight=1.0).mean()
+            coarse = self.fused_logits(self.dual_scale.predict(queries, query_prototypes, query_thresholds), size)
+            losses["coarse"] = episode_nll(coarse, query_masks, background_weight=1.0)
             predicted = logits[:, :, 1] > logits[:, :, 0]
             losses |= self.alignment_losses(supports, support_masks, support_thresholds, prototypes, queries, predicted)
         return Output(logits, losses, {"t": query_thresholds.detach().mean()})
@@ -130,9 +129,9 @@ class PAMI(FewShotMethod):
         prototype; zero for queries in which nothing is predicted."""
         predicted_prototypes = [ops.masked_average(query, predicted) for query in queries]
         pairs = [support[:, None] for support in supports], [one[:, :, None] for one in predicted_prototypes]
-        logits = self.fused_logits(self.predict(*pairs, thresholds[:, None]), support_masks.shape[-2:])
+        logits = self.fused_logits(self.dual_scale.predict(*pairs, thresholds[:, None]), support_masks.shape[-2:])
         align = pixel_nll(logits, support_masks[:, None])
-        mse = (self.fuse(predicted_prototypes) - self.fuse(prototypes)).square().mean(2)
+        mse = (self.dual_scale.fuse(predicted_prototypes) - self.dual_scale.fuse(prototypes)).square().mean(2)
         has_foreground = predicted.flatten(2).any(2)
         return {
             "align": torch.where(has_foreground, align, 0.0).mean(),
@@ -154,17 +153,9 @@ class PAMI(FewShotMethod):
             return by_support
         return torch.lerp(ops.foreground_probability(query, own, thresholds), by_support, self.assembly)
 
-    def predict(self, maps: list[Tensor], prototypes: list[Tensor], thresholds: Tensor) -> list[Tensor]:
-        """Foreground probability at every scale."""
-        return [ops.foreground_probability(m, p, thresholds) for m, p in zip(maps, prototypes, strict=True)]
-
-    def fuse(self, values: list[Tensor]) -> Tensor:
-        """Mean over scales."""
-        return sum(weight * value for weight, value in zip(self.scale_weights, values, strict=True))
-
     def fused_logits(self, probabilities: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Probabilities `(B, Q, h, w)` of every scale, upsampled and fused -> logits `(B, Q, 2, H, W)`."""
-        return ops.log_probabilities(self.fuse([ops.resize(p, size, align_corners=True) for p in probabilities]))
+        """Probabilities `(B, Q, h, w)` of every scale -> logits `(B, Q, 2, H, W)`."""
+        return ops.log_probabilities(self.dual_scale.fused(probabilities, size))
 
 
 class Debiasing(nn.Module):

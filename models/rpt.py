@@ -73,7 +73,7 @@ class RPT(FewShotMethod):
         mse_weight: float = 0.1,
     ) -> None:
         super().__init__(encoder)
-        self.dual_scale = DualScale(encoder, channels=channels, coarse=False, threshold_head=threshold_head)
+        self.dual_scale = DualScale(encoder, channels, threshold_head=threshold_head)
         self.regions = RegionalPrototypes(regions, first_centre, small_organs)
         self.block = BiasAlleviatedTransformer(channels, heads, dropout)
         self.iterations, self.background_weight = iterations, background_weight
@@ -97,7 +97,7 @@ class RPT(FewShotMethod):
             return Output(logits)
         periphery = self.periphery_loss(support, support_masks, global_prototypes, support_thresholds)
         losses = {
-            "query": episode_nll(logits, query_masks, self.background_weight).mean(),
+            "query": episode_nll(logits, query_masks, self.background_weight),
             "periphery": self.periphery_weight * periphery,
         }
         if self.training:
@@ -112,7 +112,7 @@ class RPT(FewShotMethod):
             losses["mse"] = self.mse_weight * torch.where(has_foreground, mse, 0.0).mean()
             # the query's true prototype segments the query itself
             logits_by_truth = segment(query, ops.masked_average(query, query_masks == 1), query_thresholds, query_masks)
-            losses["consistency"] = episode_nll(logits_by_truth, query_masks, background_weight=1.0).mean()
+            losses["consistency"] = episode_nll(logits_by_truth, query_masks, background_weight=1.0)
         return Output(logits, losses, {"t": query_thresholds.detach().mean()})
 
     def refine(self, regions: Tensor, global_prototype: Tensor, query: Tensor, thresholds: Tensor) -> Tensor:

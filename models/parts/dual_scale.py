@@ -9,6 +9,8 @@ almost nothing, and in evaluation, where each image has its own mean, t is anoth
 episodes). Encoders that want frozen norms take the steady head: its input has length 1, and it starts at ADNet's t.
 """
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,13 +25,13 @@ ON_LITE0 = ENCODERS["efficientnet_lite0"].training
 
 
 class DualScale(nn.Module):
-    """The two reductions and the threshold head; a method switches off what it gives no weight.
+    """The two reductions and the threshold head, and how the predictions of both scales become one.
 
     Args:
         encoder: with two maps, shallow to deep.
         channels: width of both reduced maps.
-        fine: reduce the shallow map (64 x 64 at image size 256).
-        coarse: reduce the deep map (32 x 32).
+        weights: of the predictions from the shallow map (64 x 64 at image size 256) and the deep one (32 x 32). The map
+            of weight zero is not reduced, unless `both` are asked for.
         threshold_head: "published" or "steady".
 
     Raises:
@@ -39,25 +41,39 @@ class DualScale(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        *,
         channels: int,
-        fine: bool = True,
-        coarse: bool = True,
+        weights: tuple[float, float] = (1.0, 0.0),
+        *,
+        both: bool = False,
         threshold_head: str = "published",
     ) -> None:
         super().__init__()
-        self.fine = reduction(encoder, 0, channels) if fine else None
-        self.coarse = reduction(encoder, 1, channels) if coarse else None
+        used = [position for position, weight in enumerate(weights) if weight > 0 or both]
+        self.weights = [weights[position] / sum(weights) for position in used]
+        self.fine = reduction(encoder, 0, channels) if 0 in used else None
+        self.coarse = reduction(encoder, 1, channels) if 1 in used else None
         self.threshold = ThresholdHead(encoder.channels[1], threshold_head)
         for layer in (self.fine, self.coarse):
             if isinstance(layer, nn.Conv2d):  # drawn like every convolution of the papers' encoder
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, maps: Features) -> Features:
-        """Encoder maps -> (fine `(N, C, h, w)`, coarse `(N, C, h / 2, w / 2)`, threshold `(N,)`), if switched on."""
+        """Encoder maps -> (fine `(N, C, h, w)`, coarse `(N, C, h / 2, w / 2)`, threshold `(N,)`), those in use."""
         shallow, deep = maps
         reductions = ((self.fine, shallow), (self.coarse, deep))
         return (*(layer(encoded) for layer, encoded in reductions if layer is not None), self.threshold(deep))
+
+    def predict(self, maps: Features, prototypes: Sequence[Tensor], thresholds: Tensor) -> list[Tensor]:
+        """Foreground probability at every scale, as `ops.foreground_probability` has it."""
+        return [ops.foreground_probability(m, p, thresholds) for m, p in zip(maps, prototypes, strict=True)]
+
+    def fuse(self, values: Sequence[Tensor]) -> Tensor:
+        """Weighted mean over the scales."""
+        return sum(weight * value for weight, value in zip(self.weights, values, strict=True))
+
+    def fused(self, probabilities: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Probabilities `(B, Q, h, w)` of every scale, upsampled, then fused: `(B, Q, H, W)`."""
+        return self.fuse([ops.resize(probability, size, align_corners=True) for probability in probabilities])
 
 
 class ThresholdHead(nn.Module):
