@@ -271,6 +271,7 @@ def check(config: Mapping, typed: Collection[str]) -> None:
     checks.check_effects(config, typed, ONLY_WITH)
     DATASETS[config["dataset"]].chosen(config["organs"])
     curves.chosen(config["log"])
-    models.require_stage(config["method"], config["stage"])
+    if config["stage"] > models.last_stage(config["method"]):
+        raise UserError(f"stage={config['stage']}: method={config['method']} has no such stage")
     if config["train"]["compile"] and config["train"]["recompute"]:
         raise UserError("train.compile: blocks that run twice (train.recompute) cannot be compiled; choose one of both")

@@ -103,12 +103,10 @@ def build_method(options: Mapping, data: TrainingData) -> FewShotMethod:
     train = options["train"]
     begun = options["resume"] or train["start"]
     torch.manual_seed(options["seed"])
-    built = {
-        "encoder": options["encoder"],
-        "weights": None if begun else options["weights"],
-        "stride": options["stride"],
-    }
-    method = models.build(options["method"], options["model"], **built)
+    weights = None if begun else options["weights"]
+    method = models.build(
+        options["method"], options["model"], encoder=options["encoder"], weights=weights, stride=options["stride"]
+    )
     if train["start"] and not options["resume"]:
         start_from_earlier(method, options, data)
     # the layout that convolutions like best, on a CPU as on a GPU

@@ -76,12 +76,6 @@ def _parts(recipe: Mapping[str, Any], variants: Sequence[str]) -> Iterator[Mappi
         yield from _parts(special[variant], variants)
 
 
-def require_stage(name: str, stage: int) -> None:
-    """Raises a UserError if the method has no such stage."""
-    if stage > last_stage(name):
-        raise UserError(f"stage={stage}: method={name} has no such stage")
-
-
 def last_stage(name: str) -> int:
     """The training that a method ends with: the highest `stage=` it has."""
     stages = [variant for variant in method_class(name).recipe.get("variants", {}) if variant.startswith("stage ")]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.parts.depthwise import depthwise_conv2d
 from util.errors import UserError
 
-# (blocks, kernel, stride, expansion, output channels): stages 1 to 7 of the paper's table
+# (blocks, kernel, stride, expansion, output channels): stages 1 to 6 of the paper's table
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -21,7 +21,6 @@ STAGES = (
     (3, 3, 2, 6, 80),
     (3, 5, 1, 6, 112),
     (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
 )
 # Stages that give the maps of methods with so many scales, shallow to deep. The shallow map of two is as deep in the
 # network as that of a ResNet (its third stage is 9/10 of ResNet-101): Q-Net has 0.9 of its answer from it.
@@ -47,10 +46,11 @@ class EfficientNetLite0(nn.Module):
         # SAME padding is one-sided where it strides: at 16 a cell looks at the middle of its pixels, where ResNets,
         # and this network with dilation in place of the last stride, look at the first one
         self.centred = self.taps[-1] == 5 and self.strides[-1] == 16
-        limits = [next((s for tap, s in zip(self.taps, strides, strict=True) if i <= tap), None) for i in range(1, 8)]
+        stages = range(1, self.taps[-1] + 1)
+        limits = [next(s for tap, s in zip(self.taps, strides, strict=True) if stage <= tap) for stage in stages]
         self._conv_stem = SameConv2d(3, 32, 3, stride=2)
         self._bn0 = _norm(32)
-        self._blocks, self.ends, reached = _build_blocks([limit for limit in limits if limit is not None])
+        self._blocks, self.ends, reached = _build_blocks(limits)
         self.blocks = list(self._blocks)
         if tuple(reached[tap - 1] for tap in self.taps) != self.strides:
             raise UserError(f"{self.name} cannot give maps of stride {self.strides}; try 8 or 16 for the deepest")
