@@ -192,9 +192,7 @@ class Trainer:
         self.train = self.options["train"]
         self.optimiser = make_optimiser(self.method, self.train)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train["precision"] == "float16")
-        self.forward = self._forward
-        if self.train["compile"]:
-            self.forward = compiled(self._forward, self.device)
+        self.forward = compiled(self._forward, self.device) if self.train["compile"] else self._forward
 
     def run(
         self, writers: Sequence[Writer], stop: list, watched: Sequence[Curves] = (), geometry: Geometry | None = None
