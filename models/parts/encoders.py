@@ -32,11 +32,6 @@ class Images(nn.Module):
 
     name, dims, channels, strides = "none", 2, (1,), (1,)
 
-    def __init__(self, strides: tuple[int, ...]) -> None:
-        super().__init__()
-        if strides != self.strides:
-            raise UserError(f"encoder=none gives the images themselves; this method needs maps of stride {strides}")
-
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Images `(N, 1, H, W)`, as they are."""
         return (images,)
@@ -45,14 +40,14 @@ class Images(nn.Module):
 class Entry(NamedTuple):
     """What the program knows about an encoder."""
 
-    make: Callable[[tuple[int, ...]], nn.Module]  # from the output strides of its maps
+    make: Callable[[tuple[int, ...]], nn.Module]  # from the output strides that are wanted; it may reach others
     weights: str = "none"  # when the user names none: what the papers start from
     strides: Mapping[int, int] = {}  # number of maps -> output stride of the deepest; else as the method's paper has it
     training: Mapping[str, Any] = {}  # values of `train.*` it wants if the method's recipe names none
 
 
 ENCODERS = {
-    "none": Entry(Images),
+    "none": Entry(lambda strides: Images()),
     **{name: Entry(functools.partial(ResNetEncoder, name), "coco") for name in ("resnet101", "resnet50")},
     "resnet18": Entry(functools.partial(ResNetEncoder, "resnet18"), "imagenet"),
     # the one for volumes; in a 3D method the others see them slice by slice
@@ -104,9 +99,14 @@ def build(name: str, strides: tuple[int, ...], weights: str | None = "none", dim
         dims: spatial axes of what it will see; a 2D encoder sees the slices of volumes.
 
     Raises:
-        UserError: unknown name, no such weights, a file that does not fit, an encoder of volumes for images.
+        UserError: unknown name, no such strides or weights, a file that does not fit, an encoder of volumes for images.
     """
-    encoder = entry(name).make(tuple(strides))
+    encoder = entry(name).make(strides)
+    if encoder.strides != strides:
+        raise UserError(
+            f"encoder={name}: has no maps of stride {strides}, the nearest are {encoder.strides}; choose another "
+            "encoder or stride"
+        )
     if encoder.dims > dims:
         raise UserError(f"encoder={name}: sees volumes, this method sees slices; choose another, such as resnet101")
     if weights == "none" and name != "none":
@@ -176,9 +176,8 @@ def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
     """
     present = encoder.state_dict()
     own = {_bare(name): name for name in present}
-    # the file of EfficientNet-Lite0 covers stages the encoder stops before; they are no mismatch
-    given = {_bare(name): value for name, value in state.items() if not _bare(name).startswith(HEADS)}
-    given = {name: value for name, value in given.items() if name in own or not _beyond(name, encoder)}
+    unused = (*HEADS, *getattr(encoder, "unused", ()))
+    given = {_bare(name): value for name, value in state.items() if not _bare(name).startswith(unused)}
     if not any(name.endswith("num_batches_tracked") for name in given):
         given |= {bare: present[name] for bare, name in own.items() if bare.endswith("num_batches_tracked")}
     missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
@@ -193,12 +192,6 @@ def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
     aside = sorted({_bare(name) for name in state} - given.keys())
     matched = f"all {len(own)} tensors matched, {len(aside)} of the file left aside {aside[:4]}"
     log.info("encoder %s: %s weights, %s", encoder.name, source, matched)
-
-
-def _beyond(name: str, encoder: nn.Module) -> bool:
-    """True for blocks of the published network behind the last one the encoder has."""
-    parts = name.split(".")
-    return parts[0] == "_blocks" and int(parts[1]) >= len(getattr(encoder, "_blocks", ()))
 
 
 def _bare(name: str) -> str:

@@ -86,7 +86,7 @@ def test_a_sampler_that_follows_the_displacement_warps_as_the_network_does():
     generator = torch.Generator().manual_seed(0)
     source, target = torch.randn(2, 1, 1, 32, 48, generator=generator)
     for align_corners in (True, False):
-        network = Registration(Images((1,)), align_corners=align_corners).eval()
+        network = Registration(Images(), align_corners=align_corners).eval()
         with torch.no_grad():
             warped = warp(source, network.flow(source, target), align_corners)[0, 0]
             displacement = network.displacement(source, target)[0]
