@@ -45,8 +45,8 @@ def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
     `align_corners` has no default on purpose: the ADNet family pools with False and upsamples predictions with True.
     """
     dims = len(size)
-    flat = maps.flatten(end_dim=-dims - 2) if maps.ndim > dims + 2 else maps
     mode = {2: "bilinear", 3: "trilinear"}[dims]
+    flat = maps.flatten(end_dim=-dims - 2)
     resized = F.interpolate(flat, size=tuple(size), mode=mode, align_corners=align_corners)
     return resized.reshape(*maps.shape[:-dims], *size)
 
