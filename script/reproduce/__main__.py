@@ -111,10 +111,9 @@ def run_steps(steps: Sequence[Step], run: Callable[[Sequence[str]], bool], failu
                 continue
             words, count = step.words(), count + 1
             if not run(words):
-                failures[step.name] = f"python {' '.join(words[:2])} ... ended with an error, see above"
+                raise UserError(f"python {' '.join(words[:2])} ... ended with an error, see above")
         except UserError as error:
             failures[step.name] = str(error)
-        if step.name in failures:
             break
     return count
 
