@@ -30,9 +30,8 @@ class PAMI(FewShotMethod):
         iterations: passes through the one debiasing block.
         heads: of its attention.
         dropout: in its attention.
-        transformer_gain: factor of what its transformer adds to the regions, at the start. With 1, as published, three
-            passes through random weights leave a cosine of 0.3 between their mean and the organ's prototype, so that
-            nothing is predicted and the losses of predictions are zero, until the blocks have learned to be quiet.
+        transformer_gain: factor of what its transformer adds to the regions, at the start. With 1, as published, random
+            weights hide the organ's prototype (cosine 0.3), and nothing is predicted until they are small.
         first_centre: "reset" or "published", see RegionalPrototypes.
         small_organs: "published" or "repeat", see there, too.
         threshold_head: "published" or "steady", see parts/dual_scale.py.

@@ -3,10 +3,9 @@
 The encoder [gmrd 2] gives maps at strides 4 and 8 (layer3 and layer4 of the ResNet).
 
 The published head takes the mean of the deep map as it is, so its threshold t moves by the learning rate times the
-mean's square norm, some hundred times as fast as ADNet's single number. Batch norms that train on the statistics of
-the two images of an episode hold it: they also make the mean over both nearly constant, so the head is fitted to
-almost nothing, and in evaluation, where each image has its own mean, t is another (-8.99 against -11.95 on the same
-episodes). Encoders that want frozen norms take the steady head: its input has length 1, and it starts at ADNet's t.
+mean's square norm, some hundred times as fast as ADNet's single number. Batch norms that train on the two images of an
+episode hold it, but make their mean nearly constant: in evaluation, where each image has its own, t is another (-8.99
+against -11.95). With frozen norms the steady head is taken: its input has length 1, and it starts at ADNet's t.
 """
 
 from collections.abc import Sequence
