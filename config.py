@@ -12,6 +12,7 @@ from util.dataset import Dataset
 from util.errors import UserError
 from util.runs import checks, curves
 
+ABDOMEN = {"upper": ("liver", "spleen"), "lower": ("right kidney", "left kidney")}
 # Folders are below `data_root`. Organs are the tested ones: name -> id in the label files.
 DATASETS = {
     "CHAOST2": Dataset(
@@ -19,7 +20,7 @@ DATASETS = {
         supervoxel_size=5000,
         modality="MR",
         organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
-        groups={"upper": ("liver", "spleen"), "lower": ("right kidney", "left kidney")},
+        groups=ABDOMEN,
     ),
     "SABS": Dataset(
         images="SABS/sabs_CT_normalized",
@@ -37,7 +38,7 @@ DATASETS = {
             "right adrenal gland": 12,
             "left adrenal gland": 13,
         },
-        groups={"upper": ("liver", "spleen"), "lower": ("right kidney", "left kidney")},
+        groups=ABDOMEN,
         size=256,
     ),
     "CMR": Dataset(
@@ -51,7 +52,7 @@ DATASETS = {
         supervoxel_size=5000,
         modality="MR",
         organs={"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4},
-        groups={"upper": ("liver", "spleen"), "lower": ("right kidney", "left kidney")},
+        groups=ABDOMEN,
     ),
 }
 
@@ -108,22 +109,10 @@ CHOICES = {
 SECTIONS = models.SECTIONS
 SEVERAL = {"episode.gamma": 2, "episode.zoom": 2, "episode.crop": 3, "test.patch": 3}  # so many numbers
 MINIMA = {
-    "train.steps": 1,
-    "train.batch_size": 1,
-    "train.decay_every": 0,
-    "train.save_every": 1,
-    "train.log_every": 1,
-    "episode.min_size": 1,
-    "episode.reach": 1,
-    "episode.realistic": 0,
-    "test.parts": 1,
-    "test.shots": 1,
-    "test.batch_size": 1,
-    "test.memory_gb": 0,
-    "test.jobs": 0,
-    "seed": 0,
-    "threads": 0,
-    "workers": 0,
+    **dict.fromkeys(("train.steps", "train.batch_size", "train.save_every", "train.log_every"), 1),
+    **dict.fromkeys(("episode.min_size", "episode.reach", "test.parts", "test.shots", "test.batch_size"), 1),
+    **dict.fromkeys(("train.decay_every", "episode.realistic", "test.memory_gb", "test.jobs"), 0),
+    **dict.fromkeys(("seed", "threads", "workers"), 0),
 }
 # keys that have an effect with one value of another key only
 ONLY_WITH = {
@@ -156,8 +145,9 @@ def options():
     stride = models.output_stride(method, encoder)  # output stride of its deepest map; 0 = as in the method's paper
 
     # the method's own keys: the arguments of its constructor
-    _variants = (dataset, _modality(dataset), encoder, f"stage {stage}", protocol)
-    _recipe = models.recipe(method, variants=_variants, encoder=encoder)
+    _modality = DATASETS[dataset].modality if dataset in DATASETS else ""  # an unknown name is refused by `check`
+    _variants = (dataset, _modality, encoder, f"stage {stage}", protocol)
+    _recipe = models.recipe(method, _variants)
     model = {**models.defaults(method), **_recipe["model"]}
 
     train = {
@@ -251,10 +241,6 @@ def options():
     resume = ""  # newest, a checkpoint, or a run: go on where it stopped, with its configuration
 
 
-def _modality(dataset: str) -> str:
-    return DATASETS[dataset].modality if dataset in DATASETS else ""  # an unknown name is refused by `check`
-
-
 def check(config: Mapping, typed: Collection[str]) -> None:
     """Refuse a configuration that makes no sense, with one sentence.
 
@@ -271,6 +257,7 @@ def check(config: Mapping, typed: Collection[str]) -> None:
     checks.check_effects(config, typed, ONLY_WITH)
     DATASETS[config["dataset"]].chosen(config["organs"])
     curves.chosen(config["log"])
-    models.require_stage(config["method"], config["stage"])
+    if config["stage"] > models.last_stage(config["method"]):
+        raise UserError(f"stage={config['stage']}: method={config['method']} has no such stage")
     if config["train"]["compile"] and config["train"]["recompute"]:
         raise UserError("train.compile: blocks that run twice (train.recompute) cannot be compiled; choose one of both")

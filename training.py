@@ -103,12 +103,10 @@ def build_method(options: Mapping, data: TrainingData) -> FewShotMethod:
     train = options["train"]
     begun = options["resume"] or train["start"]
     torch.manual_seed(options["seed"])
-    built = {
-        "encoder": options["encoder"],
-        "weights": None if begun else options["weights"],
-        "stride": options["stride"],
-    }
-    method = models.build(options["method"], options["model"], **built)
+    weights = None if begun else options["weights"]
+    method = models.build(
+        options["method"], options["model"], encoder=options["encoder"], weights=weights, stride=options["stride"]
+    )
     if train["start"] and not options["resume"]:
         start_from_earlier(method, options, data)
     # the layout that convolutions like best, on a CPU as on a GPU
@@ -194,9 +192,7 @@ class Trainer:
         self.train = self.options["train"]
         self.optimiser = make_optimiser(self.method, self.train)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train["precision"] == "float16")
-        self.forward = self._forward
-        if self.train["compile"]:
-            self.forward = compiled(self._forward, self.device)
+        self.forward = compiled(self._forward, self.device) if self.train["compile"] else self._forward
 
     def run(
         self, writers: Sequence[Writer], stop: list, watched: Sequence[Curves] = (), geometry: Geometry | None = None

@@ -51,29 +51,21 @@ def defaults(name: str) -> dict[str, Any]:
     return values
 
 
-def recipe(name: str, *, variants: Sequence[str] = (), encoder: str = "") -> dict[str, dict[str, Any]]:
+def recipe(name: str, variants: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """The paper's values of a method for the options: section (train, scans, episode, test, model) -> key -> value.
 
     `variants` names what applies of the recipe's variants, such as the modality or the protocol; later ones win.
-    Last comes what an encoder changes for methods with two maps.
     """
-    method, values = method_class(name), {section: {} for section in SECTIONS}
-    for part in _parts(method.recipe, variants):
+    values = {section: {} for section in SECTIONS}
+    for part in _parts(method_class(name).recipe, variants):
         for section in SECTIONS:
             values[section] |= part.get(section, {})
-    if encoder and len(method.encoder_strides) == 2:
-        changes = encoders.entry(encoder).two_scales
-        values["train"] |= changes.get("train", {})
-        values["model"] |= {key: value for key, value in changes.get("model", {}).items() if key in defaults(name)}
     return values
 
 
 def output_stride(name: str, encoder: str) -> int:
     """The output stride of the deepest map that an encoder prefers for a method; 0 = as in its paper."""
-    known = encoders.entry(encoder)
-    return (
-        known.two_scales.get("stride", known.stride) if len(method_class(name).encoder_strides) == 2 else known.stride
-    )
+    return encoders.entry(encoder).strides.get(len(method_class(name).encoder_strides), 0)
 
 
 def _parts(recipe: Mapping[str, Any], variants: Sequence[str]) -> Iterator[Mapping[str, Any]]:
@@ -82,12 +74,6 @@ def _parts(recipe: Mapping[str, Any], variants: Sequence[str]) -> Iterator[Mappi
     special = recipe.get("variants", {})
     for variant in (variant for variant in variants if variant in special):
         yield from _parts(special[variant], variants)
-
-
-def require_stage(name: str, stage: int) -> None:
-    """Raises a UserError if the method has no such stage."""
-    if stage > last_stage(name):
-        raise UserError(f"stage={stage}: method={name} has no such stage")
 
 
 def last_stage(name: str) -> int:

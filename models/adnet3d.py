@@ -5,6 +5,7 @@ ADNet on volumes: one prototype from a whole supervoxel (in tests: from all anno
 volume in one pass. Anomaly score, threshold and losses are ADNet's; described in models/spec/adnet.md.
 """
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.adnet import ADNet
@@ -28,9 +29,9 @@ class ADNet3D(ADNet):
     }
 
     def pooling_masks(self, masks: Tensor, features: Tensor) -> Tensor:
-        """Masks `(B, S, D, H, W)` at the size of the features `(B, S, C, D, h, w)`: by nearest neighbour [adnet 4.3],
-        or for centred cells the share of a cell that is covered."""
-        return (ops.shares if self.centred else ops.nearest)(masks, features.shape[3:])
+        """Masks `(B, S, D, H, W)` at the size of the features `(B, S, C, D, h, w)`: voxel floor(i * in / out) of every
+        axis for cell i [adnet 4.3], or for centred cells the share of a cell that is covered."""
+        return F.interpolate(masks.float(), size=features.shape[3:], mode="area" if self.centred else "nearest")
 
     def upsampled_logits(self, probability: Tensor, size: tuple[int, ...]) -> Tensor:
         """Foreground probabilities `(B, Q, D, h, w)` of the cells -> logits `(B, Q, 2, D, H, W)`, trilinear."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.parts import ops
 from models.parts.base import Answers, Features, FewShotMethod
 from models.parts.descriptors import DescriptorPath, random_order
-from models.parts.dual_scale import DualScale
+from models.parts.dual_scale import ON_LITE0, DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from util.bookkeeping import Bookkeeping
 from util.episode import Output
@@ -52,7 +52,8 @@ class GMRD(FewShotMethod):
     without_gradient = ("heads.threshold", "encoder")
     recipe = {
         "train": dict(steps=36_000, learning_rate=1e-3, decay=0.98, decay_every=3000),
-        "variants": {"efficientnet_lite0": {"model": dict(start="averages")}},  # few steps want a sensible start
+        # few steps want a sensible start
+        "variants": {"efficientnet_lite0": {"train": ON_LITE0, "model": dict(start="averages")}},
     }
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
@@ -79,7 +80,7 @@ class GMRD(FewShotMethod):
             raise UserError(f"model.start={start}: choose published or averages")
         if image_size < 1:
             raise UserError(f"model.image_size={image_size}: choose the side of the images in pixels")
-        self.heads = DualScale(encoder, channels=channels, coarse=False)
+        self.heads = DualScale(encoder, channels)
         self.background = DescriptorPath(image_size, background_descriptors, mlp_relu)
         self.foreground = DescriptorPath(image_size, foreground_descriptors, mlp_relu)
         if start == "averages":
@@ -111,7 +112,7 @@ class GMRD(FewShotMethod):
         logits = self.answer(query, thresholds, descriptors, is_empty(support_masks), nothing)
         if query_masks is None:
             return Output(logits)
-        losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
+        losses = {"query": episode_nll(logits, query_masks, self.background_weight)}
         if self.training:
             predicted = logits[:, :, 1] > logits[:, :, 0]
             losses |= self.alignment_losses(support, support_masks, query, thresholds, predicted, descriptors)

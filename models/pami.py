@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Answers, Features, FewShotMethod
-from models.parts.dual_scale import DualScale
+from models.parts.dual_scale import ON_LITE0, DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
 from models.parts.transformer import Projected, TransformerBlock
@@ -30,9 +30,8 @@ class PAMI(FewShotMethod):
         iterations: passes through the one debiasing block.
         heads: of its attention.
         dropout: in its attention.
-        transformer_gain: factor of what its transformer adds to the regions, at the start. With 1, as published, three
-            passes through random weights leave a cosine of 0.3 between their mean and the organ's prototype, so that
-            nothing is predicted and the losses of predictions are zero, until the blocks have learned to be quiet.
+        transformer_gain: factor of what its transformer adds to the regions, at the start. With 1, as published, random
+            weights hide the organ's prototype (cosine 0.3), and nothing is predicted until they are small.
         first_centre: "reset" or "published", see RegionalPrototypes.
         small_organs: "published" or "repeat", see there, too.
         threshold_head: "published" or "steady", see parts/dual_scale.py.
@@ -50,8 +49,12 @@ class PAMI(FewShotMethod):
         "train": dict(steps=48_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=3000),
         "variants": {
             "published": {"model": dict(first_centre="published")},
-            # its features are 4 times as large, so their squared distances 16 times; few steps want a quiet start
-            "efficientnet_lite0": {"model": dict(mse_weight=1 / 16, transformer_gain=0.1)},
+            # its maps are coarser: organs have fewer cells than there are regions; its features are 4 times as large,
+            # so their squared distances 16 times; few steps want a quiet start
+            "efficientnet_lite0": {
+                "train": ON_LITE0,
+                "model": dict(threshold_head="steady", small_organs="repeat", mse_weight=1 / 16, transformer_gain=0.1),
+            },
         },
     }
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
@@ -77,9 +80,8 @@ class PAMI(FewShotMethod):
         super().__init__(encoder)
         if len(scale_weights) != 2 or min(scale_weights) < 0 or sum(scale_weights) == 0:
             raise UserError(f"model.scale_weights={list(scale_weights)}: choose two, none negative, one positive")
-        fine, coarse = made = [weight > 0 or first_centre == "published" for weight in scale_weights]
-        self.dual_scale = DualScale(encoder, channels=channels, fine=fine, coarse=coarse, threshold_head=threshold_head)
-        self.scale_weights = [w / sum(scale_weights) for w, used in zip(scale_weights, made, strict=True) if used]
+        both = first_centre == "published"
+        self.dual_scale = DualScale(encoder, channels, scale_weights, both=both, threshold_head=threshold_head)
         self.regions = RegionalPrototypes(regions, first_centre, small_organs)
         self.block = Debiasing(regions, channels, heads, dropout)  # one for all iterations and scales, as published
         nn.init.constant_(self.block.transformer.norm.weight, transformer_gain)
@@ -98,17 +100,17 @@ class PAMI(FewShotMethod):
         *queries, query_thresholds = query_features
         size = support_masks.shape[-2:]
         prototypes = [ops.masked_average(support, support_masks).mean(1, keepdim=True) for support in supports]
-        coarse = self.predict(queries, prototypes, query_thresholds)
+        coarse = self.dual_scale.predict(queries, prototypes, query_thresholds)
         query_prototypes = [ops.weighted_average(*scale) for scale in zip(queries, coarse, strict=True)]
         regions = [self.regions(support, support_masks) for support in supports]
         scales = zip(regions, queries, query_prototypes, strict=True)
         logits = self.fused_logits([self.refine(*scale, query_thresholds) for scale in scales], size)
         if query_masks is None:
             return Output(logits)
-        losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
+        losses = {"query": episode_nll(logits, query_masks, self.background_weight)}
         if self.training:
-            coarse = self.fused_logits(self.predict(queries, query_prototypes, query_thresholds), size)
-            losses["coarse"] = episode_nll(coarse, query_masks, background_weight=1.0).mean()
+            coarse = self.fused_logits(self.dual_scale.predict(queries, query_prototypes, query_thresholds), size)
+            losses["coarse"] = episode_nll(coarse, query_masks, background_weight=1.0)
             predicted = logits[:, :, 1] > logits[:, :, 0]
             losses |= self.alignment_losses(supports, support_masks, support_thresholds, prototypes, queries, predicted)
         return Output(logits, losses, {"t": query_thresholds.detach().mean()})
@@ -126,9 +128,9 @@ class PAMI(FewShotMethod):
         prototype; zero for queries in which nothing is predicted."""
         predicted_prototypes = [ops.masked_average(query, predicted) for query in queries]
         pairs = [support[:, None] for support in supports], [one[:, :, None] for one in predicted_prototypes]
-        logits = self.fused_logits(self.predict(*pairs, thresholds[:, None]), support_masks.shape[-2:])
+        logits = self.fused_logits(self.dual_scale.predict(*pairs, thresholds[:, None]), support_masks.shape[-2:])
         align = pixel_nll(logits, support_masks[:, None])
-        mse = (self.fuse(predicted_prototypes) - self.fuse(prototypes)).square().mean(2)
+        mse = (self.dual_scale.fuse(predicted_prototypes) - self.dual_scale.fuse(prototypes)).square().mean(2)
         has_foreground = predicted.flatten(2).any(2)
         return {
             "align": torch.where(has_foreground, align, 0.0).mean(),
@@ -150,17 +152,9 @@ class PAMI(FewShotMethod):
             return by_support
         return torch.lerp(ops.foreground_probability(query, own, thresholds), by_support, self.assembly)
 
-    def predict(self, maps: list[Tensor], prototypes: list[Tensor], thresholds: Tensor) -> list[Tensor]:
-        """Foreground probability at every scale."""
-        return [ops.foreground_probability(m, p, thresholds) for m, p in zip(maps, prototypes, strict=True)]
-
-    def fuse(self, values: list[Tensor]) -> Tensor:
-        """Mean over scales."""
-        return sum(weight * value for weight, value in zip(self.scale_weights, values, strict=True))
-
     def fused_logits(self, probabilities: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Probabilities `(B, Q, h, w)` of every scale, upsampled and fused -> logits `(B, Q, 2, H, W)`."""
-        return ops.log_probabilities(self.fuse([ops.resize(p, size, align_corners=True) for p in probabilities]))
+        """Probabilities `(B, Q, h, w)` of every scale -> logits `(B, Q, 2, H, W)`."""
+        return ops.log_probabilities(self.dual_scale.fused(probabilities, size))
 
 
 class Debiasing(nn.Module):

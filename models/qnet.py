@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Answers, Features, FewShotMethod
-from models.parts.dual_scale import DualScale
+from models.parts.dual_scale import ON_LITE0, DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from util.bookkeeping import Bookkeeping
 from util.episode import Output
@@ -38,7 +38,10 @@ class QNet(FewShotMethod):
     """
 
     encoder_strides = (4, 8)
-    recipe = {"train": dict(steps=30_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=1000)}
+    recipe = {
+        "train": dict(steps=30_000, learning_rate=1e-3, frozen_norm=False, decay=0.98, decay_every=1000),
+        "variants": {"efficientnet_lite0": {"train": ON_LITE0, "model": dict(threshold_head="steady")}},
+    }
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
 
     def __init__(
@@ -58,14 +61,7 @@ class QNet(FewShotMethod):
             raise UserError(f"model.fine_weight={fine_weight}: choose a number from 0 to 1")
         if refinement_bce not in ("published", "intended"):
             raise UserError(f"model.refinement_bce={refinement_bce}: choose published or intended")
-        self.heads = DualScale(
-            encoder,
-            channels=channels,
-            fine=fine_weight > 0,
-            coarse=fine_weight < 1,
-            threshold_head=threshold_head,
-        )
-        self.scale_weights = tuple(weight for weight in (fine_weight, 1 - fine_weight) if weight > 0)
+        self.heads = DualScale(encoder, channels, (fine_weight, 1 - fine_weight), threshold_head=threshold_head)
         self.refinement_steps, self.refinement_rate = refinement_steps, refinement_rate
         self.refinement_bce, self.background_weight = refinement_bce, background_weight
 
@@ -82,22 +78,14 @@ class QNet(FewShotMethod):
         prototypes = [ops.masked_average(support, support_masks).mean(1, keepdim=True) for support in supports]
         if not self.training and self.refinement_steps:
             prototypes = [self.refine(*scale, thresholds) for scale in zip(prototypes, queries, strict=True)]
-        probability = self.foreground_probability(queries, prototypes, thresholds, size)
+        probability = self.heads.fused(self.heads.predict(queries, prototypes, thresholds), size)
         logits = ops.log_probabilities(probability)
         if query_masks is None:
             return Output(logits)
-        losses = {"query": episode_nll(logits, query_masks, self.background_weight).mean()}
+        losses = {"query": episode_nll(logits, query_masks, self.background_weight)}
         if self.training:
             losses["align"] = self.alignment_loss(supports, support_masks, queries, thresholds, probability)
         return Output(logits, losses, {"t": thresholds.detach().mean()})
-
-    def foreground_probability(
-        self, features: Features, prototypes: list[Tensor], thresholds: Tensor, size: tuple[int, int]
-    ) -> Tensor:
-        """The scales' probabilities, upsampled, then fused: `(B, Q, H, W)`. Prototypes are `(B, 1|Q, C)` each."""
-        scales = (ops.foreground_probability(f, c, thresholds) for f, c in zip(features, prototypes, strict=True))
-        resized = (ops.resize(probability, size, align_corners=True) for probability in scales)
-        return sum(weight * probability for weight, probability in zip(self.scale_weights, resized, strict=True))
 
     def alignment_loss(
         self, supports: Features, support_masks: Tensor, queries: Features, thresholds: Tensor, probability: Tensor
@@ -105,8 +93,8 @@ class QNet(FewShotMethod):
         """The predicted query segments its own support, at the query's threshold [qnet 6]; zero if it is empty."""
         predicted = probability.detach() > 0.5
         prototypes = [ops.joint_masked_average(query, predicted) for query in queries]
-        threshold = thresholds.mean(1, keepdim=True)
-        aligned = self.foreground_probability(supports, prototypes, threshold, support_masks.shape[-2:])
+        aligned = self.heads.predict(supports, prototypes, thresholds.mean(1, keepdim=True))
+        aligned = self.heads.fused(aligned, support_masks.shape[-2:])
         loss = pixel_nll(ops.log_probabilities(aligned), support_masks).mean(1)
         return torch.where(predicted.flatten(1).any(1), loss, 0.0).mean()
 

@@ -55,7 +55,7 @@ class Registration(FewShotMethod):
         source, target = (maps.expand(*shape, *maps.shape[3:]).flatten(0, 2) for maps in (source, target))
         masks = support_masks[:, :, None].expand(*shape, -1, -1).flatten(0, 2)[:, None]
         flow = self.flow(source, target)
-        moved = self.warp(torch.cat((source, masks), 1), flow)
+        moved = warp(torch.cat((source, masks), 1), flow, self.align_corners)
         foreground = moved[:, -1].unflatten(0, shape).mean(1)
         logits = ops.log_probabilities(foreground)
         if query_masks is None:
@@ -67,10 +67,6 @@ class Registration(FewShotMethod):
         """Slices `(N, C, H, W)` -> displacements `(N, 2, H, W)` of rows and columns in pixels: where a pixel of the
         target finds itself in the source."""
         return self.disp_layer(self.unet(torch.cat((source, target), 1)))
-
-    def warp(self, images: Tensor, flow: Tensor) -> Tensor:
-        """`warp` with the method's own grid."""
-        return warp(images, flow, self.align_corners)
 
     def displacement(self, source: Tensor, target: Tensor) -> Tensor:
         """The flow in true pixels, `(N, 2, H, W)`: what a sampler of any kind adds to a pixel's position.

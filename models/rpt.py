@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.parts import ops
 from models.parts.base import Answers, Features, FewShotMethod
-from models.parts.dual_scale import DualScale
+from models.parts.dual_scale import ON_LITE0, DualScale
 from models.parts.losses import episode_nll, pixel_nll
 from models.parts.regions import RegionalPrototypes, region_weights
 from models.parts.transformer import TransformerBlock
@@ -46,8 +46,12 @@ class RPT(FewShotMethod):
         ),
         "variants": {
             "published": {"model": dict(first_centre="published")},
-            # its features are 4 times as large, so their squared distances 16 times
-            "efficientnet_lite0": {"model": dict(mse_weight=0.1 / 16)},
+            # its maps are coarser: organs have fewer cells than there are regions; its features are 4 times as large,
+            # so their squared distances 16 times
+            "efficientnet_lite0": {
+                "train": ON_LITE0,
+                "model": dict(threshold_head="steady", small_organs="repeat", mse_weight=0.1 / 16),
+            },
         },
     }
     published = Bookkeeping(size_of="larger", consecutive=True, support_index=2)
@@ -69,7 +73,7 @@ class RPT(FewShotMethod):
         mse_weight: float = 0.1,
     ) -> None:
         super().__init__(encoder)
-        self.dual_scale = DualScale(encoder, channels=channels, coarse=False, threshold_head=threshold_head)
+        self.dual_scale = DualScale(encoder, channels, threshold_head=threshold_head)
         self.regions = RegionalPrototypes(regions, first_centre, small_organs)
         self.block = BiasAlleviatedTransformer(channels, heads, dropout)
         self.iterations, self.background_weight = iterations, background_weight
@@ -93,7 +97,7 @@ class RPT(FewShotMethod):
             return Output(logits)
         periphery = self.periphery_loss(support, support_masks, global_prototypes, support_thresholds)
         losses = {
-            "query": episode_nll(logits, query_masks, self.background_weight).mean(),
+            "query": episode_nll(logits, query_masks, self.background_weight),
             "periphery": self.periphery_weight * periphery,
         }
         if self.training:
@@ -108,7 +112,7 @@ class RPT(FewShotMethod):
             losses["mse"] = self.mse_weight * torch.where(has_foreground, mse, 0.0).mean()
             # the query's true prototype segments the query itself
             logits_by_truth = segment(query, ops.masked_average(query, query_masks == 1), query_thresholds, query_masks)
-            losses["consistency"] = episode_nll(logits_by_truth, query_masks, background_weight=1.0).mean()
+            losses["consistency"] = episode_nll(logits_by_truth, query_masks, background_weight=1.0)
         return Output(logits, losses, {"t": query_thresholds.detach().mean()})
 
     def refine(self, regions: Tensor, global_prototype: Tensor, query: Tensor, thresholds: Tensor) -> Tensor:

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # The one place where train_*.sh and test_*.sh become a call of training.py or test.py.
-# usage: _run.sh training.py|test.py DATASET DEFAULT_METHOD [METHOD] [key=value ...]
-#   FOLDS="0 1 2 3 4"  folds, one run each (default 0)     DATA=folder  holds CHAOST2/, SABS/, CMR/, PHANTOM/ (default data)
-#   DATASET=SABS       another data set than the script's
+# usage: _run.sh training.py|test.py DATASET DEFAULT_METHOD [METHOD] [key=value ...]     the environment: see --help
 set -euo pipefail
 [[ -n "${DATA:-}" ]] && DATA=$(realpath -m "$DATA")  # it was said where the user stands
 cd "$(dirname "$0")/.."
@@ -17,7 +15,7 @@ usage: bash script/{train,test}_{abd,cmr}_{2D,3D}.sh [METHOD] [key=value ...]
 environment:
   FOLDS        folds, one run each (default "0")
   DATASET      data set (default $dataset)
-  DATA         folder that holds the data sets (default data)
+  DATA         folder that holds CHAOST2/, SABS/, CMR/, PHANTOM/ (default data)
 TEXT
     exit 0
 fi

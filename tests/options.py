@@ -4,11 +4,16 @@ import config
 from util.runs.experiment import CommandLine, plain
 
 
-def defaults(section: str, **updates) -> dict:
-    """A section such as "episode" as the programs would see it."""
+def options(**updates) -> dict:
+    """All options as the programs would see them."""
     experiment = CommandLine("probe", config)
     experiment.main(lambda: None)
-    return plain(experiment._create_run("print_config", config_updates=updates).config)[section]
+    return plain(experiment._create_run("print_config", config_updates=updates).config)
+
+
+def defaults(section: str, **updates) -> dict:
+    """A section such as "episode"."""
+    return options(**updates)[section]
 
 
 EPISODE = defaults("episode")

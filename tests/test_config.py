@@ -5,9 +5,10 @@ import pytest
 import config
 import models
 from tests.commands import refused, train
+from tests.options import defaults
 from util.dataset import choose_fold
 from util.errors import UserError
-from util.runs.experiment import CommandLine, plain, resolved
+from util.runs.experiment import plain, resolved
 
 
 @pytest.mark.parametrize(
@@ -108,10 +109,5 @@ def test_a_new_fold_is_one_line():
 
 
 def test_every_method_has_a_printable_configuration():
-    import models
-
     for method in models.names():
-        experiment = CommandLine("probe", config)
-        experiment.main(lambda: None)
-        run = experiment._create_run("print_config", config_updates={"method": method})
-        assert run.config["model"] == plain(models.defaults(method))
+        assert defaults("model", method=method) == plain(models.defaults(method))

@@ -173,9 +173,8 @@ def fill_source(members: Tensor, order: Tensor) -> Tensor:
 
 def members_first(members: Tensor, order: Tensor) -> Tensor:
     """Pixels `(N, P)` in the given order, but all members before all others."""
-    inside = members.gather(1, order)
-    rank = torch.where(inside, inside.cumsum(1) - 1, inside.sum(1, keepdim=True) + (~inside).cumsum(1) - 1)
-    return torch.zeros_like(rank).scatter(1, rank, order)
+    others = ~members.gather(1, order)
+    return order.gather(1, others.byte().argsort(dim=1, stable=True))
 
 
 def random_order(pixels: int, seed: int, draw: Tensor) -> Tensor:

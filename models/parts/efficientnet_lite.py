@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.parts.depthwise import depthwise_conv2d
 from util.errors import UserError
 
-# (blocks, kernel, stride, expansion, output channels): stages 1 to 7 of the paper's table
+# (blocks, kernel, stride, expansion, output channels): stages 1 to 6 of the paper's table
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -21,7 +21,6 @@ STAGES = (
     (3, 3, 2, 6, 80),
     (3, 5, 1, 6, 112),
     (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
 )
 # Stages that give the maps of methods with so many scales, shallow to deep. The shallow map of two is as deep in the
 # network as that of a ResNet (its third stage is 9/10 of ResNet-101): Q-Net has 0.9 of its answer from it.
@@ -43,17 +42,17 @@ class EfficientNetLite0(nn.Module):
         self.name = "efficientnet_lite0"
         self.taps = TAPS[len(strides)]
         self.channels = tuple(STAGES[tap - 1][-1] for tap in self.taps)
-        self.strides = tuple(strides)
+        stages = range(1, self.taps[-1] + 1)
+        limits = [next(s for tap, s in zip(self.taps, strides, strict=True) if stage <= tap) for stage in stages]
+        self._conv_stem = SameConv2d(3, 32, 3, stride=2)
+        self._bn0 = _norm(32)
+        self._blocks, self.ends, reached = _build_blocks(limits)
+        self.blocks = list(self._blocks)
+        self.unused = tuple(f"_blocks.{index}." for index in range(len(self.blocks), 16))  # in the published file
+        self.strides = tuple(reached[tap - 1] for tap in self.taps)
         # SAME padding is one-sided where it strides: at 16 a cell looks at the middle of its pixels, where ResNets,
         # and this network with dilation in place of the last stride, look at the first one
         self.centred = self.taps[-1] == 5 and self.strides[-1] == 16
-        limits = [next((s for tap, s in zip(self.taps, strides, strict=True) if i <= tap), None) for i in range(1, 8)]
-        self._conv_stem = SameConv2d(3, 32, 3, stride=2)
-        self._bn0 = _norm(32)
-        self._blocks, self.ends, reached = _build_blocks([limit for limit in limits if limit is not None])
-        self.blocks = list(self._blocks)
-        if tuple(reached[tap - 1] for tap in self.taps) != self.strides:
-            raise UserError(f"{self.name} cannot give maps of stride {self.strides}; try 8 or 16 for the deepest")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images `(N, 1, H, W)` (or 3 channels) -> maps `(N, C, H / stride, W / stride)`."""
@@ -68,9 +67,9 @@ class EfficientNetLite0(nn.Module):
 
 
 class MobileBlock(nn.Module):
-    """Inverted residual: expand 1x1, depthwise k x k, project 1x1; a shortcut if shapes allow."""
+    """Inverted residual: expand 1x1, depthwise k x k, project 1x1; a shortcut where widths are equal."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int, expansion: int, skip: bool):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int, expansion: int):
         super().__init__()
         width = inputs * expansion
         if expansion != 1:
@@ -78,7 +77,7 @@ class MobileBlock(nn.Module):
         self._depthwise_conv = SameConv2d(width, width, kernel, stride=stride, dilation=dilation, groups=width)
         self._bn1 = _norm(width)
         self._project_conv, self._bn2 = SameConv2d(width, outputs, 1), _norm(outputs)
-        self.expands, self.skip = expansion != 1, skip
+        self.expands, self.skip = expansion != 1, inputs == outputs
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`(N, C, H, W)` -> `(N, C', H / stride, W / stride)`."""
@@ -150,8 +149,7 @@ def _build_blocks(limits: list[int]) -> tuple[nn.ModuleList, list[int], list[int
             dilation, step = dilation * step, 1
         stride *= step
         for position in range(count):
-            skip = inputs == outputs and (position > 0 or count == 1)
-            blocks.append(MobileBlock(inputs, outputs, kernel, 1 if position else step, dilation, expansion, skip))
+            blocks.append(MobileBlock(inputs, outputs, kernel, 1 if position else step, dilation, expansion))
             inputs = outputs
         ends.append(len(blocks))
         reached.append(stride)

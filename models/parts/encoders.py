@@ -32,11 +32,6 @@ class Images(nn.Module):
 
     name, dims, channels, strides = "none", 2, (1,), (1,)
 
-    def __init__(self, strides: tuple[int, ...]) -> None:
-        super().__init__()
-        if strides != self.strides:
-            raise UserError(f"encoder=none gives the images themselves; this method needs maps of stride {strides}")
-
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Images `(N, 1, H, W)`, as they are."""
         return (images,)
@@ -45,16 +40,14 @@ class Images(nn.Module):
 class Entry(NamedTuple):
     """What the program knows about an encoder."""
 
-    make: Callable[[tuple[int, ...]], nn.Module]  # from the output strides of its maps
+    make: Callable[[tuple[int, ...]], nn.Module]  # from the output strides that are wanted; it may reach others
     weights: str = "none"  # when the user names none: what the papers start from
-    stride: int = 0  # output stride of the deepest map; 0 = as the method's paper has it
+    strides: Mapping[int, int] = {}  # number of maps -> output stride of the deepest; else as the method's paper has it
     training: Mapping[str, Any] = {}  # values of `train.*` it wants if the method's recipe names none
-    # for methods with two maps: `stride`, and train and model -> key -> value over their recipes, if they have the key
-    two_scales: Mapping[str, Any] = {}
 
 
 ENCODERS = {
-    "none": Entry(Images),
+    "none": Entry(lambda strides: Images()),
     **{name: Entry(functools.partial(ResNetEncoder, name), "coco") for name in ("resnet101", "resnet50")},
     "resnet18": Entry(functools.partial(ResNetEncoder, "resnet18"), "imagenet"),
     # the one for volumes; in a 3D method the others see them slice by slice
@@ -66,22 +59,13 @@ ENCODERS = {
     ),
     # Mean Dice of ADNet on CHAOST2, fold 0, 2000 steps: 0.624 with the papers' values; batch norms trained on large
     # batches suffer from two images: 0.659 without; a larger step: 0.691, and as it then ends noisily (0.628 with other
-    # episodes), a rate that decays. Stride 8 costs twice the time of 16 and was no better.
+    # episodes), a rate that decays. Stride 8 costs twice the time of 16 and was no better. With two maps a step at its
+    # own strides of 16 and 32 takes less than half the time of 8 and 16.
     "efficientnet_lite0": Entry(
         EfficientNetLite0,
         "imagenet",
-        16,
+        {1: 16, 2: 32, 3: 16},
         {"frozen_norm": True, "learning_rate": 3e-3, "decay": 0.8, "decay_every": 0},
-        # The Q-Net family's recipes are for ResNet-101, whose norms move. With moving norms of this network thresholds
-        # are others in training than in testing; frozen ones need the steady head (parts/dual_scale.py). Its maps are
-        # coarser: organs have fewer cells than the methods make regions, and the first cells of an image are no part of
-        # them. At its own strides of 16 and 32 a step takes less than half the time of 8 and 16. What single methods
-        # take on it is in their recipes.
-        {
-            "stride": 32,
-            "train": {"frozen_norm": True, "learning_rate": 3e-3, "decay": 0.8, "decay_every": 0},
-            "model": {"threshold_head": "steady", "small_organs": "repeat"},
-        },
     ),
 }
 # torchvision's own enums know where each file lies, its hash and its cache
@@ -115,9 +99,14 @@ def build(name: str, strides: tuple[int, ...], weights: str | None = "none", dim
         dims: spatial axes of what it will see; a 2D encoder sees the slices of volumes.
 
     Raises:
-        UserError: unknown name, no such weights, a file that does not fit, an encoder of volumes for images.
+        UserError: unknown name, no such strides or weights, a file that does not fit, an encoder of volumes for images.
     """
-    encoder = entry(name).make(tuple(strides))
+    encoder = entry(name).make(strides)
+    if encoder.strides != strides:
+        raise UserError(
+            f"encoder={name}: has no maps of stride {strides}, the nearest are {encoder.strides}; choose another "
+            "encoder or stride"
+        )
     if encoder.dims > dims:
         raise UserError(f"encoder={name}: sees volumes, this method sees slices; choose another, such as resnet101")
     if weights == "none" and name != "none":
@@ -187,9 +176,8 @@ def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
     """
     present = encoder.state_dict()
     own = {_bare(name): name for name in present}
-    # the file of EfficientNet-Lite0 covers stages the encoder stops before; they are no mismatch
-    given = {_bare(name): value for name, value in state.items() if not _bare(name).startswith(HEADS)}
-    given = {name: value for name, value in given.items() if name in own or not _beyond(name, encoder)}
+    unused = (*HEADS, *getattr(encoder, "unused", ()))
+    given = {_bare(name): value for name, value in state.items() if not _bare(name).startswith(unused)}
     if not any(name.endswith("num_batches_tracked") for name in given):
         given |= {bare: present[name] for bare, name in own.items() if bare.endswith("num_batches_tracked")}
     missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
@@ -204,12 +192,6 @@ def load_weights(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -
     aside = sorted({_bare(name) for name in state} - given.keys())
     matched = f"all {len(own)} tensors matched, {len(aside)} of the file left aside {aside[:4]}"
     log.info("encoder %s: %s weights, %s", encoder.name, source, matched)
-
-
-def _beyond(name: str, encoder: nn.Module) -> bool:
-    """True for blocks of the published network behind the last one the encoder has."""
-    parts = name.split(".")
-    return parts[0] == "_blocks" and int(parts[1]) >= len(getattr(encoder, "_blocks", ()))
 
 
 def _bare(name: str) -> str:

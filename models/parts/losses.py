@@ -22,9 +22,9 @@ def weighted_nll(log_probability: Tensor, masks: Tensor, background_weight: floa
 
 
 def episode_nll(log_probability: Tensor, masks: Tensor, background_weight: float) -> Tensor:
-    """`weighted_nll` of every episode on its own, `(B,)`: a batch then costs the mean of its episodes."""
+    """The mean over the episodes of their own `weighted_nll`, a scalar."""
     loss = functools.partial(weighted_nll, background_weight=background_weight)
-    return torch.vmap(loss)(log_probability[:, None], masks[:, None])
+    return torch.vmap(loss)(log_probability[:, None], masks[:, None]).mean()
 
 
 def pixel_nll(log_probability: Tensor, masks: Tensor) -> Tensor:

@@ -45,20 +45,10 @@ def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
     `align_corners` has no default on purpose: the ADNet family pools with False and upsamples predictions with True.
     """
     dims = len(size)
-    flat = maps.flatten(end_dim=-dims - 2) if maps.ndim > dims + 2 else maps
     mode = {2: "bilinear", 3: "trilinear"}[dims]
+    flat = maps.flatten(end_dim=-dims - 2)
     resized = F.interpolate(flat, size=tuple(size), mode=mode, align_corners=align_corners)
     return resized.reshape(*maps.shape[:-dims], *size)
-
-
-def nearest(masks: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Masks `(B, S, *)` sampled at the spatial `size`: cell i is the voxel floor(i * in / out) of every axis."""
-    return F.interpolate(masks.float(), size=tuple(size), mode="nearest")
-
-
-def shares(masks: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Masks `(B, S, D, H, W)` at the spatial `size`: the share of a cell's voxels that they cover."""
-    return F.interpolate(masks.float(), size=tuple(size), mode="area")
 
 
 def resize_matrix(source: int, target: int, like: Tensor, align_corners: bool = False) -> Tensor:

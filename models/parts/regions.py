@@ -76,7 +76,8 @@ def foreground_cells(masks: Tensor, size: tuple[int, int], least: int) -> Tensor
         raise UserError(f"model.regions={least} do not fit into a feature map of {size[0]} x {size[1]}; choose fewer")
     cells = ops.resize(masks.float()[:, :, None], size, align_corners=False)[:, :, 0] != 0
     too_few = cells.sum((2, 3), keepdim=True) < least
-    return cells | (too_few & (_raster(size, masks.device) < least))
+    first = torch.arange(size[0] * size[1], device=masks.device).view(size) < least
+    return cells | (too_few & first)
 
 
 def voronoi_regions(cells: Tensor, first: Tensor, count: int) -> Tensor:
@@ -92,7 +93,7 @@ def voronoi_regions(cells: Tensor, first: Tensor, count: int) -> Tensor:
         integers. Ties go to the first cell in raster order and to the earlier centre, on every device.
     """
     height, width = cells.shape[-2:]
-    raster = _raster((height, width), cells.device)
+    raster = torch.arange(height * width, device=cells.device).view(height, width)
     rows, columns = raster // width, raster % width
     nearest = torch.where(cells, height**2 + width**2, -1)
     regions = torch.full_like(nearest, -1)
@@ -121,8 +122,3 @@ def region_weights(scores: Tensor) -> Tensor:
     """
     bound = ((scores.amin(-2, keepdim=True) + scores.mean(-2, keepdim=True)) / 2).floor()
     return torch.where(scores < bound, scores - 10_000, scores).softmax(-2)
-
-
-def _raster(size: tuple[int, int], device: torch.device) -> Tensor:
-    """Raster index of every cell `(h, w)`."""
-    return torch.arange(size[0] * size[1], device=device).view(size)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from models.parts.torchvision_shim import torchvision
-from util.errors import UserError
 
 
 class ResNetEncoder(nn.Module):
@@ -29,12 +28,10 @@ class ResNetEncoder(nn.Module):
         del self.backbone.fc, self.backbone.avgpool
         self.stages = list(self.backbone.children())[-4:]
         self.blocks = [block for stage in self.stages for block in stage]
-        wanted = (strides[0],) * (4 - len(strides)) + tuple(strides)
+        wanted = (strides[0],) * (4 - len(strides)) + strides
         self.strides = tuple(_restride(self.stages, wanted)[-len(strides) :])
         widths = (64, 128, 256, 512)[-len(strides) :]
         self.channels = tuple(self.blocks[0].expansion * width for width in widths)
-        if self.strides != tuple(strides):
-            raise UserError(f"{name} cannot give maps of stride {strides}; the finest it has is 4, the coarsest 32")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images `(N, 1, H, W)` (or 3 channels) -> maps `(N, C, H / stride, W / stride)`."""

@@ -7,8 +7,6 @@ CNNs retrace the history of 2D CNNs and ImageNet?" (CVPR 2018). Module names are
 import torch
 from torch import Tensor, nn
 
-from util.errors import UserError
-
 CARDINALITY = 32
 
 
@@ -35,13 +33,13 @@ class ResNeXt3D(nn.Module):
         name: str = "resnext101_3d",
     ) -> None:
         super().__init__()
-        self.name, self.strides = name, tuple(strides)
+        self.name = name
         self.channels = tuple(2 * width for width in widths[-len(strides) :])
         self.conv1 = nn.Conv3d(3, 64, 7, stride=(1, 2, 2), padding=3, bias=False)
         self.bn1 = nn.BatchNorm3d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
-        limits = (strides[0],) * (4 - len(strides)) + self.strides
+        limits = (strides[0],) * (4 - len(strides)) + strides
         self.blocks, inputs, stride, reached = [], 64, 4, []
         for number, (width, count, limit) in enumerate(zip(widths, counts, limits, strict=True), start=1):
             step = 2 if number > 1 and 2 * stride <= limit else 1
@@ -50,8 +48,7 @@ class ResNeXt3D(nn.Module):
             self.blocks += blocks
             inputs, stride = 2 * width, stride * step
             reached.append(stride)
-        if tuple(reached[-len(strides) :]) != self.strides:
-            raise UserError(f"{name} cannot give maps of stride {strides}; the finest it has is 4, the coarsest 32")
+        self.strides = tuple(reached[-len(strides) :])
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -10,7 +10,6 @@ registration:train.steps=2000 is for that network alone. `--keep results/CHAOST2
 that file as they come, with what the training cost.
 """
 
-import functools
 import itertools
 import os
 import shlex
@@ -30,8 +29,6 @@ from util.dataset import choose_fold
 from util.errors import UserError
 from util.files import write_text
 from util.report import kept
-from util.runs.experiment import resolved
-from util.runs.folders import run_folder
 
 
 class Runner:
@@ -114,10 +111,9 @@ def run_steps(steps: Sequence[Step], run: Callable[[Sequence[str]], bool], failu
                 continue
             words, count = step.words(), count + 1
             if not run(words):
-                failures[step.name] = f"python {' '.join(words[:2])} ... ended with an error, see above"
+                raise UserError(f"python {' '.join(words[:2])} ... ended with an error, see above")
         except UserError as error:
             failures[step.name] = str(error)
-        if step.name in failures:
             break
     return count
 
@@ -142,7 +138,7 @@ def make_series(method: str, dataset: str, updates: Sequence[str], environment: 
     updates = (f"method={method}", f"dataset={dataset}", *data, *updates)
     if not any(update.startswith("stage=") for update in updates) and models.last_stage(method) > 1:
         updates += (f"stage={models.last_stage(method)}",)
-    series = Series(updates, (), (), (), functools.partial(resolved, tables=config), run_folder)
+    series = Series(updates)
     base = series.options()
     for key in ("fold", "seed", "protocol", "resume", "test.checkpoint"):
         if any(update.startswith(f"{key}=") for update in updates):
@@ -189,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.slurm:
             words = [sys.executable, "-m", "script.reproduce", options.method, options.dataset, *options.updates]
             environment = {name: os.environ[name] for name in ("DATA", "PROTOCOLS") if name in os.environ}
-            print(slurm.write_jobs(series.report_folder, words, environment, series.jobs(), ROOT))
+            print(slurm.write_jobs(series, words, environment))
             return {}
         for step in tests_of(series) if options.report_only else ():
             if not step.done():

@@ -6,17 +6,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import config
 from util.errors import UserError
 from util.runs import folders
 from util.runs.earlier import builds_on
+from util.runs.experiment import resolved
 
 ROOT = Path(__file__).resolve().parents[2]
-# what changes no weight, and what changes no score
-NOT_TRAINED = frozenset({"resume", "runs", "maps", "device", "threads", "workers", "test", "train.save_every",
-                         "train.log_every", "data_root", "log"})  # fmt: skip
-NOT_TESTED = frozenset({"resume", "runs", "maps", "device", "threads", "workers", "train", "episode", "scans", "model",
-                        "seed", "weights", "data_root", "test.checkpoint", "test.save", "test.batch_size",
-                        "test.jobs", "test.backend", "test.scheduler", "log"})  # fmt: skip
+# what changes neither weights nor scores, no weight, no score
+NEITHER = frozenset({"resume", "runs", "maps", "device", "threads", "workers", "data_root", "log"})
+NOT_TRAINED = NEITHER | {"test", "train.save_every", "train.log_every"}
+NOT_TESTED = NEITHER | {"train", "episode", "scans", "model", "seed", "weights"}
+NOT_TESTED |= {f"test.{key}" for key in ("checkpoint", "save", "batch_size", "jobs", "backend", "scheduler")}
 # what every training of a fold has in common, whatever its method
 SHARED = {"dataset", "data_root", "runs", "maps", "setting", "organs", "device", "threads", "workers"}
 REPORTED = "runs.txt"
@@ -45,17 +46,14 @@ class Series:
     Attributes:
         updates: key=value, the same for every run; METHOD:key=value is for an earlier training by another method.
         folds, seeds, protocols: every combination of them.
-        resolve: key=value ... -> whole configuration (config.py's).
-        folder: configuration -> folder of its runs.
         above: option that names a checkpoint -> the step that makes it.
+        known: configurations that were asked for.
     """
 
     updates: tuple[str, ...]
-    folds: tuple[int, ...]
-    seeds: tuple[int, ...]
-    protocols: tuple[str, ...]
-    resolve: Callable[[Sequence[str]], dict]
-    folder: Callable[[Mapping], Path]
+    folds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+    protocols: tuple[str, ...] = ()
     above: Mapping[str, Step] = field(default_factory=dict)
     known: dict = field(default_factory=dict)
 
@@ -69,7 +67,7 @@ class Series:
         """The whole configuration with further updates."""
         words = (*self.own, *more)
         if words not in self.known:
-            self.known[words] = self.resolve(words)
+            self.known[words] = resolved(words, config)
         return self.known[words]
 
     def jobs(self) -> list[tuple[int, int]]:
@@ -88,7 +86,7 @@ class Series:
     @property
     def report_folder(self) -> Path:
         """`runs/<method>_<dataset>_report`, beside the folders of the folds."""
-        folder = self.folder(self.options())
+        folder = folders.run_folder(self.options())
         return folder.with_name(f"{folder.name.rsplit('_fold', 1)[0]}_report")
 
 
@@ -182,7 +180,7 @@ def tested(series: Series, fold: int, protocol: str, checkpoint: Path) -> Path |
 
 def _alike(series: Series, wanted: Mapping, program: str, ignored: frozenset[str]) -> Iterator[Path]:
     """Runs of a program, newest first, that differ in nothing that counts."""
-    for run in folders.numbered(series.folder(wanted)):
+    for run in folders.numbered(folders.run_folder(wanted)):
         if folders.program(run) == program:
             found = folders.configuration(run)
             same = _same_place(found["data_root"], wanted["data_root"])

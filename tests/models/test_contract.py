@@ -5,11 +5,10 @@ import inspect
 import pytest
 import torch
 
-import config
 import models
 from tests.models.stub import TinyEncoder
+from tests.options import options
 from util.episode import Episode
-from util.runs.experiment import CommandLine
 
 SIDE = 64  # pixels; features of stride 8 are 8 x 8
 
@@ -22,8 +21,8 @@ def name(request) -> str:
 def build(name: str):
     method = models.method_class(name)
     torch.manual_seed(0)
-    options = {"image_size": SIDE} if "image_size" in models.defaults(name) else {}
-    return method(TinyEncoder(method.encoder_strides, method.dims), **options)
+    size = {"image_size": SIDE} if "image_size" in models.defaults(name) else {}
+    return method(TinyEncoder(method.encoder_strides, method.dims), **size)
 
 
 def episode(
@@ -197,7 +196,7 @@ def unknown_keys(name: str) -> list[str]:
     recipe = models.method_class(name).recipe
     variants, sections = variants_of(recipe)
     known = {**known_keys(), "model": models.defaults(name).keys()}
-    merged = models.recipe(name, variants=variants)
+    merged = models.recipe(name, variants)
     keys = [f"{section}.{key}" for section, values in merged.items() for key in values if key not in known[section]]
     return [*keys, *(sections - known.keys() - {"variants"})]
 
@@ -213,7 +212,5 @@ def variants_of(recipe: dict) -> tuple[list[str], set[str]]:
 
 def known_keys() -> dict[str, set[str]]:
     """Keys of the sections as the options define them for a method without a recipe of its own."""
-    experiment = CommandLine("probe", config)
-    experiment.main(lambda: None)
-    run = experiment._create_run("print_config")
-    return {section: set(run.config[section]) for section in models.SECTIONS}
+    known = options()
+    return {section: set(known[section]) for section in models.SECTIONS}

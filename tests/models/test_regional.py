@@ -219,7 +219,7 @@ def test_a_steady_threshold_starts_at_adnets_and_knows_no_scale():
 
 def test_only_the_ratio_of_scale_weights_counts():
     answers = [
-        VARIANTS["pami"](scale_weights=weights).fuse([torch.tensor(1.0), torch.tensor(3.0)])
+        VARIANTS["pami"](scale_weights=weights).dual_scale.fuse([torch.tensor(1.0), torch.tensor(3.0)])
         for weights in ((2.0, 2.0), (0.5, 0.5))
     ]
     assert answers == [2.0, 2.0]

@@ -7,7 +7,7 @@ import torch
 
 from dataloaders.augmentation import sample
 from models.parts.encoders import Images
-from models.registration import Registration, roughness
+from models.registration import Registration, roughness, warp
 from models.visa import VISA, continuity_loss
 from tests.models.stub import TinyEncoder
 from tests.models.test_contract import episode
@@ -86,9 +86,9 @@ def test_a_sampler_that_follows_the_displacement_warps_as_the_network_does():
     generator = torch.Generator().manual_seed(0)
     source, target = torch.randn(2, 1, 1, 32, 48, generator=generator)
     for align_corners in (True, False):
-        network = Registration(Images((1,)), align_corners=align_corners).eval()
+        network = Registration(Images(), align_corners=align_corners).eval()
         with torch.no_grad():
-            warped = network.warp(source, network.flow(source, target))[0, 0]
+            warped = warp(source, network.flow(source, target), align_corners)[0, 0]
             displacement = network.displacement(source, target)[0]
         sampled = sample(source[0, 0].numpy(), displacement.numpy(), cv2.BORDER_CONSTANT)
         np.testing.assert_allclose(sampled, warped, atol=0.1)  # OpenCV has 32 steps between pixels

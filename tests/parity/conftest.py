@@ -78,3 +78,14 @@ def compare_gradient(gradient: torch.Tensor, norm_and_sum: np.ndarray) -> None:
     norm, total = norm_and_sum
     assert flat.norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-12)
     assert flat.sum().item() == pytest.approx(total, abs=1e-3 * norm + 1e-12)
+
+
+def compare_entries(gradient: torch.Tensor, stored: np.ndarray, part: float = 1e-4, name: str = "") -> None:
+    """Evenly spread entries of a gradient, to rtol 1e-3 and `part` of the largest that is stored."""
+    entries = gradient.flatten()[np.linspace(0, gradient.numel() - 1, len(stored)).astype(int)]
+    np.testing.assert_allclose(entries, stored, rtol=1e-3, atol=part * np.abs(stored).max(), err_msg=name)
+
+
+def of_case(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The arrays `name/...` of one case."""
+    return {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}

@@ -11,6 +11,7 @@ from models.parts import ops
 from models.parts.base import FewShotMethod
 from models.parts.regions import region_means
 from tests.conftest import SHARED
+from tests.parity.conftest import compare_entries, of_case
 from util.episode import Output
 
 SIDE = 256  # pixels
@@ -43,7 +44,7 @@ class GoldenCase:
         self.name = name
         table, arrays = golden(topic)
         self.case = next(case for case in table["cases"] if case["name"] == name)
-        self.expected = {key.removeprefix(name + "/"): a for key, a in arrays.items() if key.startswith(name + "/")}
+        self.expected = of_case(arrays, name)
         self.weights = recipe.params(recipe.rng(self.case["weight_seed"]), table["parameters"])
         ellipses = [self.case["support_ellipse"], self.case["query_ellipse"]]
         generator = recipe.rng(self.case["seed"])
@@ -131,10 +132,8 @@ class GoldenCase:
             norm, total = self.expected[f"grad_{role}_norm_sum"]
             assert gradient.norm().item() == pytest.approx(norm, rel=1e-4), role
             assert gradient.sum().item() == pytest.approx(total, abs=sums * norm), role
-        stored, flat = self.expected["grad_entries"], self.maps[0].grad.flatten()
-        entries = flat[np.linspace(0, len(flat) - 1, len(stored)).astype(int)]
-        atol = (5e-3 if "empty_prediction" in self.name else 1e-4) * np.abs(stored).max()
-        self.compare("grad_entries", entries, rtol=1e-3, atol=atol)
+        part = 5e-3 if "empty_prediction" in self.name else 1e-4
+        compare_entries(self.maps[0].grad, self.expected["grad_entries"], part)
         self.compare("grad_t_support_query", self.thresholds.grad)
         norms = {key.removeprefix("gradnorm/"): n for key, n in self.expected.items() if key.startswith("gradnorm/")}
         assert norms.keys() == published.keys()

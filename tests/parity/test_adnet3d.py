@@ -6,7 +6,7 @@ import torch
 
 from models.adnet3d import ADNet3D
 from models.parts import ops
-from tests.parity.conftest import StubEncoder, compare_gradient
+from tests.parity.conftest import StubEncoder, compare_entries, compare_gradient, of_case
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 
@@ -32,7 +32,7 @@ def test_every_published_case(golden, recipe):
     cases, arrays = golden("adnet3d")
     for case in cases:
         name = case["name"]
-        expected = {key.split("/")[1]: value for key, value in arrays.items() if key.startswith(name + "/")}
+        expected = of_case(arrays, name)
         support, support_masks, query, query_masks = arrange(case, recipe)
         support.requires_grad_(), query.requires_grad_()
         encoder = StubEncoder((case["C"],), (8,))
@@ -65,17 +65,16 @@ def test_every_published_case(golden, recipe):
         compare_gradient(support.grad, expected["grad_support_norm_sum"])
         compare_gradient(query.grad, expected["grad_query_norm_sum"])
         assert method.threshold.grad.item() == pytest.approx(expected["grad_t"].item(), rel=1e-4, abs=1e-5), name
-        stored = expected["grad_query_entries"]
-        entries = query.grad.flatten()[np.linspace(0, query.numel() - 1, len(stored)).astype(int)]
         # the README grants the empty prediction a wider margin: its gradients are differences of clamped logs
-        atol = (5e-3 if name.startswith("empty_prediction") else 1e-4) * np.abs(stored).max()
-        np.testing.assert_allclose(entries, stored, rtol=1e-3, atol=atol, err_msg=name)
+        part = 5e-3 if name.startswith("empty_prediction") else 1e-4
+        compare_entries(query.grad, expected["grad_query_entries"], part, name)
 
 
 def test_nearest_rows_of_a_crop():
     """Spec 4.3: 215 -> 27 takes rows 0, 7, 15, 23, ..., which are floor(i * 215 / 27)."""
     rows = torch.arange(215.0)[:, None].expand(1, 1, 2, 215, 215)
-    picked = ops.nearest(rows, (2, 27, 27))[0, 0, 0, :, 0]
+    method = ADNet3D(StubEncoder((4,), (8,)), channels=4)
+    picked = method.pooling_masks(rows, torch.zeros(1, 1, 4, 2, 27, 27))[0, 0, 0, :, 0]
     assert picked.tolist() == [i * 215 // 27 for i in range(27)] and picked[:4].tolist() == [0, 7, 15, 23]
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from models.alpnet import SMALLEST_CELL, ALPNet
 from models.parts import ops
-from tests.parity.conftest import StubEncoder, compare_gradient
+from tests.parity.conftest import StubEncoder, compare_entries, compare_gradient, of_case
 from util.errors import UserError
 
 SCORES = dict(rtol=1e-4, atol=2e-5)  # scores reach 15: the README's margin for float32
@@ -45,22 +45,13 @@ def prototypes(method: ALPNet, case: dict, support: torch.Tensor, masks: torch.T
     return rule(support, masks)
 
 
-def published(arrays: dict, name: str) -> dict[str, np.ndarray]:
-    return {key.split("/")[1]: value for key, value in arrays.items() if key.startswith(name + "/")}
-
-
-def compare_entries(gradient: torch.Tensor, stored: np.ndarray, name: str) -> None:
-    entries = gradient.flatten()[np.linspace(0, gradient.numel() - 1, len(stored)).astype(int)]
-    np.testing.assert_allclose(entries, stored, rtol=1e-3, atol=1e-4 * np.abs(stored).max(), err_msg=name)
-
-
 def test_every_published_unit(golden, recipe):
     cases, arrays = golden("alpnet")
     units = [case for case in cases if case["name"].startswith("unit_")]
     assert len(units) == 13
     for case in units:
         name = case["name"]
-        expected = published(arrays, name)
+        expected = of_case(arrays, name)
         support, query = features(case, recipe, case["feature_ellipses"])
         masks = unit_masks(case, recipe)
         method = build(case, not case["isval"], prototypes="mask" if case["mode"] == "mask" else "grid")
@@ -78,7 +69,7 @@ def test_every_published_unit(golden, recipe):
         score.square().mean().backward()
         compare_gradient(query.grad, expected["grad_q_norm_sum"])
         compare_gradient(support.grad, expected["grad_s_norm_sum"])
-        compare_entries(query.grad, expected["grad_q_entries"], name)
+        compare_entries(query.grad, expected["grad_q_entries"], name=name)
 
 
 def test_every_published_forward(golden, recipe):
@@ -87,7 +78,7 @@ def test_every_published_forward(golden, recipe):
     assert len(forwards) == 7
     for case in forwards:
         name, size, stride = case["name"], (case["H"], case["W"]), case["stride"]
-        expected = published(arrays, name)
+        expected = of_case(arrays, name)
         ellipses = [*case["support_ellipses"], case["query_ellipse"]]
         scale = np.array([case["h"], case["w"]] * 2) / np.array(size * 2)
         support, query = features(case, recipe, [scale * ellipse for ellipse in ellipses])
@@ -108,7 +99,7 @@ def test_every_published_forward(golden, recipe):
         output.loss.backward()
         compare_gradient(support.grad, expected["grad_support_norm_sum"])
         compare_gradient(query.grad, expected["grad_query_norm_sum"])
-        compare_entries(torch.cat((support.grad, query.grad), 1), expected["grad_entries"], name)
+        compare_entries(torch.cat((support.grad, query.grad), 1), expected["grad_entries"], name=name)
 
         masks = ops.resize(support_masks, (case["h"], case["w"]), align_corners=False)
         assert F.avg_pool2d(masks, SMALLEST_CELL).max().item() == pytest.approx(

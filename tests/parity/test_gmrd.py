@@ -11,7 +11,7 @@ import torch
 from models.gmrd import EDGE, GMRD, class_losses
 from models.parts import ops
 from models.parts.descriptors import fill_source, random_order
-from tests.parity.conftest import StubEncoder
+from tests.parity.conftest import StubEncoder, compare_entries
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 DESCRIPTORS = dict(rtol=1e-4, atol=2e-5)
@@ -191,9 +191,7 @@ def compare_gradients(case: dict, of_entries: float, of_sums: float) -> None:
         norm, total = expected[f"grad_{name}_norm_sum"]
         assert gradient.double().norm().item() == pytest.approx(norm, rel=1e-4), name
         assert gradient.double().sum().item() == pytest.approx(total, abs=of_sums * norm), name
-    stored, gradient = expected["grad_entries"], torch.cat((support, query)).flatten()
-    entries = gradient[np.linspace(0, gradient.numel() - 1, len(stored)).astype(int)]
-    np.testing.assert_allclose(entries, stored, rtol=1e-3, atol=of_entries * np.abs(stored).max())
+    compare_entries(torch.cat((support, query)), expected["grad_entries"], of_entries)
     own = dict(case["method"].named_parameters())
     for published in case["parameters"]:
         if f"gradnorm/{published}" in expected:
