@@ -1,7 +1,11 @@
 """Scans as radiologists look at them: the front of the body up, the patient's right on the left."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
+from util.files import whole_file
 from util.volume import Geometry, Volume
 
 COLOURS = ("#e41a1c", "#4daf4a", "#377eb8", "#ff7f00", "#984ea3", "#ffff33", "#a65628", "#f781bf")
@@ -54,3 +58,32 @@ def _swapped(geometry: Geometry) -> bool:
     """True if the columns run to the front or the back rather than to a side."""
     columns, rows = np.abs(geometry.axes[:2])
     return columns[1] + rows[0] > columns[0] + rows[1]
+
+
+def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    """A picture of one organ: one row per scan; columns image, truth, prediction.
+
+    Args:
+        file: PNG to write.
+        title: over the picture.
+        rows: (text, image `(H, W)`, truth `(H, W)`, prediction `(H, W)`) of one slice each.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(rows), 3, figsize=(9, 3 * len(rows)), squeeze=False, layout="constrained")
+    for (text, image, truth, prediction), line in zip(rows, axes, strict=True):
+        for axis, mask, colour in zip(line, (None, truth, prediction), (None, "lime", "orange"), strict=True):
+            axis.imshow(grey(image), cmap="gray", vmin=0, vmax=255)
+            axis.set_axis_off()
+            if mask is not None and mask.any():
+                axis.contour(mask, levels=[0.5], colors=colour, linewidths=1.2)
+        line[0].set_title(caption(text), fontsize=9, loc="left")
+        line[1].set_title("truth", fontsize=9, color="green")
+        line[2].set_title("prediction", fontsize=9, color="darkorange")
+    figure.suptitle(caption(title), fontsize=11)
+    with whole_file(file) as temporary:
+        figure.savefig(temporary, dpi=110)
+    pyplot.close(figure)

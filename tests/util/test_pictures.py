@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dataloaders.raw.preparation import reordered
-from util.pictures import as_shown, grey, pixel_size, upright
+from util.pictures import as_shown, draw_contours, grey, pixel_size, upright
 from util.volume import Geometry, Volume
 
 
@@ -29,3 +29,9 @@ def test_grey_spans_the_window_and_a_constant_image_is_black():
     assert values[10] == 0 and values[9] == 0 and values[995] == 255 and values[1000] == 255
     assert abs(int(values[502]) - 127) <= 1 and (np.diff(values.astype(int)) >= 0).all()
     assert not grey(np.full((4, 4), 7.0)).any()
+
+
+def test_picture_appears(tmp_path):
+    disc = np.hypot(*np.mgrid[-16:16, -16:16]) < 8
+    draw_contours(tmp_path / "a.png", "liver", [("scan 1", disc * 1.0, disc, np.zeros_like(disc))])
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
