@@ -68,12 +68,10 @@ def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, 
         title: over the picture.
         rows: (text, image `(H, W)`, truth `(H, W)`, prediction `(H, W)`) of one slice each.
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(len(rows), 3, figsize=(9, 3 * len(rows)), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 3, squeeze=False)
     for (text, image, truth, prediction), line in zip(rows, axes, strict=True):
         for axis, mask, colour in zip(line, (None, truth, prediction), (None, "lime", "orange"), strict=True):
             axis.imshow(grey(image), cmap="gray", vmin=0, vmax=255)
@@ -86,4 +84,3 @@ def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, 
     figure.suptitle(caption(title), fontsize=11)
     with whole_file(file) as temporary:
         figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas
 from tqdm import tqdm
 
-from util.evaluation.metrics import COLUMNS, PREDICTIONS
+from util.evaluation.metrics import COLUMNS, HEADLINES
 from util.files import write_text
 from util.report import figures, tables
 from util.report.gather import Comparison
@@ -18,9 +18,6 @@ from util.report.statistics import ALL, Difference, compare
 from util.report.viewer import rendered
 from util.tables import write_csv
 
-HEADLINES = tuple(  # scores that are compared between methods
-    kind + name for name in ("dice", "dice_volume", "hd95", "nsd_2mm") for kind in PREDICTIONS
-)
 LARGEST = 15_000_000  # bytes of a page
 
 
