@@ -17,6 +17,7 @@ from util.commands import warn
 from util.episode import Episode
 from util.errors import UserError
 from util.pictures import grey, upright
+from util.runs.folders import flat
 from util.volume import Geometry
 
 PICTURES = 20  # of a training
@@ -186,15 +187,6 @@ def curves(folder: Path | None, kind: str, options: Mapping[str, Any]) -> Iterat
             stack.enter_context(contextlib.closing(Spared(name, folder, kind, options)))
             for name in (chosen(options["log"]) if folder else ())
         ]
-
-
-def flat(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested options as `train.steps`."""
-    pairs = {}
-    for key, value in options.items():
-        inner = flat(value) if isinstance(value, Mapping) else {"": value}
-        pairs |= {f"{key}.{name}".rstrip("."): one for name, one in inner.items()}
-    return pairs
 
 
 def episode_picture(episode: Episode, predicted: np.ndarray, geometry: Geometry) -> np.ndarray:
