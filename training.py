@@ -28,13 +28,12 @@ from util.episode import Episode
 from util.errors import UserError
 from util.names import stretches
 from util.runs import folders
-from util.runs.compilation import compiled
 from util.runs.curves import PICTURES, Curves, curves, episode_picture
 from util.runs.earlier import earlier_checkpoint
 from util.runs.experiment import CommandLine, Interrupted, folder_of, plain
 from util.runs.losses import CsvRows, LossesLog, SacredScalars, Writer
-from util.runs.optimisation import learning_rate, make_optimiser
 from util.runs.processes import Ranks, join_ranks, mixed_precision, prepare_device, stop_signals
+from util.runs.step import compiled, learning_rate, make_optimiser
 from util.tables import text_table, write_csv
 from util.volume import Geometry
 
