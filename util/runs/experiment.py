@@ -275,11 +275,10 @@ def resolved(updates: Sequence[str], tables: ModuleType) -> dict:
     if words:
         raise UserError(f"{words[0]}: write key=value, such as train.steps=2000")
     try:
-        return plain(
-            CommandLine("resolved", tables)._create_run("print_config", with_dataset_file(values, tables)).config
-        )
+        run = CommandLine("resolved", tables)._create_run("print_config", with_dataset_file(values, tables))
     except ConfigAddedError as error:
         raise UserError(checks.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
+    return plain(run.config)
 
 
 def plain(options: Mapping) -> dict:
