@@ -48,9 +48,7 @@ class Place:
 def unpacked(path: Path, enough: float = float("inf")) -> bytearray:
     """Content of a file, or of the gzip members in it whatever its name; what follows them is padding.
 
-    Args:
-        path: the file.
-        enough: stop after so many bytes or a few more.
+    `enough` are so many bytes, or a few more.
 
     Raises:
         EOFError, zlib.error: it is cut short, or its checksum is wrong.

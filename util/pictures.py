@@ -61,13 +61,7 @@ def _swapped(geometry: Geometry) -> bool:
 
 
 def draw_contours(file: Path, title: str, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
-    """A picture of one organ: one row per scan; columns image, truth, prediction.
-
-    Args:
-        file: PNG to write.
-        title: over the picture.
-        rows: (text, image `(H, W)`, truth `(H, W)`, prediction `(H, W)`) of one slice each.
-    """
+    """Write a PNG of one organ; a row is one slice of a scan: (text, image, truth, prediction), each `(H, W)`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")

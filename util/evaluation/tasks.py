@@ -179,12 +179,8 @@ def score(
 ) -> dict[str, Any]:
     """METRICS of the slices that the protocol scores, and of the volume if all was segmented; the number of slices.
 
-    Args:
-        task: that was segmented.
-        prediction: bool `(D, H, W)`.
-        truth: bool `(D, H, W)`.
-        spacing: mm along the three axes, in the order of the axes.
-        visits: predictions with the slices of them that count for the protocol's scores.
+    Masks are bool `(D, H, W)`, spacing is in mm along these axes. `visits` are predictions with the slices of them that
+    count for the protocol's scores.
     """
     found = np.concatenate([volume[list(slices)] for volume, slices in visits])
     there = np.concatenate([truth[list(slices)] for _, slices in visits])

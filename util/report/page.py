@@ -24,14 +24,8 @@ LARGEST = 15_000_000  # bytes of a page
 def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warnings: Sequence[str]) -> list[str]:
     """Write report.html, tables.md, tables.tex, summary.csv, comparisons.csv, figures/ and planes/ into `out`.
 
-    Args:
-        out: folder, made if need be.
-        comparisons: of one data set each.
-        score: column of scores.csv that ranks the scans shown; its tables come first.
-        warnings: sentences that the page repeats.
-
-    Returns:
-        Further warnings.
+    The score ranks the scans that are shown, and its tables come first. The page repeats the warnings; returned are
+    further ones.
 
     Raises:
         UserError: a prediction is damaged or of another shape than its scan, or `out` cannot be written.

@@ -151,10 +151,7 @@ def chosen(text: str) -> list[str]:
 def curves(folder: Path | None, kind: str, options: Mapping[str, Any]) -> Iterator[list[Curves]]:
     """What shows the run in the services that `log=` names, closed at the end; none for a run without a folder.
 
-    Args:
-        folder: of the run.
-        kind: training or test.
-        options: of the run.
+    `kind` of the run is training or test.
     """
     with contextlib.ExitStack() as stack:
         yield [
@@ -164,14 +161,10 @@ def curves(folder: Path | None, kind: str, options: Mapping[str, Any]) -> Iterat
 
 
 def episode_picture(episode: Episode, predicted: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Support and query of the first task beside each other, uint8 `(H, 2W, 3)`; of volumes, the largest slice.
+    """Support and query of the first task beside each other, uint8 `(H, 2W, 3)`, the front of the body up.
 
-    Args:
-        episode: with answers.
-        predicted: masks `(B, Q, *)`.
-        geometry: of the scans; the front of the body is shown up.
-
-    Masks and answers are outlined in yellow, the prediction in blue.
+    Of volumes the largest slice is shown. Masks and answers are outlined in yellow, what is `predicted` `(B, Q, *)` in
+    blue.
     """
     support = episode.support_images[0, 0, 0], episode.support_masks[0, 0] == 1
     query = episode.query_images[0, 0, 0], episode.query_masks[0, 0] == 1, predicted[0, 0]

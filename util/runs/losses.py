@@ -53,10 +53,6 @@ class LossesLog:
     """Collects the losses of every step and gives their means to the writers every `every` steps.
 
     Values stay on the device between rows, so a GPU is not made to wait. On a CPU every step is checked at once.
-
-    Args:
-        writers: of the rows.
-        every: steps between rows.
     """
 
     def __init__(self, writers: Sequence[Writer], every: int) -> None:
