@@ -96,10 +96,8 @@ class VolumeInference:
         if number not in self._encoded:
             scan = self.read_scan(number)
             image = torch.from_numpy(scan.image)
-            patch = self.patch_of(image.shape)
-            self._encoded[number] = EncodedVolume(
-                scan, encode_patches(self.method, image, self.device, patch, self.blend)
-            )
+            features = encode_patches(self.method, image, self.device, self.patch_of(image.shape), self.blend)
+            self._encoded[number] = EncodedVolume(scan, features)
         return self._encoded[number]
 
     def patch_of(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -139,9 +137,8 @@ class VolumeInference:
             masks.append(torch.from_numpy(shown).to(self.device))
         depth = max(len(mask) for mask in masks)
         features = zip(*([_deepened(f, depth) for f in shot.features] for shot in shots.values()), strict=True)
-        return tuple(torch.stack(maps)[None] for maps in features), torch.stack([_deepened(m, depth) for m in masks])[
-            None
-        ]
+        together = torch.stack([_deepened(mask, depth) for mask in masks])
+        return tuple(torch.stack(maps)[None] for maps in features), together[None]
 
 
 def encode_patches(
