@@ -3,12 +3,10 @@
 import difflib
 import math
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from util import checkpoints
 from util.errors import UserError
-from util.files import hindrance
 from util.runs import folders
 
 # what a resumed run keeps
@@ -102,16 +100,6 @@ def unknown_key(key: str, options: Mapping) -> str:
     known = options.keys() | folders.flat(options).keys()
     close = [name for name in difflib.get_close_matches(key, known, n=2) if name != key]
     return f"{key}: no such key{'; did you mean ' + ' or '.join(close) + '?' if close else ''}; print_config shows all"
-
-
-def require_writable(folder: Path) -> None:
-    """Make the folder and try to write there, before hours of work are spent.
-
-    Raises:
-        UserError: it cannot be made or written.
-    """
-    if why := hindrance(folder):
-        raise UserError(f"{folder}: results cannot be written there ({why}); choose another folder with runs=...")
 
 
 def with_resumed(updates: dict) -> dict:

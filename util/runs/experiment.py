@@ -40,6 +40,7 @@ from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt
 from util.commands import start
 from util.dataset import from_file
 from util.errors import UserError
+from util.files import hindrance
 from util.locks import claimed
 from util.runs import checks
 from util.runs.folders import latest_checkpoint, numbered, run_folder
@@ -174,7 +175,10 @@ class CommandLine(Experiment):
         """One numbered folder per run; under torchrun only the first process writes."""
         if command == self.default_command and _is_first():
             folder = run_folder(options)
-            checks.require_writable(folder)
+            if why := hindrance(folder):  # before hours of work are spent
+                raise UserError(
+                    f"{folder}: results cannot be written there ({why}); choose another folder with runs=..."
+                )
             others = [observer for observer in self.observers if not isinstance(observer, RunFolder)]
             self.observers[:] = [RunFolder(folder), *others]
 
