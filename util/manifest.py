@@ -71,29 +71,54 @@ class Job:
 
 
 class Manifest:
-    """A folder's record; open it with `open_manifest`.
+    """A folder's record; open it with `open_manifest`, or with `share_manifest` if several processes fill it together.
 
     Attributes:
         file: it is written to.
+        shared: others write to it, too; then each scan is claimed by one process.
         scans: name -> what `Job.record` gave.
         notes: what else is worth remembering; it may change freely.
     """
 
-    def __init__(self, file: Path, facts: Mapping[str, Any]) -> None:
-        self.file, self.facts = file, json.loads(json.dumps(facts))
+    def __init__(self, file: Path, facts: Mapping[str, Any], shared: bool = False) -> None:
+        self.file, self.facts, self.shared = file, json.loads(json.dumps(facts)), shared
         self.scans: dict[str, dict] = {}
         self.notes: dict[str, Any] = {}
 
     def add(self, name: str, record: Mapping) -> None:
         """Put a scan on record, at once."""
-        self.scans[name] = dict(record)
-        self.write()
+        with self._merged():
+            self.scans[name] = dict(record)
+            self.write()
 
     def forget(self, name: str, job: Job) -> None:
         """Remove a scan's results and what is on record of it, so that no reader meets the old ones."""
-        job.remove(self.scans.get(name))
-        if self.scans.pop(name, None) is not None:
-            self.write()
+        with self._merged():
+            job.remove(self.scans.get(name))
+            if self.scans.pop(name, None) is not None:
+                self.write()
+
+    def claim(self, name: str, *, wait: bool = False) -> Lock | None:
+        """Have a scan for this process until `Lock.release`; None where another has it and nobody waits.
+
+        The record is that of this moment. Who waits has it when the other process is done, or was killed.
+        """
+        try:
+            lock = Lock(self.file.with_name(f".{name}.claim"), wait=wait, quiet=True)
+        except UserError:
+            return None
+        with self._merged():
+            return lock
+
+    @contextlib.contextmanager
+    def _merged(self) -> Iterator[None]:
+        """What others wrote is taken over first, and nobody else writes until the end of the block."""
+        if self.shared:
+            with claimed(self.file.parent, name=".record", wait=True, quiet=True):
+                self.read()
+                yield
+        else:
+            yield
 
     def write(self) -> None:
         """Write the file: scans in the order of their numbers, the same bytes whatever the order of the work."""
@@ -185,49 +210,16 @@ def _remove_leftovers(manifest: Manifest, jobs: Mapping[str, Job]) -> None:
                 path.unlink(missing_ok=True)
 
 
-class SharedManifest(Manifest):
-    """A record that several processes fill together; open it with `share_manifest`. Each scan is claimed by one."""
-
-    @contextlib.contextmanager
-    def _merged(self) -> Iterator[None]:
-        """What the others wrote is taken over first, and nobody writes until the end of the block."""
-        with claimed(self.file.parent, name=".record", wait=True, quiet=True):
-            self.read()
-            yield
-
-    def add(self, name: str, record: Mapping) -> None:
-        """Put a scan on record, beside those of the others."""
-        with self._merged():
-            super().add(name, record)
-
-    def forget(self, name: str, job: Job) -> None:
-        """Remove a scan's results and what is on record of it."""
-        with self._merged():
-            super().forget(name, job)
-
-    def claim(self, name: str, *, wait: bool = False) -> Lock | None:
-        """Have a scan for this process until `Lock.release`; None where another has it and nobody waits.
-
-        The record is that of this moment. Who waits has it when the other process is done, or was killed.
-        """
-        try:
-            lock = Lock(self.file.with_name(f".{name}.claim"), wait=wait, quiet=True)
-        except UserError:
-            return None
-        with self._merged():
-            return lock
-
-
 @contextlib.contextmanager
 def share_manifest(
     file: Path, facts: Mapping[str, Any], jobs: Mapping[str, Job], *, existing: Iterable[Path], overwrite: bool
-) -> Iterator[SharedManifest]:
+) -> Iterator[Manifest]:
     """As `open_manifest`, for this process and others that make scans there with the same facts at the same time.
 
     Raises:
         UserError: as there; or something is to be overwritten and others are at work.
     """
-    manifest, folder = SharedManifest(file, facts), file.parent
+    manifest, folder = Manifest(file, facts, shared=True), file.parent
     with claimed(folder, name=".opening", wait=True, quiet=True):
         lock = Lock(folder / LOCK, shared=True, wait=True, quiet=True)
         if lock.alone():

@@ -23,7 +23,7 @@ from dataloaders.raw.preparation import along_axes
 from dataloaders.raw.sources import read_image
 from util.commands import warn
 from util.locks import Lock
-from util.manifest import Job, SharedManifest
+from util.manifest import Job, Manifest
 from util.parallel import Done, attempt
 from util.report.viewer import write_viewer
 from util.volume import Volume, write_like
@@ -58,7 +58,7 @@ class Claim:
 
 
 def segment(
-    predictor: Predictor, todo: Mapping[str, Job], manifest: SharedManifest, finish: Finish, *, silent: bool = False
+    predictor: Predictor, todo: Mapping[str, Job], manifest: Manifest, finish: Finish, *, silent: bool = False
 ) -> tuple[dict[str, str], int]:
     """Segment what is not on record; returns what went wrong by name, and how many scans were segmented.
 
@@ -72,7 +72,7 @@ def segment(
 class _Segmentation:
     """The work on one archive, with its progress and what went wrong."""
 
-    def __init__(self, predictor: Predictor, manifest: SharedManifest, finish: Finish, bar: tqdm) -> None:
+    def __init__(self, predictor: Predictor, manifest: Manifest, finish: Finish, bar: tqdm) -> None:
         self.predictor, self.manifest, self.finish, self.bar = predictor, manifest, finish, bar
         self.failures: dict[str, str] = {}
         self.done = 0
