@@ -38,9 +38,7 @@ class VolumeInference:
     """A 3D method as a segmenter (see `util.evaluation.tasks.Segmenter`).
 
     Args:
-        method: in evaluation mode, on `device`.
-        read_scan: number -> scan with `image (D, H, W)`, and `organ(id)` if it is a support.
-        device: where the method lives.
+        method, read_scan, device: as in `SliceInference`.
         patch: slices, rows and columns encoded at once; 0 = all of that axis.
         memory_gb: patches are made so small that the encoder's tensors fit in this; 0 = no bound.
         blend: patches overlap by half, and count less towards their borders; False: they lie side by side.
