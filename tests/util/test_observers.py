@@ -217,13 +217,23 @@ def options():
     runs, resume = "runs", ""  # noqa: F841
 
 
+def program() -> CommandLine:
+    """One that trains nothing."""
+    tables = SimpleNamespace(options=options, check=lambda *_: None, SECTIONS=(), DATASETS={}, FOLDS={})
+    made = CommandLine("training", tables)
+    made.main(lambda _run: 1.0)
+    return made
+
+
+def run_with(*words: object) -> None:
+    program().run_commandline(["training.py", *map(str, words)])
+
+
 def begin(barrier, words: list[str]) -> None:
     """One of many processes that start a run at the same moment."""
-    tables = SimpleNamespace(options=options, check=lambda *_: None, SECTIONS=(), DATASETS={}, FOLDS={})
-    program = CommandLine("training", tables)
-    program.main(lambda _run: 1.0)
+    made = program()
     barrier.wait(60)
-    program.run_commandline(words)
+    made.run_commandline(words)
 
 
 def start_at_once(*words: object) -> None:
@@ -302,13 +312,6 @@ def test_ten_runs_at_once_in_postgresql(tmp_path, postgres):
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
-
-
-def run_with(*words: object) -> None:
-    tables = SimpleNamespace(options=options, check=lambda *_: None, SECTIONS=(), DATASETS={}, FOLDS={})
-    program = CommandLine("training", tables)
-    program.main(lambda _run: 1.0)
-    program.run_commandline(["training.py", *map(str, words)])
 
 
 def test_a_store_that_cannot_be_reached_is_one_sentence(tmp_path, capsys, caplog, monkeypatch):
