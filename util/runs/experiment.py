@@ -117,6 +117,8 @@ class CommandLine(Experiment):
         checks.check_typed(config_updates or {}, self.tables.SECTIONS)
         try:
             run = super()._create_run(command_name, config_updates, *args, **kwargs)
+        except ConfigAddedError as error:
+            raise UserError(checks.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
         except ModuleNotFoundError as error:
             package = OBSERVER_PACKAGES.get((error.name or "").split(".")[0])
             if package is None:
@@ -155,8 +157,6 @@ class CommandLine(Experiment):
             config_updates = checks.with_resumed(self._with_newest(config_updates or {}))
             config_updates = with_dataset_file(config_updates, self.tables)
             return super().run(command_name, config_updates, *args, **kwargs)
-        except ConfigAddedError as error:
-            raise _Error(checks.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
         except UserError as error:
             raise _Error(str(error)) from error
         except (Interrupted, KeyboardInterrupt) as error:
@@ -278,11 +278,7 @@ def resolved(updates: Sequence[str], tables: ModuleType) -> dict:
     values, words = get_config_updates(list(updates))
     if words:
         raise UserError(f"{words[0]}: write key=value, such as train.steps=2000")
-    try:
-        run = CommandLine("resolved", tables)._create_run("print_config", with_dataset_file(values, tables))
-    except ConfigAddedError as error:
-        raise UserError(checks.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
-    return plain(run.config)
+    return plain(CommandLine("resolved", tables)._create_run("print_config", with_dataset_file(values, tables)).config)
 
 
 def plain(options: Mapping) -> dict:
