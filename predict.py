@@ -43,7 +43,7 @@ from util.dataset import Dataset
 from util.errors import UserError
 from util.files import digest
 from util.finding import as_failures
-from util.manifest import Job, SharedManifest, share_manifest
+from util.manifest import Job, Manifest, share_manifest
 from util.names import distinct_labels, safe_names
 from util.parallel import PROCESSES, Backend, attempt, each_scan
 from util.runs import folders
@@ -185,7 +185,7 @@ def predict(options: argparse.Namespace, *, silent: bool = False) -> dict[str, s
 
 
 def in_processes(
-    options: argparse.Namespace, backend: Backend, todo: Mapping[str, Job], manifest: SharedManifest
+    options: argparse.Namespace, backend: Backend, todo: Mapping[str, Job], manifest: Manifest
 ) -> tuple[dict[str, str], int]:
     """The same command several times at once: on this machine or a cluster, each with a share of the scans."""
     threads = options.threads or max(1, joblib.cpu_count() // options.jobs)
@@ -203,7 +203,7 @@ def in_processes(
 
 
 @contextmanager
-def progress(todo: Mapping[str, Job], manifest: SharedManifest) -> Iterator[None]:
+def progress(todo: Mapping[str, Job], manifest: Manifest) -> Iterator[None]:
     """A bar that looks at the record now and then."""
     end = threading.Event()
 

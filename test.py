@@ -19,7 +19,7 @@ import supervoxels
 from dataloaders.pairings import Pairing, make_pairing
 from dataloaders.protocols import make_tasks, published_fold
 from dataloaders.scans import Scan, Scans, read_scan, training_mean_and_std
-from util import checkpoints, report
+from util import checkpoints
 from util.bookkeeping import Bookkeeping
 from util.checkpoints import UNTRAINED, TrainedMethod
 from util.dataset import Dataset, Fold, choose_fold, require_scans
@@ -32,6 +32,8 @@ from util.files import write_text
 from util.memory import peak_gib
 from util.names import safe_names, stretches
 from util.parallel import PROCESSES, Backend, each_scan
+from util.report import scores
+from util.report.contours import draw_contours
 from util.runs import folders
 from util.runs.curves import curves
 from util.runs.experiment import CommandLine, folder_of, plain, with_dataset_file
@@ -67,7 +69,7 @@ def score(_run) -> float:
     rows = list(segment(work, tasks))
     log.info("peak memory %.2f GB", peak_gib(device))
     if folder is not None:
-        report.write_scores(folder / "scores.csv", rows)
+        scores.write_scores(folder / "scores.csv", rows)
         write_sources(folder / "scans.json", scans, {task.query for task in tasks})
         with curves(folder, "test", options) as watched:
             for writer in watched:
@@ -76,9 +78,9 @@ def score(_run) -> float:
     if folder is not None:
         if options["test"]["save"]:
             identifiers = {task.organ: task.identifier for task in tasks}
-            report.draw_contours(folder, rows, identifiers, lambda number: read_scan(dataset, root, number))
+            draw_contours(folder, rows, identifiers, lambda number: read_scan(dataset, root, number))
         print(f"\n{folder / 'scores.csv'}")
-    return report.overall_mean(rows, recorder=recorder_of(options))
+    return scores.overall_mean(rows, recorder=recorder_of(options))
 
 
 @dataclass(frozen=True)
@@ -176,14 +178,14 @@ def recorder_of(options: Mapping) -> str:
 def show(rows: Sequence[dict], options: Mapping) -> None:
     """Print the tables of the scores."""
     test, strict, recorder = options["test"], options["protocol"] == "strict", recorder_of(options)
-    for name in report.RECORDERS[recorder]:
+    for name in scores.RECORDERS[recorder]:
         columns = {f"{options['protocol']}, {test['pairing']}": rows, **voted_column(rows, name)}
-        print(report.organ_table(columns, name, recorder))
+        print(scores.organ_table(columns, name, recorder))
     if strict and test["pairing"] not in ("whole", "volume"):
         columns = {"whole volume": rows, **voted_column(rows, "dice_volume")}
-        print("\n" + report.organ_table(columns, score="dice_volume"))
+        print("\n" + scores.organ_table(columns, score="dice_volume"))
     if test["supports"] == "all" and not test["pool"]:
-        print("\nthe choice of the support scan\n" + report.support_spread(rows))
+        print("\nthe choice of the support scan\n" + scores.support_spread(rows))
 
 
 def means_of(rows: Sequence[dict]) -> dict[str, float]:

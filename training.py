@@ -28,13 +28,12 @@ from util.episode import Episode
 from util.errors import UserError
 from util.names import stretches
 from util.runs import folders
-from util.runs.compilation import compiled
 from util.runs.curves import PICTURES, Curves, curves, episode_picture
 from util.runs.earlier import earlier_checkpoint
 from util.runs.experiment import CommandLine, Interrupted, folder_of, plain
-from util.runs.losses import CsvRows, LossesLog, SacredScalars, Writer
-from util.runs.optimisation import learning_rate, make_optimiser
+from util.runs.losses import LossesLog, Writer, csv_rows, sacred_scalars
 from util.runs.processes import Ranks, join_ranks, mixed_precision, prepare_device, stop_signals
+from util.runs.step import compiled, learning_rate, make_optimiser
 from util.tables import text_table, write_csv
 from util.volume import Geometry
 
@@ -60,9 +59,9 @@ def train(_run) -> float:
         if options["resume"]:
             trainer.restore(folders.find_checkpoint(options["resume"], "resume"))
             _run.info["resumed_from"] = options["resume"]
-        rows = [CsvRows(folder / "metrics.csv")] if folder else []
+        rows = [csv_rows(folder / "metrics.csv")] if folder else []
         with curves(folder, "training", options) as watched:
-            loss = trainer.run([*rows, SacredScalars(_run)], stop, watched, data.scans[0].geometry)
+            loss = trainer.run([*rows, sacred_scalars(_run)], stop, watched, data.scans[0].geometry)
     if folder:
         leave_flows(method, data, options["episode"]["reach"], folders.latest_checkpoint(folder))
     return loss
@@ -210,7 +209,7 @@ class Trainer:
             UserError: the loss is not finite, a file cannot be written, or a process beside this one has ended.
         """
         steps, every = self.train["steps"], self.train["save_every"]
-        losses_log = LossesLog([*writers, *watched], self.train["log_every"])
+        losses_log = LossesLog([*writers, *(one.write for one in watched)], self.train["log_every"])
         shown = max(1, steps // PICTURES)
         bar = tqdm(
             self._batches(),

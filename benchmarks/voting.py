@@ -27,8 +27,7 @@ from util.evaluation.voting import SIZES, Pieces, stretched, vote
 from util.files import whole_file
 from util.memory import peak_gib
 from util.pictures import grey, upright
-from util.report import read_scores
-from util.report.scores import as_frame
+from util.report.scores import as_frame, read_scores
 from util.volume import Volume, read_volume
 
 CPU = torch.device("cpu")

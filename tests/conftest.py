@@ -18,7 +18,7 @@ SHARED = Path(os.environ.get("FSMIS_SHARED", ROOT.parent / "shared"))
 SLOWEST = (
     "parity/test_gmrd", "script/test_reproduce", "test_training", "models/test_contract", "supervoxels/test_generate",
     "data/test_converters", "test_library", "test_predict", "test_cluster", "script/test_scripts", "test_faults",
-    "util/test_compilation", "util/report/test_page", "data/test_check", "test_volumes", "models/test_encoders",
+    "util/test_step", "util/report/test_page", "data/test_check", "test_volumes", "models/test_encoders",
     "test_visa_stages",
 )  # fmt: skip
 

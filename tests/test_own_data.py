@@ -41,6 +41,14 @@ def test_a_file_stands_for_a_data_set(own, tmp_path, capsys):
     assert "right kidney" in printed and "liver" not in printed
 
 
+def test_a_training_on_a_file_goes_on_wherever_the_file_is_named_from(own, tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    train(f"dataset={own}", f"runs={runs}", "train.steps=1")
+    monkeypatch.chdir(tmp_path)
+    train(f"dataset={own.name}", f"resume={runs}/adnet_MINE_fold0/1", "train.steps=2")
+    assert (runs / "adnet_MINE_fold0/2/checkpoints/step_000002.pt").is_file()
+
+
 def test_a_groups_absence_is_trained_and_the_removed_slices_are_told(tiny, tmp_path, caplog):
     with caplog.at_level("INFO"):
         train(f"data_root={tiny}", f"runs={tmp_path}", "train.steps=1", "setting=2", "organs=lower")

@@ -11,6 +11,9 @@ from util.finding import numbered
 from util.names import safe_names
 
 MODALITIES = ("MR", "CT")
+# keys of a data set's file -> what stands there
+REQUIRED = {"images": str, "modality": str, "supervoxel_size": int, "organs": dict, "folds": list}
+OPTIONAL = {"supervoxels": str, "superpixels": str, "size": int | None, "others": dict, "groups": dict}
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,7 @@ class Dataset:
         organs: name -> label id in the files, for the organs that are tested.
         supervoxels: folder of `superpix-MIDDLE_N.nii.gz` below the data root; "" = `supervoxels_<size>` beside images.
         superpixels: folder of 2D superpixels (ALPNet); "" = `superpixels_400` beside images.
-        size: the first `size` rows and columns are used (SABS is prepared 257 wide [training 8.4]);
-            None = all.
+        size: the first `size` rows and columns are used (SABS is prepared 257 wide [training 8.4]); None = all.
         others: name -> label id of what the label files show besides and is never tested.
         groups: name -> organs that setting 2 excludes and tests together (the papers' "upper" and "lower" abdomen).
 
@@ -139,21 +141,9 @@ def from_file(path: str | Path) -> tuple[Dataset, list[dict]]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a data set or its .json file") from error
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
-    kinds = {
-        "images": str,
-        "modality": str,
-        "supervoxel_size": int,
-        "organs": dict,
-        "folds": list,
-        "supervoxels": str,
-        "superpixels": str,
-        "size": int | None,
-        "others": dict,
-        "groups": dict,
-    }
     content = content if isinstance(content, dict) else {}
-    optional = {"supervoxels", "superpixels", "size", "others", "groups"}
-    missing, unknown = sorted(set(kinds) - optional - set(content)), sorted(set(content) - set(kinds))
+    kinds = REQUIRED | OPTIONAL
+    missing, unknown = sorted(REQUIRED.keys() - content.keys()), sorted(content.keys() - kinds.keys())
     if "patient_threshold" in unknown:
         raise UserError(f'{path}: patient_threshold is no longer a key; write "modality": "MR" or "CT" in its place')
     if missing or unknown:
@@ -177,12 +167,9 @@ def from_file(path: str | Path) -> tuple[Dataset, list[dict]]:
             raise UserError(f"{path}: the group {name!r} is {members!r}; a list of names in organs is expected")
     safe_names([*content["organs"], *content.get("others", {})])
     folds = content.pop("folds")
-    places = {
-        key: str(path.resolve().parent / content[key])
-        for key in ("images", "supervoxels", "superpixels")
-        if key in content
-    }
-    return Dataset(**{**content, **places}), folds
+    for key in content.keys() & {"images", "supervoxels", "superpixels"}:
+        content[key] = str(path.resolve().parent / content[key])
+    return Dataset(**content), folds
 
 
 def choose_fold(folds: Mapping[str, list[Mapping]], dataset: str, index: int) -> Fold:
@@ -210,7 +197,7 @@ def choose_fold(folds: Mapping[str, list[Mapping]], dataset: str, index: int) ->
 
 
 def require_scans(fold: Fold, scans: list[int], folder: Path, where: str) -> None:
-    """Check that the scans of a fold are on disk, and that some are left to train.
+    """Check that the scans of a fold are on disk; `where` it is stated.
 
     Raises:
         UserError: names the scans that are missing.

@@ -36,12 +36,9 @@ class Found:
 
 
 def find_files(folder: Path, *, deep: bool = True, besides: Path | None = None) -> Found:
-    """Files of a folder and of those below it; hidden ones and results of earlier calls are left out.
+    """Files of a folder and, if `deep`, of those below it; hidden ones and results of earlier calls are left out.
 
-    Args:
-        folder: to look into.
-        deep: with the folders below.
-        besides: a folder below that is left out.
+    So is the folder `besides`.
 
     Raises:
         UserError: there is no such folder.

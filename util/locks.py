@@ -33,14 +33,12 @@ class Lock:
     """
 
     def __init__(self, file: Path, *, shared: bool = False, wait: bool = False, quiet: bool = False) -> None:
-        self.file, self.shared = file, shared
-        handle = None
-        while handle is None:
-            handle = _locked(file, shared, wait, quiet)
-        self.handle = handle
+        self.file, self.shared, self.handle = file, shared, None
+        while self.handle is None:
+            self.handle = _locked(file, shared, wait, quiet)
 
     def __del__(self) -> None:
-        if getattr(self, "handle", None) is not None:
+        if self.handle is not None:
             os.close(self.handle)
 
     def alone(self) -> bool:
@@ -95,13 +93,12 @@ def _locked(file: Path, shared: bool, wait: bool, quiet: bool) -> int | None:
     try:
         if fcntl:
             _take(handle, file, shared, wait, quiet)
-    except BaseException:
-        os.close(handle)
-        raise
-    try:
         held = os.fstat(handle).st_ino == file.stat().st_ino
     except FileNotFoundError:
         held = False
+    except BaseException:
+        os.close(handle)
+        raise
     if not held:
         os.close(handle)
         return None

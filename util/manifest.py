@@ -71,29 +71,54 @@ class Job:
 
 
 class Manifest:
-    """A folder's record; open it with `open_manifest`.
+    """A folder's record; open it with `open_manifest`, or with `share_manifest` if several processes fill it together.
 
     Attributes:
         file: it is written to.
+        shared: others write to it, too; then each scan is claimed by one process.
         scans: name -> what `Job.record` gave.
         notes: what else is worth remembering; it may change freely.
     """
 
-    def __init__(self, file: Path, facts: Mapping[str, Any]) -> None:
-        self.file, self.facts = file, json.loads(json.dumps(facts))
+    def __init__(self, file: Path, facts: Mapping[str, Any], shared: bool = False) -> None:
+        self.file, self.facts, self.shared = file, json.loads(json.dumps(facts)), shared
         self.scans: dict[str, dict] = {}
         self.notes: dict[str, Any] = {}
 
     def add(self, name: str, record: Mapping) -> None:
         """Put a scan on record, at once."""
-        self.scans[name] = dict(record)
-        self.write()
+        with self._merged():
+            self.scans[name] = dict(record)
+            self.write()
 
     def forget(self, name: str, job: Job) -> None:
         """Remove a scan's results and what is on record of it, so that no reader meets the old ones."""
-        job.remove(self.scans.get(name))
-        if self.scans.pop(name, None) is not None:
-            self.write()
+        with self._merged():
+            job.remove(self.scans.get(name))
+            if self.scans.pop(name, None) is not None:
+                self.write()
+
+    def claim(self, name: str, *, wait: bool = False) -> Lock | None:
+        """Have a scan for this process until `Lock.release`; None where another has it and nobody waits.
+
+        The record is that of this moment. Who waits has it when the other process is done, or was killed.
+        """
+        try:
+            lock = Lock(self.file.with_name(f".{name}.claim"), wait=wait, quiet=True)
+        except UserError:
+            return None
+        with self._merged():
+            return lock
+
+    @contextlib.contextmanager
+    def _merged(self) -> Iterator[None]:
+        """What others wrote is taken over first, and nobody else writes until the end of the block."""
+        if self.shared:
+            with claimed(self.file.parent, name=".record", wait=True, quiet=True):
+                self.read()
+                yield
+        else:
+            yield
 
     def write(self) -> None:
         """Write the file: scans in the order of their numbers, the same bytes whatever the order of the work."""
@@ -154,19 +179,25 @@ def open_manifest(
 
 def _begin(manifest: Manifest, jobs: Mapping[str, Job], existing: Iterable[Path], overwrite: bool) -> None:
     """Make the folder hold nothing that was made otherwise, or refuse it."""
-    file, found = manifest.file, manifest.read()
-    differing = _differing(found, manifest.facts) if found is not None else ""
+    folder, found = manifest.file.parent, manifest.read()
     existing = sorted(path for path in existing if not path.name.startswith("."))
-    _require_ours(manifest, found, jobs, existing, differing, overwrite)
+    outputs = {path for job in jobs.values() for path in job.outputs}
+    names = [path.name for path in existing if not overwrite or path not in outputs]
+    if found is None and names:
+        remedy = "remove them first" if overwrite else "replace them with --overwrite"
+        raise UserError(
+            f"{folder}: holds {few(names)} but no {manifest.file.name} that says how they were made; choose another "
+            f"folder, or {remedy}"
+        )
+    differing = _differing(manifest, found, overwrite)
     for path in existing if differing else ():
         path.unlink(missing_ok=True)
     leaving = set(manifest.scans) - set(jobs) if differing else set()
     if leaving:
-        print(f"{file.parent}: removed {few(sorted(leaving))}, made with other parameters ({differing})")
+        print(f"{folder}: removed {few(sorted(leaving))}, made with other parameters ({differing})")
     for name in {*leaving, *(jobs if overwrite else ())}:
         (jobs.get(name) or replace(next(iter(jobs.values())), outputs=())).remove(manifest.scans.pop(name, None))
-    for name, job in jobs.items():
-        _require_own_name(manifest, name, job)
+    _require_own_names(manifest, jobs)
     _remove_leftovers(manifest, jobs)
     manifest.write()  # at once: a killed command must find its own folder again
 
@@ -179,49 +210,16 @@ def _remove_leftovers(manifest: Manifest, jobs: Mapping[str, Job]) -> None:
                 path.unlink(missing_ok=True)
 
 
-class SharedManifest(Manifest):
-    """A record that several processes fill together; open it with `share_manifest`. Each scan is claimed by one."""
-
-    @contextlib.contextmanager
-    def _merged(self) -> Iterator[None]:
-        """What the others wrote is taken over first, and nobody writes until the end of the block."""
-        with claimed(self.file.parent, name=".record", wait=True, quiet=True):
-            self.read()
-            yield
-
-    def add(self, name: str, record: Mapping) -> None:
-        """Put a scan on record, beside those of the others."""
-        with self._merged():
-            super().add(name, record)
-
-    def forget(self, name: str, job: Job) -> None:
-        """Remove a scan's results and what is on record of it."""
-        with self._merged():
-            super().forget(name, job)
-
-    def claim(self, name: str, *, wait: bool = False) -> Lock | None:
-        """Have a scan for this process until `Lock.release`; None where another has it and nobody waits.
-
-        The record is that of this moment. Who waits has it when the other process is done, or was killed.
-        """
-        try:
-            lock = Lock(self.file.with_name(f".{name}.claim"), wait=wait, quiet=True)
-        except UserError:
-            return None
-        with self._merged():
-            return lock
-
-
 @contextlib.contextmanager
 def share_manifest(
     file: Path, facts: Mapping[str, Any], jobs: Mapping[str, Job], *, existing: Iterable[Path], overwrite: bool
-) -> Iterator[SharedManifest]:
+) -> Iterator[Manifest]:
     """As `open_manifest`, for this process and others that make scans there with the same facts at the same time.
 
     Raises:
         UserError: as there; or something is to be overwritten and others are at work.
     """
-    manifest, folder = SharedManifest(file, facts), file.parent
+    manifest, folder = Manifest(file, facts, shared=True), file.parent
     with claimed(folder, name=".opening", wait=True, quiet=True):
         lock = Lock(folder / LOCK, shared=True, wait=True, quiet=True)
         if lock.alone():
@@ -229,10 +227,8 @@ def share_manifest(
         elif overwrite:
             raise UserError(f"{folder}: another process works there; --overwrite when it has ended, or leave it out")
         else:
-            found = manifest.read()
-            _require_ours(manifest, found, jobs, [], _differing(found or {}, manifest.facts), overwrite)
-            for name, job in jobs.items():
-                _require_own_name(manifest, name, job)
+            _differing(manifest, manifest.read(), overwrite)
+            _require_own_names(manifest, jobs)
         lock.share()
     try:
         yield manifest
@@ -242,54 +238,50 @@ def share_manifest(
         lock.release()
 
 
-def _require_ours(
-    manifest: Manifest,
-    found: dict | None,
-    jobs: Mapping[str, Job],
-    existing: list[Path],
-    differing: str,
-    overwrite: bool,
-) -> None:
-    file, folder = manifest.file, manifest.file.parent
-    outputs = {path for job in jobs.values() for path in job.outputs}
-    names = [path.name for path in existing if not overwrite or path not in outputs]
-    if found is None and names:
-        remedy = "remove them first" if overwrite else "replace them with --overwrite"
-        raise UserError(
-            f"{folder}: holds {few(names)} but no {file.name} that says how they were made; choose another folder, or "
-            f"{remedy}"
-        )
-    if differing and not overwrite:
-        raise UserError(
-            f"{file}: what is there was made with other parameters ({differing}); choose another folder, or replace "
-            "it with --overwrite"
-        )
+def _differing(manifest: Manifest, found: Mapping | None, overwrite: bool) -> str:
+    """Parameters that differ from those on record, in words.
 
-
-def _differing(found: Mapping, wanted: Mapping) -> str:
-    """Parameters that are not the same, in words."""
+    Raises:
+        UserError: some do, and nothing is to be overwritten.
+    """
+    if found is None:
+        return ""
     was, new = {}, {}
-    for flat, facts in ((was, found), (new, wanted)):
+    for flat, facts in ((was, found), (new, manifest.facts)):
         for name, group in facts.items():
             flat |= group if isinstance(group, dict) else {name: group}
     names = [key for key in (*new, *(set(was) - set(new))) if was.get(key) != new.get(key)]
     said = {name: f"{name} {was.get(name)} and not {new.get(name)}" for name in names}
-    return ", ".join(text if len(text) < SHOWN else name for name, text in said.items())
-
-
-def _require_own_name(manifest: Manifest, name: str, job: Job) -> None:
-    """A scan of another folder under a name that is taken would make a mixture of two cohorts."""
-    folder, base = manifest.file.parent, str(job.base.resolve())
-    owners = {output: other for other, record in manifest.scans.items() for output in record["outputs"]}
-    for output in job.names:
-        if owners.get(output, name) != name:
-            raise UserError(f"{job.sources[0]}: {folder / output} is the result of another scan, {owners[output]}")
-    recorded = manifest.scans.get(name)
-    if recorded and recorded.get("from", base) != base:
-        with contextlib.suppress(UserError):  # what cannot be read is told when it is worked on
-            if sorted(job.digests().values()) == sorted(recorded["sources"].values()):
-                return
+    differing = ", ".join(text if len(text) < SHOWN else name for name, text in said.items())
+    if differing and not overwrite:
         raise UserError(
-            f"{job.sources[0]}: {folder} already holds a scan {name}, from {recorded['from']}; choose another folder "
-            "or rename the scan, or replace it with --overwrite"
+            f"{manifest.file}: what is there was made with other parameters ({differing}); choose another folder, or "
+            "replace it with --overwrite"
         )
+    return differing
+
+
+def _require_own_names(manifest: Manifest, jobs: Mapping[str, Job]) -> None:
+    """A scan of another folder under a name that is taken would make a mixture of two cohorts."""
+    folder = manifest.file.parent
+    owners = {output: other for other, record in manifest.scans.items() for output in record["outputs"]}
+    for name, job in jobs.items():
+        for output in job.names:
+            if owners.get(output, name) != name:
+                raise UserError(f"{job.sources[0]}: {folder / output} is the result of another scan, {owners[output]}")
+        recorded = manifest.scans.get(name)
+        if recorded and not _is_same_scan(job, recorded):
+            raise UserError(
+                f"{job.sources[0]}: {folder} already holds a scan {name}, from {recorded['from']}; choose another "
+                "folder or rename the scan, or replace it with --overwrite"
+            )
+
+
+def _is_same_scan(job: Job, recorded: Mapping) -> bool:
+    """True for sources from the same folder, or with the same content."""
+    base = str(job.base.resolve())
+    if recorded.get("from", base) == base:
+        return True
+    with contextlib.suppress(UserError):
+        return sorted(job.digests().values()) == sorted(recorded["sources"].values())
+    return False

@@ -51,9 +51,7 @@ def stretches(numbers: Iterable[int]) -> str:
 def require_distinct(files: Mapping[str, str], what: str = "names") -> None:
     """Refuse file names that are one on some file system: case and the way to write accents do not count.
 
-    Args:
-        files: what has the name -> the file name.
-        what: they are, for the message.
+    `files` are what has the name -> the file name; `what` they are, the message says.
 
     Raises:
         UserError: names both.

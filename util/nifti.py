@@ -25,8 +25,9 @@ from util.errors import UserError
 GZIP, CHUNK = b"\x1f\x8b", 1 << 20
 MARKS = tuple(size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big"))
 PAIR = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
-MAGIC = {False: (b"n+1", b"n+2"), True: (b"ni1", b"ni2")}
-HEADERS = (Nifti1Header, Nifti2Header, Spm2AnalyzeHeader, Spm99AnalyzeHeader, AnalyzeHeader)
+SINGLE = (Nifti1Header, Nifti2Header)
+# Analyze has no mark of its own, so only pairs may be that
+PAIRED = (Nifti1PairHeader, Nifti2PairHeader, Spm2AnalyzeHeader, Spm99AnalyzeHeader, AnalyzeHeader)
 UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # mm; 0: not said, which everybody takes for mm
 UNEVEN = 1e-3  # cosine between axes that are at right angles but for rounding
 QUIET = logging.Logger("headers", logging.CRITICAL + 1)
@@ -48,9 +49,7 @@ class Place:
 def unpacked(path: Path, enough: float = float("inf")) -> bytearray:
     """Content of a file, or of the gzip members in it whatever its name; what follows them is padding.
 
-    Args:
-        path: the file.
-        enough: stop after so many bytes or a few more.
+    `enough` are so many bytes, or a few more.
 
     Raises:
         EOFError, zlib.error: it is cut short, or its checksum is wrong.
@@ -213,15 +212,14 @@ def by(lengths: Iterable[float], digits: int = 4) -> str:
 
 
 def _header(content: bytes, pair: bool) -> AnalyzeHeader | None:
-    """The header at the start of a file. Analyze has no mark of its own, so only pairs may be that."""
+    """The header at the start of a file; None: it has another format."""
     if bytes(content[:4]) not in MARKS:
         return None
-    kinds = {Nifti1Header: Nifti1PairHeader, Nifti2Header: Nifti2PairHeader} if pair else {}
-    for kind in HEADERS if pair else HEADERS[:2]:
-        block, kind = bytes(content[: kind.sizeof_hdr]), kinds.get(kind, kind)
+    for kind in PAIRED if pair else SINGLE:
+        block = bytes(content[: kind.sizeof_hdr])
         if kind.may_contain_header(block):
             header = kind(block, check=False)
-            if "magic" not in header or header["magic"] in MAGIC[pair]:
+            if "magic" not in header or header["magic"] == (header.pair_magic if pair else header.single_magic):
                 return header
     raise ValueError("no NIfTI header")
 

@@ -14,8 +14,6 @@ from tqdm import tqdm
 from util.errors import UserError
 
 Name = TypeVar("Name", bound=Hashable)
-
-
 BACKENDS = ("loky", "threading", "dask")
 
 

@@ -111,7 +111,7 @@ def ship(run: str, name: str, data: str, licence: str, scores: Sequence[str], ou
 
 def table_of(runs: Sequence[str]) -> str:
     """Mean scores per fold and organ of tests, as a Markdown table."""
-    from util.report import read_scores
+    from util.report.scores import read_scores
 
     rows = [row for run in runs for row in read_scores(Path(run) / "scores.csv")]
     shown = [name for name in ("dice", "voted_dice", "dice_volume", "voted_dice_volume") if rows and rows[0].get(name)]

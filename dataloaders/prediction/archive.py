@@ -23,7 +23,7 @@ from dataloaders.raw.preparation import along_axes
 from dataloaders.raw.sources import read_image
 from util.commands import warn
 from util.locks import Lock
-from util.manifest import Job, SharedManifest
+from util.manifest import Job, Manifest
 from util.parallel import Done, attempt
 from util.report.viewer import write_viewer
 from util.volume import Volume, write_like
@@ -49,7 +49,7 @@ class Segmentation:
     """
 
     def __init__(
-        self, predictor: Predictor, manifest: SharedManifest, *, prepared: bool, cleaning: Mapping, silent: bool
+        self, predictor: Predictor, manifest: Manifest, *, prepared: bool, cleaning: Mapping, silent: bool
     ) -> None:
         self.predictor, self.manifest, self.prepared, self.cleaning = predictor, manifest, prepared, cleaning
         # a log file wants a line now and then, not a film

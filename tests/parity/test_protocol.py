@@ -5,10 +5,10 @@ import pytest
 
 import config
 from dataloaders import pairings, protocols
-from util import report
 from util.dataset import Fold, choose_fold
 from util.errors import UserError
 from util.evaluation.metrics import Masks, overlap, slice_scores
+from util.report.scores import overall_mean
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,6 @@ def test_alpnets_recorder(cases):
         rows.append({"organ": "1", **row})
     (expected,) = arrays["alpnet_metric/class_dice_mean"]
     assert np.isnan(expected) and np.isnan(arrays["alpnet_metric/mean_dice"])
-    assert np.isnan(report.overall_mean(rows, recorder="alpnet"))
+    assert np.isnan(overall_mean(rows, recorder="alpnet"))
     defined = [row for row in rows if not np.isnan(row["dice"])]
-    assert report.overall_mean(defined, recorder="alpnet") == pytest.approx(np.nanmean(arrays["dice/patient_dice"]))
+    assert overall_mean(defined, recorder="alpnet") == pytest.approx(np.nanmean(arrays["dice/patient_dice"]))

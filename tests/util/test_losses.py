@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from util.errors import UserError
-from util.runs.losses import CsvRows, LossesLog, SacredScalars
+from util.runs.losses import LossesLog, csv_rows, sacred_scalars
 
 
 class Board:
@@ -28,7 +28,7 @@ def losses(value: float) -> dict[str, torch.Tensor]:
 
 def test_every_writer_gets_the_means_of_every_row(tmp_path):
     board = Board()
-    log = LossesLog([CsvRows(tmp_path / "metrics.csv"), board], every=2)
+    log = LossesLog([csv_rows(tmp_path / "metrics.csv"), board.write], every=2)
     written = [log.add(step, losses(step), 0.1, last=step == 5) for step in range(1, 6)]
     assert written == [False, True, False, True, True]
     assert {step: row["loss"] for step, row in board.rows.items()} == {2: 1.5, 4: 3.5, 5: 5.0}
@@ -41,7 +41,7 @@ def test_every_writer_gets_the_means_of_every_row(tmp_path):
 
 def test_sacred_gets_every_tenth_row():
     run = Board()
-    log = LossesLog([SacredScalars(run)], every=1)
+    log = LossesLog([sacred_scalars(run)], every=1)
     for step in range(1, 22):
         log.add(step, losses(step), 0.1)
     assert {step: row["loss"] for step, row in run.rows.items()} == {1: 1.0, 11: 11.0, 21: 21.0}
@@ -55,4 +55,4 @@ def test_a_loss_that_is_not_finite_is_named():
 
 def test_rows_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"metrics.csv: cannot be written"):
-        LossesLog([CsvRows(tmp_path / "gone/metrics.csv")], every=1).add(1, losses(1), 0.1)
+        LossesLog([csv_rows(tmp_path / "gone/metrics.csv")], every=1).add(1, losses(1), 0.1)

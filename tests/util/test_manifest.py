@@ -15,7 +15,7 @@ from tests.commands import at_once
 from tests.conftest import ROOT
 from util.errors import UserError
 from util.locks import Lock, claimed
-from util.manifest import Job, SharedManifest, open_manifest, share_manifest
+from util.manifest import Job, Manifest, open_manifest, share_manifest
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def _share(root: Path, names: list[str], fatal: str = "") -> None:
             lock.release()
 
 
-def _claims(manifest: SharedManifest, names) -> Iterator[tuple[str, Lock]]:
+def _claims(manifest: Manifest, names) -> Iterator[tuple[str, Lock]]:
     later = []
     for name in names:
         lock = manifest.claim(name)

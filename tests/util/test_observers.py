@@ -181,14 +181,12 @@ def test_a_writer_that_cannot_be_had_is_said_before_anything_starts(tmp_path, ca
         training.experiment.run_commandline(["training.py", "with", f"runs={tmp_path}", *updates])
 
     assert "choose of tensorboard, wandb, mlflow" in refused(capsys, train, "log=tensorbord")
-    monkeypatch.setattr(curves.TensorBoard, "package", "no_such_package")
-    assert "pip install no_such_package" in refused(capsys, train, "log='tensorboard, mlflow'")
+    monkeypatch.setitem(curves.CURVES, "no_such_package", None)
+    assert "pip install no_such_package" in refused(capsys, train, "log='tensorboard, no_such_package'")
 
 
 def test_a_service_that_fails_on_the_way_costs_its_curves_and_not_the_training(tiny, tmp_path, capsys, monkeypatch):
     class Failing:
-        package = "numpy"
-
         def __init__(self, *_):
             assert not refusing, "no account"
 
@@ -199,14 +197,14 @@ def test_a_service_that_fails_on_the_way_costs_its_curves_and_not_the_training(t
             pytest.fail("it was asked again")
 
     refusing = []
-    monkeypatch.setitem(curves.CURVES, "failing", Failing)
-    common = (f"data_root={tiny}", "log=failing", "train.log_every=1")
+    monkeypatch.setitem(curves.CURVES, "tensorboard", Failing)
+    common = (f"data_root={tiny}", "log=tensorboard", "train.log_every=1")
     train(*common, f"runs={tmp_path / 'a'}")
     told = capsys.readouterr().err
-    assert told.count("warning: log=failing: gone; ") == 1
+    assert told.count("warning: log=tensorboard: gone; ") == 1
     assert folders.status(only_run(tmp_path / "a")) == "COMPLETED"
     refusing.append(True)
-    assert "log=failing: the run cannot be shown there: no account" in refused(
+    assert "log=tensorboard: the run cannot be shown there: no account" in refused(
         capsys, train, *common, f"runs={tmp_path / 'b'}"
     )
 
@@ -219,13 +217,23 @@ def options():
     runs, resume = "runs", ""  # noqa: F841
 
 
+def program() -> CommandLine:
+    """One that trains nothing."""
+    tables = SimpleNamespace(options=options, check=lambda *_: None, SECTIONS=(), DATASETS={}, FOLDS={})
+    made = CommandLine("training", tables)
+    made.main(lambda _run: 1.0)
+    return made
+
+
+def run_with(*words: object) -> None:
+    program().run_commandline(["training.py", *map(str, words)])
+
+
 def begin(barrier, words: list[str]) -> None:
     """One of many processes that start a run at the same moment."""
-    tables = SimpleNamespace(options=options, check=lambda *_: None, SECTIONS=(), DATASETS={}, FOLDS={})
-    program = CommandLine("training", tables)
-    program.main(lambda _run: 1.0)
+    made = program()
     barrier.wait(60)
-    program.run_commandline(words)
+    made.run_commandline(words)
 
 
 def start_at_once(*words: object) -> None:
@@ -304,13 +312,6 @@ def test_ten_runs_at_once_in_postgresql(tmp_path, postgres):
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
-
-
-def run_with(*words: object) -> None:
-    tables = SimpleNamespace(options=options, check=lambda *_: None, SECTIONS=(), DATASETS={}, FOLDS={})
-    program = CommandLine("training", tables)
-    program.main(lambda _run: 1.0)
-    program.run_commandline(["training.py", *map(str, words)])
 
 
 def test_a_store_that_cannot_be_reached_is_one_sentence(tmp_path, capsys, caplog, monkeypatch):

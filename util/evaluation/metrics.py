@@ -159,6 +159,9 @@ COLUMNS = {
     for prefix, words in PREDICTIONS.items()
     for name, metric in METRICS.items()
 }
+HEADLINES = tuple(  # what a report compares methods by
+    prefix + name for name in ("dice", "dice_volume", "hd95", "nsd_2mm") for prefix in PREDICTIONS
+)
 
 
 def slice_scores(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -156,9 +156,7 @@ def anchored(carried: np.ndarray, annotated: np.ndarray) -> np.ndarray:
     AGREEMENT, the answer is their mean. Else the walk has lost the organ: the annotated slices speak alone, and the
     walk goes on from there.
 
-    Args:
-        carried: probabilities `(H, W)` given the predicted neighbour.
-        annotated: probabilities `(H, W)` given the annotated slices.
+    Both are probabilities `(H, W)`.
     """
     dice, _ = overlap(carried > 0.5, annotated > 0.5)
     return (carried + annotated) / 2 if dice >= AGREEMENT else annotated
@@ -169,11 +167,7 @@ def best_borders(likeness: np.ndarray) -> list[int]:
 
     Anatomy has an order: support slices ascend, so do the query slices that look like them.
 
-    Args:
-        likeness: `(groups, D)`.
-
-    Returns:
-        `groups + 1` borders from 0 to D; a run may be empty.
+    Likeness is `(groups, D)`; returned are `groups + 1` borders from 0 to D. A run may be empty.
     """
     count, depth = likeness.shape
     sums = np.concatenate((np.zeros((count, 1)), likeness.cumsum(1)), axis=1)

@@ -150,18 +150,14 @@ def _result(
     if task.revisits:  # the volume shows only the last visit
         groups = [[replace(one, groups=one.groups[at : at + 1]) for one in together] for at in range(len(task.groups))]
         visits = [(mean_probability(segmenters, own) > 0.5, own[0].groups[0].query_slices) for own in groups]
-    row = {"organ": task.organ, "scan": task.query, "support": support_names(together)}
+    supports = "+".join(str(scan) for one in together for scan in one.supports)
+    row = {"organ": task.organ, "scan": task.query, "support": supports}
     row |= score(task, prediction, truth, scan.spacing, visits)
     if voter:
         voted = predictions[VOTED] = voter.vote(probability, together) > 0.5
         scores = score(task, voted, truth, scan.spacing, [(voted, task.scored_slices)])
         row |= {VOTED + name: scores[name] for name in METRICS}
     return Result(task, predictions, row)
-
-
-def support_names(tasks: Sequence[Task]) -> str:
-    """The support scans of tasks that are averaged, as scores.csv calls them."""
-    return "+".join(str(scan) for task in tasks for scan in task.supports)
 
 
 def mean_probability(segmenters: Sequence[Segmenter], tasks: Sequence[Task]) -> np.ndarray:
@@ -183,12 +179,8 @@ def score(
 ) -> dict[str, Any]:
     """METRICS of the slices that the protocol scores, and of the volume if all was segmented; the number of slices.
 
-    Args:
-        task: that was segmented.
-        prediction: bool `(D, H, W)`.
-        truth: bool `(D, H, W)`.
-        spacing: mm along the three axes, in the order of the axes.
-        visits: predictions with the slices of them that count for the protocol's scores.
+    Masks are bool `(D, H, W)`, spacing is in mm along these axes. `visits` are predictions with the slices of them that
+    count for the protocol's scores.
     """
     found = np.concatenate([volume[list(slices)] for volume, slices in visits])
     there = np.concatenate([truth[list(slices)] for _, slices in visits])

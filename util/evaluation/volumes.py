@@ -38,9 +38,7 @@ class VolumeInference:
     """A 3D method as a segmenter (see `util.evaluation.tasks.Segmenter`).
 
     Args:
-        method: in evaluation mode, on `device`.
-        read_scan: number -> scan with `image (D, H, W)`, and `organ(id)` if it is a support.
-        device: where the method lives.
+        method, read_scan, device: as in `SliceInference`.
         patch: slices, rows and columns encoded at once; 0 = all of that axis.
         memory_gb: patches are made so small that the encoder's tensors fit in this; 0 = no bound.
         blend: patches overlap by half, and count less towards their borders; False: they lie side by side.
@@ -96,10 +94,8 @@ class VolumeInference:
         if number not in self._encoded:
             scan = self.read_scan(number)
             image = torch.from_numpy(scan.image)
-            patch = self.patch_of(image.shape)
-            self._encoded[number] = EncodedVolume(
-                scan, encode_patches(self.method, image, self.device, patch, self.blend)
-            )
+            features = encode_patches(self.method, image, self.device, self.patch_of(image.shape), self.blend)
+            self._encoded[number] = EncodedVolume(scan, features)
         return self._encoded[number]
 
     def patch_of(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -139,9 +135,8 @@ class VolumeInference:
             masks.append(torch.from_numpy(shown).to(self.device))
         depth = max(len(mask) for mask in masks)
         features = zip(*([_deepened(f, depth) for f in shot.features] for shot in shots.values()), strict=True)
-        return tuple(torch.stack(maps)[None] for maps in features), torch.stack([_deepened(m, depth) for m in masks])[
-            None
-        ]
+        together = torch.stack([_deepened(mask, depth) for mask in masks])
+        return tuple(torch.stack(maps)[None] for maps in features), together[None]
 
 
 def encode_patches(

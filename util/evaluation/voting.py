@@ -99,12 +99,7 @@ class SupervoxelVoter:
         return self._pieces[number]
 
     def vote(self, probability: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
-        """What the pieces make of a foreground probability `(D, H, W)`: another one, above 0.5 in the organ.
-
-        Args:
-            probability: of `tasks`, which differ in their supports only.
-            tasks: they name the query, its segmented slices, and the annotated ones of the supports.
-        """
+        """What the pieces make of a foreground probability `(D, H, W)`, of tasks that differ in their supports only."""
         slices = sorted({z for group in tasks[0].groups for z in group.query_slices})
         return vote(probability, self.pieces(tasks[0].query), self.trust(tasks), slices)
 

@@ -103,8 +103,7 @@ def read_curve(file: Path, column: str = "loss") -> tuple[np.ndarray, np.ndarray
 
 
 def save(file: Path, figures: Sequence[Any]) -> list[str]:
-    """Write figures as pages of a PDF, return them as SVG elements for a page, and close them."""
-    from matplotlib import pyplot
+    """Write figures as pages of a PDF; return them as SVG elements for a page."""
     from matplotlib.backends.backend_pdf import PdfPages
 
     # named, for elements inside an SVG are found by ids, which must differ between the figures of a page
@@ -112,7 +111,6 @@ def save(file: Path, figures: Sequence[Any]) -> list[str]:
     with whole_file(file) as temporary, PdfPages(temporary, metadata={"CreationDate": None}) as pages:
         for figure in figures:
             pages.savefig(figure)
-            pyplot.close(figure)
     return elements
 
 
@@ -131,12 +129,10 @@ def svg(figure: Any, name: str) -> str:
 
 def _axis(height: float) -> tuple[Any, Any]:
     """A figure of 3.7 inches with one quiet axis."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(3.7, height), layout="constrained")
+    figure = Figure(figsize=(3.7, height), layout="constrained")
+    axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(colors=INK, labelsize=8.5, width=0.8)
     for side in (axis.xaxis, axis.yaxis):

@@ -17,7 +17,6 @@ IDENTITY = {"weights": "{}", "encoder": "{}", "setting": "setting {}", "protocol
             "steps": "{} steps", "shots": "shots {}", "shots_of": "of {}", "supports": "supports {}",
             "members": "ensemble of {}"}  # fmt: skip
 
-
 Kind = namedtuple("Kind", "dataset name method identity")  # what rows have in common that are averaged
 
 

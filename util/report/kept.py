@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from util.errors import UserError
-from util.evaluation.metrics import COLUMNS, PREDICTIONS
+from util.evaluation.metrics import COLUMNS, HEADLINES
 from util.files import write_text
 from util.locks import claimed
 from util.report import tables
@@ -28,8 +28,7 @@ from util.tables import read_csv, write_csv
 KEY = ("dataset", "method", "encoder", "setting", "protocol", "pairing", "shots", "shots_of", "supports", "fold",
        "seed", "steps", "organ", "scan", "support")  # fmt: skip
 COST = ("seconds", "cpu_seconds")  # of the training: by the clock, and of the processor
-SCORES = tuple(kind + name for name in ("dice", "dice_volume", "hd95", "nsd_2mm") for kind in PREDICTIONS)
-HEADER = (*KEY, *COST, "checkpoint_sha256", *SCORES)
+HEADER = (*KEY, *COST, "checkpoint_sha256", *HEADLINES)
 SHOWN = ("dice", "voted_dice")  # scores whose means and differences a page shows
 
 

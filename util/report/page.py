@@ -9,7 +9,7 @@ from typing import Any
 import pandas
 from tqdm import tqdm
 
-from util.evaluation.metrics import COLUMNS, PREDICTIONS
+from util.evaluation.metrics import COLUMNS, HEADLINES
 from util.files import write_text
 from util.report import figures, tables
 from util.report.gather import Comparison
@@ -18,23 +18,14 @@ from util.report.statistics import ALL, Difference, compare
 from util.report.viewer import rendered
 from util.tables import write_csv
 
-HEADLINES = tuple(  # scores that are compared between methods
-    kind + name for name in ("dice", "dice_volume", "hd95", "nsd_2mm") for kind in PREDICTIONS
-)
 LARGEST = 15_000_000  # bytes of a page
 
 
 def write_report(out: Path, comparisons: Sequence[Comparison], score: str, warnings: Sequence[str]) -> list[str]:
     """Write report.html, tables.md, tables.tex, summary.csv, comparisons.csv, figures/ and planes/ into `out`.
 
-    Args:
-        out: folder, made if need be.
-        comparisons: of one data set each.
-        score: column of scores.csv that ranks the scans shown; its tables come first.
-        warnings: sentences that the page repeats.
-
-    Returns:
-        Further warnings.
+    The score ranks the scans that are shown, and its tables come first. The page repeats the warnings; returned are
+    further ones.
 
     Raises:
         UserError: a prediction is damaged or of another shape than its scan, or `out` cannot be written.

@@ -25,8 +25,7 @@ class Spread:
         over_runs: standard deviation over runs, NaN for a single one.
         over_scans: standard deviation over scans (each the mean of all its rows), NaN for a single one.
         over_supports: standard deviation over support scans if these rotate, else NaN.
-        runs: how many.
-        scans: how many.
+        runs, scans: how many.
     """
 
     mean: float
@@ -64,15 +63,13 @@ class Difference:
     """First less second method.
 
     Attributes:
-        first: label of a group.
-        second: label of another.
+        first, second: labels of the groups.
         organ: its name, or "mean" for all.
         score: column of scores.csv.
         pairs: rows of the same organ, scan, fold and seed that both have.
         scans: different scans among them, the number of independent values.
         mean: over scans, NaN if there is no pair.
-        low: of the 95 % bootstrap interval, NaN if there are too few scans.
-        high: of the same.
+        low, high: of the 95 % bootstrap interval, NaN if there are too few scans.
         p: Wilcoxon's signed rank test, two-sided, NaN if there are too few scans.
         p_holm: p after Holm's correction over all comparisons of the same table.
     """

@@ -1,14 +1,17 @@
 """Tables of a report, and how they are written: Markdown, LaTeX."""
 
+import functools
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
 
 from util.evaluation.metrics import COLUMNS
-from util.report import published
 from util.report.gather import Comparison
 from util.report.statistics import ALL, FEWEST, Difference, spread
 
@@ -143,27 +146,43 @@ def _signed(value: float, digits: int) -> str:
 
 def beside_published(comparison: Comparison) -> Table | None:
     """Our Dice in percent, each method's published rows below it; None if nothing was published on the data set."""
-    known = published.rows(comparison.dataset, {group.identity["setting"] for group in comparison.groups})
+    settings = {group.identity["setting"] for group in comparison.groups}
+    known = [
+        row
+        for row in published()["rows"]
+        if row["dataset"] == comparison.dataset and (str(row["setting"]) in settings or "" in settings)  # "": not known
+    ]
     if not known:
         return None
     organs, cited, rows = [*comparison.organs, ALL], {}, []
     methods = list(dict.fromkeys(group.method for group in comparison.groups))
-    for method in [*methods, *dict.fromkeys(row.method for row in known if row.method not in methods)]:
+    for method in [*methods, *dict.fromkeys(row["method"] for row in known if row["method"] not in methods)]:
         for group in comparison.groups:
             if group.method == method:
                 means = [spread(group, organ, "dice").mean for organ in organs]
                 cells = ["–" if math.isnan(mean) else f"{100 * mean:.2f}" for mean in means]
                 rows.append([f"{group.label}, ours", group.identity["setting"] or "–", *cells, "ours"])
-        found = [row for row in known if row.method == method]
+        found = [row for row in known if row["method"] == method]
         for row in found:
-            numbers = ", ".join(f"[{cited.setdefault(name, len(cited) + 1)}]" for name in row.sources)
-            cells = [f"{row.dice[organ]:.2f}" if organ in row.dice else "–" for organ in organs]
-            rows.append([f"{row.name}, published", str(row.setting), *cells, numbers])
+            numbers = ", ".join(f"[{cited.setdefault(name, len(cited) + 1)}]" for name in row["sources"])
+            cells = [f"{row['dice'][organ]:.2f}" if organ in row["dice"] else "–" for organ in organs]
+            rows.append([f"{row['name']}, published", str(row["setting"]), *cells, numbers])
         if not found:
             rows.append([f"{method}, published", "–", *["–"] * len(organs), "none found"])
-    sources = "; ".join(f"[{number}] {published.content()['sources'][name]}" for name, number in cited.items())
-    note = f"Dice in %. {published.content()['caveat']} Sources: {sources}."
+    sources = "; ".join(f"[{number}] {published()['sources'][name]}" for name, number in cited.items())
+    note = f"Dice in %. {published()['caveat']} Sources: {sources}."
     return Table("Beside published numbers", note, ["method", "setting", *organs, "source"], rows)
+
+
+@functools.cache
+def published() -> dict[str, Any]:
+    """Published numbers, from published.json.
+
+    `rows`: one of a published table each, with the method as we call it ("" if it is none of ours) and as the paper
+    does, and the Dice that are known, organ or "mean" -> percent; `sources`: where each was found; `caveat`: why theirs
+    and ours are not the same measurement.
+    """
+    return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 
 def provenance(comparison: Comparison) -> Table:

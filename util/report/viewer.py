@@ -23,8 +23,7 @@ def write_viewer(
     """Write the page of one scan.
 
     Args:
-        file: HTML to write.
-        title: of the page.
+        file, title: of the HTML.
         image: `(D, H, W)`; slices are axial, or nearly, or else shown as they were acquired.
         layers: what it is called -> labels `(D, H, W)` on the grid of the image; one is shown at a time.
         names: label id -> name, at most 255; the order gives the colours.

@@ -3,12 +3,10 @@
 import difflib
 import math
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from util import checkpoints
 from util.errors import UserError
-from util.files import hindrance
 from util.runs import folders
 
 # what a resumed run keeps
@@ -62,55 +60,46 @@ def check_typed(typed: Mapping[str, Any], sections: Collection[str]) -> None:
 
 def check_numbers(options: Mapping, several: Mapping[str, int]) -> None:
     """Refuse numbers that are not finite, and lists that do not hold as many numbers as their key wants."""
+    values = folders.flat(options)
     for key, count in several.items():
-        value = _value(options, key)
+        value = values[key]
         if len(value) != count or not all(type(number) in (int, float) for number in value):
             raise UserError(f"{key}={value}: {count} numbers are expected, such as [{', '.join('1' * count)}]")
-    flat = {key: value if isinstance(value, Mapping) else {"": value} for key, value in options.items()}
-    for section, values in flat.items():
-        for name, value in values.items():
-            numbers = value if isinstance(value, list | tuple) else [value]
-            if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
-                raise UserError(f"{f'{section}.{name}'.rstrip('.')}={value}: a finite number is expected")
+    for key, value in values.items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+            raise UserError(f"{key}={value}: a finite number is expected")
 
 
 def check_values(options: Mapping, choices: Mapping[str, tuple], minima: Mapping[str, int]) -> None:
     """Refuse words that are none of their key's choices and numbers below their key's minimum."""
+    values = folders.flat(options)
     for key, words in choices.items():
-        if (value := _value(options, key)) not in words:
-            raise UserError(f"{key}={value}: choose one of {', '.join(map(str, words))}")
+        if values[key] not in words:
+            raise UserError(f"{key}={values[key]}: choose one of {', '.join(map(str, words))}")
     for key, minimum in minima.items():
-        if (value := _value(options, key)) < minimum:
-            raise UserError(f"{key}={value}: must be at least {minimum}")
+        if values[key] < minimum:
+            raise UserError(f"{key}={values[key]}: must be at least {minimum}")
 
 
 def check_effects(options: Mapping, typed: Collection[str], only_with: Mapping[str, tuple[str, Any]]) -> None:
     """Refuse a typed key that has an effect with another value of another key only: key -> (other key, value)."""
+    values = folders.flat(options)
     for key in only_with.keys() & set(typed):
         other, value = only_with[key]
-        if _value(options, other) != value:
-            raise UserError(f"{key}: has no effect with {other}={_value(options, other)}, only with {other}={value}")
+        if values[other] != value:
+            raise UserError(f"{key}: has no effect with {other}={values[other]}, only with {other}={value}")
 
 
 def unknown_key(key: str, options: Mapping) -> str:
     """What to say of a key that does not exist, with those that look like it."""
-    inner = [f"{name}.{own}" for name, value in options.items() if isinstance(value, dict) for own in value]
     if key in RENAMED:
         return f"{key}: is called {RENAMED[key]} now"
     if key in GONE:
         return f"{key}: is no option any more; {GONE[key]}"
-    close = [name for name in difflib.get_close_matches(key, [*options, *inner], n=2) if name != key]
+    known = options.keys() | folders.flat(options).keys()
+    close = [name for name in difflib.get_close_matches(key, known, n=2) if name != key]
     return f"{key}: no such key{'; did you mean ' + ' or '.join(close) + '?' if close else ''}; print_config shows all"
-
-
-def require_writable(folder: Path) -> None:
-    """Make the folder and try to write there, before hours of work are spent.
-
-    Raises:
-        UserError: it cannot be made or written.
-    """
-    if why := hindrance(folder):
-        raise UserError(f"{folder}: results cannot be written there ({why}); choose another folder with runs=...")
 
 
 def with_resumed(updates: dict) -> dict:
@@ -137,9 +126,3 @@ def _merged(base: dict, updates: Mapping) -> dict:
         for key, value in updates.items()
     }
     return {**base, **both}
-
-
-def _value(options: Mapping, key: str) -> Any:
-    for part in key.split("."):
-        options = options[part]
-    return options

@@ -1,6 +1,7 @@
 """Curves where people look at them, beside metrics.csv: TensorBoard, Weights & Biases, MLflow (`log=tensorboard`).
 
-One small writer each; none of their packages is a requirement. A further one is a class here and a row of CURVES.
+One small class each, which `Curves` calls; a further one is a row of CURVES, too. None of their packages is a
+requirement.
 """
 
 import contextlib
@@ -8,7 +9,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,29 +18,15 @@ from util.commands import warn
 from util.episode import Episode
 from util.errors import UserError
 from util.pictures import grey, upright
+from util.runs.folders import flat
 from util.volume import Geometry
 
 PICTURES = 20  # of a training
 ANSWER, PREDICTION = (255, 200, 0), (0, 160, 255)
 
 
-class Curves(Protocol):
-    """Takes numbers and pictures of one run."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to every curve."""
-
-    def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Show a picture `(H, W, 3)`, uint8."""
-
-    def close(self) -> None:
-        """Write what is waiting."""
-
-
-class TensorBoard:
+class _TensorBoard:
     """Event files in the run's folder: `tensorboard --logdir runs` shows all runs."""
-
-    package = "tensorboard"
 
     def __init__(self, folder: Path, kind: str, options: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -48,23 +35,18 @@ class TensorBoard:
         self.writer.add_text("options", "\n".join(f"    {key}: {value}" for key, value in flat(options).items()))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to every curve."""
         for name, value in values.items():
             self.writer.add_scalar(f"{self.kind}/{name}", value, step)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Show a picture `(H, W, 3)`, uint8."""
         self.writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is waiting."""
         self.writer.close()
 
 
-class WeightsAndBiases:
+class _WeightsAndBiases:
     """A run of the project `fsmis` (WANDB_PROJECT), named after its folder; WANDB_MODE=offline needs no account."""
-
-    package = "wandb"
 
     def __init__(self, folder: Path, kind: str, options: Mapping[str, Any]) -> None:
         import wandb
@@ -74,22 +56,17 @@ class WeightsAndBiases:
         self.run = wandb.init(project=project, name=name, job_type=kind, dir=str(folder), config=dict(options))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to every curve."""
         self.run.log(dict(values), step=step)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Show a picture `(H, W, 3)`, uint8."""
         self.run.log({name: self.module.Image(image)}, step=step)
 
     def close(self) -> None:
-        """Write what is waiting."""
         self.run.finish()
 
 
-class MLflow:
+class _MLflow:
     """A run of MLflow's current experiment, named after its folder; MLFLOW_TRACKING_URI says where."""
-
-    package = "mlflow"
 
     def __init__(self, folder: Path, kind: str, options: Mapping[str, Any]) -> None:
         import mlflow
@@ -99,36 +76,34 @@ class MLflow:
         mlflow.log_params({key: str(value)[:500] for key, value in flat(options).items()})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to every curve."""
         self.module.log_metrics(dict(values), step=step)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Show a picture `(H, W, 3)`, uint8."""
         self.module.log_image(image, artifact_file=f"{name}_{step:06d}.png")
 
     def close(self) -> None:
-        """Write what is waiting."""
         self.module.end_run()
 
 
-CURVES = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
+# name of the package -> what is called as `Curves` is
+CURVES = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases, "mlflow": _MLflow}
 
 
-class Spared:
-    """A writer whose service may fail: a run cannot begin without it, but goes on, and this is told once.
+class Curves:
+    """Numbers and pictures of one run, shown by a service. It may fail: a run cannot begin without it, but goes on.
 
     Args:
-        name: of CURVES.
-        about: what the writer is made with.
+        name: of the service in CURVES.
+        folder, kind, options: of the run, as in `curves`.
 
     Raises:
         UserError: the service takes no run.
     """
 
-    def __init__(self, name: str, *about: Any) -> None:
+    def __init__(self, name: str, folder: Path, kind: str, options: Mapping[str, Any]) -> None:
         self.name = name
         try:
-            self.writer: Curves | None = CURVES[name](*about)
+            self.service = CURVES[name](folder, kind, options)
         except Exception as error:  # every service fails in its own ways
             raise UserError(f"log={name}: the run cannot be shown there: {_short(error)}") from error
 
@@ -146,11 +121,11 @@ class Spared:
 
     def _try(self, call: str, *arguments: Any) -> None:
         try:
-            if self.writer:
-                getattr(self.writer, call)(*arguments)
+            if self.service:
+                getattr(self.service, call)(*arguments)
         except Exception as error:
             warn([f"log={self.name}: {_short(error)}; from here on nothing goes there, metrics.csv has all"])
-            self.writer = None
+            self.service = None
 
 
 def _short(error: Exception) -> str:
@@ -158,54 +133,38 @@ def _short(error: Exception) -> str:
 
 
 def chosen(text: str) -> list[str]:
-    """The writers that `log=` names, with commas between.
+    """The services that `log=` names, with commas between.
 
     Raises:
-        UserError: there is no such writer, or its package is not installed.
+        UserError: there is no such service, or its package is not installed.
     """
     names = [name for name in text.replace(" ", "").split(",") if name]
     for name in names:
         if name not in CURVES:
             raise UserError(f"log={text}: unknown; choose of {', '.join(CURVES)}, or several with commas between")
-        if importlib.util.find_spec(CURVES[name].package) is None:
-            raise UserError(f"log={name}: its package is not here; pip install {CURVES[name].package}")
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"log={name}: its package is not here; pip install {name}")
     return names
 
 
 @contextlib.contextmanager
 def curves(folder: Path | None, kind: str, options: Mapping[str, Any]) -> Iterator[list[Curves]]:
-    """The writers that `log=` names, closed at the end; none for a run without a folder.
+    """What shows the run in the services that `log=` names, closed at the end; none for a run without a folder.
 
-    Args:
-        folder: of the run.
-        kind: training or test.
-        options: of the run.
+    `kind` of the run is training or test.
     """
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(contextlib.closing(Spared(name, folder, kind, options)))
+            stack.enter_context(contextlib.closing(Curves(name, folder, kind, options)))
             for name in (chosen(options["log"]) if folder else ())
         ]
 
 
-def flat(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested options as `train.steps`."""
-    pairs = {}
-    for key, value in options.items():
-        inner = flat(value) if isinstance(value, Mapping) else {"": value}
-        pairs |= {f"{key}.{name}".rstrip("."): one for name, one in inner.items()}
-    return pairs
-
-
 def episode_picture(episode: Episode, predicted: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Support and query of the first task beside each other, uint8 `(H, 2W, 3)`; of volumes, the largest slice.
+    """Support and query of the first task beside each other, uint8 `(H, 2W, 3)`, the front of the body up.
 
-    Args:
-        episode: with answers.
-        predicted: masks `(B, Q, *)`.
-        geometry: of the scans; the front of the body is shown up.
-
-    Masks and answers are outlined in yellow, the prediction in blue.
+    Of volumes the largest slice is shown. Masks and answers are outlined in yellow, what is `predicted` `(B, Q, *)` in
+    blue.
     """
     support = episode.support_images[0, 0, 0], episode.support_masks[0, 0] == 1
     query = episode.query_images[0, 0, 0], episode.query_masks[0, 0] == 1, predicted[0, 0]

@@ -40,6 +40,7 @@ from sacred.utils import ConfigAddedError, SacredError, SacredInterrupt
 from util.commands import start
 from util.dataset import from_file
 from util.errors import UserError
+from util.files import hindrance
 from util.locks import claimed
 from util.runs import checks
 from util.runs.folders import latest_checkpoint, numbered, run_folder
@@ -114,8 +115,11 @@ class CommandLine(Experiment):
 
     def _create_run(self, command_name=None, config_updates=None, *args, **kwargs):
         checks.check_typed(config_updates or {}, self.tables.SECTIONS)
+        updates = with_dataset_file(config_updates or {}, self.tables)
         try:
-            run = super()._create_run(command_name, config_updates, *args, **kwargs)
+            run = super()._create_run(command_name, updates, *args, **kwargs)
+        except ConfigAddedError as error:
+            raise UserError(checks.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
         except ModuleNotFoundError as error:
             package = OBSERVER_PACKAGES.get((error.name or "").split(".")[0])
             if package is None:
@@ -151,11 +155,10 @@ class CommandLine(Experiment):
         # without this, SIGTERM (Slurm's time limit) kills at once and the run stays RUNNING for ever
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            config_updates = checks.with_resumed(self._with_newest(config_updates or {}))
-            config_updates = with_dataset_file(config_updates, self.tables)
-            return super().run(command_name, config_updates, *args, **kwargs)
-        except ConfigAddedError as error:
-            raise _Error(checks.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
+            # first, for an earlier run knows the full path of its data set's file
+            updates = with_dataset_file(config_updates or {}, self.tables)
+            updates = checks.with_resumed(self._with_newest(updates))
+            return super().run(command_name, updates, *args, **kwargs)
         except UserError as error:
             raise _Error(str(error)) from error
         except (Interrupted, KeyboardInterrupt) as error:
@@ -166,15 +169,17 @@ class CommandLine(Experiment):
         """`resume=newest` as the newest run of this method, data set and fold that left a checkpoint."""
         if updates.get("resume") != "newest":
             return updates
-        updates = with_dataset_file({**updates, "resume": ""}, self.tables)
-        folder = run_folder(self._create_run("print_config", updates).config)
+        folder = run_folder(self._create_run("print_config", {**updates, "resume": ""}).config)
         return {**updates, "resume": str(next(filter(latest_checkpoint, numbered(folder)), folder))}
 
     def _observe(self, options: dict, command: str) -> None:
         """One numbered folder per run; under torchrun only the first process writes."""
         if command == self.default_command and _is_first():
             folder = run_folder(options)
-            checks.require_writable(folder)
+            if why := hindrance(folder):  # before hours of work are spent
+                raise UserError(
+                    f"{folder}: results cannot be written there ({why}); choose another folder with runs=..."
+                )
             others = [observer for observer in self.observers if not isinstance(observer, RunFolder)]
             self.observers[:] = [RunFolder(folder), *others]
 
@@ -274,12 +279,7 @@ def resolved(updates: Sequence[str], tables: ModuleType) -> dict:
     values, words = get_config_updates(list(updates))
     if words:
         raise UserError(f"{words[0]}: write key=value, such as train.steps=2000")
-    try:
-        return plain(
-            CommandLine("resolved", tables)._create_run("print_config", with_dataset_file(values, tables)).config
-        )
-    except ConfigAddedError as error:
-        raise UserError(checks.unknown_key(*error.__conflicting_configs__, error.__config__)) from error
+    return plain(CommandLine("resolved", tables)._create_run("print_config", values).config)
 
 
 def plain(options: Mapping) -> dict:

@@ -1,9 +1,10 @@
 """Folders of runs: `runs/<method>_<dataset>_fold<k>/<id>/` with Sacred's run.json and our checkpoints/."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from util.errors import UserError
 
@@ -84,14 +85,23 @@ def program(run: Path) -> str:
     return _record(run).get("experiment", {}).get("name", "")
 
 
-def differences(one: Mapping, other: Mapping, ignored: frozenset[str]) -> Iterator[str]:
-    """Keys (`train.steps`) with different values; what only one has, an older version did not know."""
-    for key in one.keys() & other.keys() - ignored:
-        if isinstance(one[key], Mapping) and isinstance(other[key], Mapping):
-            inner = frozenset(name.removeprefix(f"{key}.") for name in ignored if name.startswith(f"{key}."))
-            yield from (f"{key}.{name}" for name in differences(one[key], other[key], inner))
-        elif one[key] != other[key]:
-            yield key
+def flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested options as `train.steps`."""
+    pairs = {}
+    for key, value in options.items():
+        inner = flat(value) if isinstance(value, Mapping) else {"": value}
+        pairs |= {f"{key}.{name}".rstrip("."): one for name, one in inner.items()}
+    return pairs
+
+
+def differences(one: Mapping, other: Mapping, ignored: frozenset[str]) -> set[str]:
+    """Keys (`train.steps`) with different values; what only one has, an older version did not know.
+
+    `ignored` are keys, or sections (`train`) as a whole.
+    """
+    one, other = flat(one), flat(other)
+    differing = {key for key in one.keys() & other.keys() if one[key] != other[key]}
+    return {key for key in differing if not {key, key.split(".")[0]} & ignored}
 
 
 def is_alive(run: Path) -> bool:

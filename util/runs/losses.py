@@ -1,14 +1,14 @@
 """Losses of a training run: checked, averaged, shown in the progress bar, and handed to writers.
 
-A writer is any object with `write(step, values)`; those of TensorBoard and its like are in util/runs/curves.py.
+Those of TensorBoard and its like are in util/runs/curves.py.
 """
 
+import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,47 +16,31 @@ from torch import Tensor
 from util.errors import UserError
 from util.tables import append_row
 
-
-class Writer(Protocol):
-    """Takes the values of one row: mean losses by name, learning rate, steps per second, processor time so far."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write them down."""
+# takes the step and the values of one row: mean losses by name, learning rate, steps per second, processor time so far
+Writer = Callable[[int, Mapping[str, float]], None]
 
 
-@dataclass(frozen=True)
-class CsvRows:
+def csv_rows(file: Path) -> Writer:
     """Appends every row to a CSV file; the first row brings the header."""
-
-    file: Path
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a row."""
-        append_row(self.file, {"step": step, **values})
+    return lambda step, values: append_row(file, {"step": step, **values})
 
 
-class SacredScalars:
+def sacred_scalars(run: Any) -> Writer:
     """Gives every tenth row to Sacred, whose `run.log_scalar` writes all of them again at every heartbeat."""
+    rows = itertools.count()
 
-    def __init__(self, run: Any) -> None:
-        self.run, self._rows = run, 0
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the values, or skip the row."""
-        if self._rows % 10 == 0:
+    def write(step: int, values: Mapping[str, float]) -> None:
+        if next(rows) % 10 == 0:
             for name, value in values.items():
-                self.run.log_scalar(name, value, step)
-        self._rows += 1
+                run.log_scalar(name, value, step)
+
+    return write
 
 
 class LossesLog:
     """Collects the losses of every step and gives their means to the writers every `every` steps.
 
     Values stay on the device between rows, so a GPU is not made to wait. On a CPU every step is checked at once.
-
-    Args:
-        writers: of the rows.
-        every: steps between rows.
     """
 
     def __init__(self, writers: Sequence[Writer], every: int) -> None:
@@ -83,7 +67,7 @@ class LossesLog:
         self.means = {name: value.item() / self._count for name, value in self._sums.items()}
         speed = {"steps_per_second": self._count / (now - self._start), "cpu_seconds": time.process_time()}
         for writer in self.writers:
-            writer.write(step, {**self.means, "learning_rate": learning_rate, **speed})
+            writer(step, {**self.means, "learning_rate": learning_rate, **speed})
         self._sums, self._count, self._start = {}, 0, now
         return True
 

@@ -49,12 +49,7 @@ def mixed_precision(precision: str, device: torch.device) -> torch.autocast:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together.
-
-    Attributes:
-        rank: number of this one.
-        count: how many there are.
-    """
+    """The processes that train together: the number of this one, from 0, and how many there are."""
 
     rank: int = 0
     count: int = 1

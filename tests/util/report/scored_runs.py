@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from util.evaluation.metrics import overlap, volume_scores
-from util.report import write_scores
+from util.report.scores import write_scores
 from util.volume import Geometry, write_volume
 
 ORGANS = {"liver": 1, "left kidney": 3}

@@ -9,11 +9,10 @@ import pytest
 
 from tests.util.report.scored_runs import GEOMETRY, SHAPE, make_data, make_run, make_study, make_training
 from util.errors import UserError
-from util.report import published
 from util.report.__main__ import main
 from util.report.figures import read_curve, training_logs
 from util.report.gather import RunGroup, gather
-from util.report.tables import Table, beside_published, latex, markdown, organ_scores, summary
+from util.report.tables import Table, beside_published, latex, markdown, organ_scores, published, summary
 from util.volume import write_volume
 
 
@@ -192,7 +191,7 @@ def test_published_numbers_stand_beside_ours_with_their_source(tmp_path):
 
 
 def test_published_numbers_are_consistent():
-    content = published.content()
+    content = published()
     assert set(content["sources"]) == {source for row in content["rows"] for source in row["sources"]}
     for row in content["rows"]:
         organs = [value for organ, value in row["dice"].items() if organ != "mean"]
