@@ -33,7 +33,10 @@ LIMITS = {False: 60, True: 150}  # seconds for a row that is not compiled, and o
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
     """What matters most first: what a GPU is asked for, every method, ADNet in all ways, then the rest."""
-    names = options.methods or [name for name in models.names() if models.method_class(name).dims == 2]
+    methods = [(name, models.method_class(name)) for name in models.names()]
+    # registration sees the images themselves
+    sliced = [name for name, method in methods if method.dims == 2 and method.default_encoder != "none"]
+    names = options.methods or sliced
     batches = [1, 2] if options.small else [1, 4, 16]
     precisions = ["float32", "bfloat16"] if options.small else ["float32", "tf32", "bfloat16"]
     first = [("adnet", *rest) for rest in ((1, "float32", False), (batches[-1], "bfloat16", False))]
