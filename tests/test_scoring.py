@@ -15,9 +15,11 @@ import torch
 from sacred.observers import FileStorageObserver
 from sacred.utils import IntervalTimer
 
+import test as testing
 from dataloaders import scans
 from tests.commands import only_run, refused, score, train
 from util import checkpoints
+from util.errors import UserError
 from util.evaluation.metrics import METRICS, overlap, volume_scores
 from util.evaluation.tasks import Result
 from util.runs import folders
@@ -116,6 +118,16 @@ def test_untrained_network_and_pictures(tiny, tmp_path):
     pictures = sorted(p.name for p in only_run(tmp_path).glob("*.png"))
     assert pictures == ["left_kidney.png", "liver.png", "right_kidney.png", "spleen.png"]
     assert {row["checkpoint"] for row in rows_of(only_run(tmp_path))} == {"untrained"}
+
+
+def test_scores_outlive_a_picture_that_cannot_be_written(tiny, tmp_path, monkeypatch, capsys):
+    def full_disk(*_):
+        raise UserError("liver.png: no room")
+
+    monkeypatch.setattr(testing, "draw_contours", full_disk)
+    options = (f"data_root={tiny}", f"runs={tmp_path}", "test.checkpoint=untrained", "organs=liver", "test.save=True")
+    assert refused(capsys, score, *options) == "error: liver.png: no room"
+    assert len(rows_of(only_run(tmp_path))) == 3
 
 
 def last_rows(runs_folder) -> list[dict[str, str]]:

@@ -83,7 +83,7 @@ def onto_training_grid(
 ) -> tuple[Volume, Volume]:
     """Image and label `(D, H, W)` as the training scans were, with the geometry they have then.
 
-    They come on one grid of any orientation, spacing and tilt; no label stands for an empty one. If they are
+    Both are given on one grid of any orientation, spacing and tilt; None stands for an empty label. If they are
     `prepared`, intensities are as in the training scans already, and nothing is to be cut off.
     """
     plan, towards = preparation.plan, preparation.towards

@@ -12,15 +12,15 @@ from util.names import safe_names
 from util.pictures import Tile, draw_tiles, grey, pixel_size, upright
 from util.volume import read_volume
 
-PICTURED = 12  # rows in the picture of an organ
+PICTURED = 12  # answers in the picture of an organ
 COLOURS = {"truth": "#4daf4a", "prediction": "#ff7f00", "voted": "#00bfff"}
 
 
 def draw_contours(
     folder: Path, rows: Sequence[Mapping[str, Any]], organs: Mapping[str, int], read_scan: Callable[[int], Any]
 ) -> None:
-    """Write ORGAN.png for every organ: a row per scan with the slice where the organ is largest, as it is, with the
-    truth, with the prediction, and with what was voted. Of many scans, PICTURED from the worst to the best.
+    """Write ORGAN.png for every organ: a line per answer with the slice where the organ is largest, as it is, with the
+    truth, with the prediction, and with what was voted. Of many answers, PICTURED from the worst to the best.
 
     Args:
         folder: of the run, with its predictions.
